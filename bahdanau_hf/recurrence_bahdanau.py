@@ -1,0 +1,256 @@
+"""The decoder's recurrence as functions of tensors: the plain reference, the fast path, one door.
+
+Dimensions: B batch, S source, T target, H hidden, A attention, C annotation, L decoder layers.
+
+Letters, as in Bahdanau et al. 2015, and the names outside this file:
+
+    y      decoder_inputs_embeds, embedding of the previous word   (B, T, E)
+    h      annotations, the encoder's last_hidden_state            (B, S, C)
+    s      decoder state, one per layer                            (B, L, H)
+    e      scores of the source positions before the softmax       (B, S)
+    alpha  attention weights (cross_attentions)                    (B, S)
+    c      context, the weighted sum of annotations                (B, C)
+
+A decoder step looks at the source with the top layer's previous state, then updates the layers from
+the bottom up, the first one from `[c; y]` and every other one from the layer below it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class GRUWeights(NamedTuple):
+    """One GRU layer in PyTorch's layout: reset, update and new gate, in this order."""
+
+    weight_ih: Tensor  # (3H, input)
+    weight_hh: Tensor  # (3H, H)
+    bias_ih: Tensor  # (3H,)
+    bias_hh: Tensor  # (3H,)
+
+
+class DecoderWeights(NamedTuple):
+    """All weights of the recurrence; the attention's are `None` in a model without attention."""
+
+    layers: tuple[GRUWeights, ...]
+    query: Tensor | None  # (A, H), W_a in the paper
+    score: Tensor | None  # (A,), v_a in the paper
+
+
+class Memory(NamedTuple):
+    """What the decoder looks at: computed once per sentence, the same at every step.
+
+    Without attention it is a single position, the encoder's final state, with weight 1.
+    """
+
+    annotations: Tensor  # (B, S, C)
+    bias: Tensor  # float32 (B, S): 0 on real tokens, at least one per row; hugely negative elsewhere
+    keys: Tensor | None  # (B, S, A), U_a h in the paper
+    gates: Tensor  # (B, S, 3H), annotations through the first layer's context weights
+
+
+class Prepared(NamedTuple):
+    """The weights as the fast path reads them; made once per batch, or once per translation."""
+
+    inputs: tuple[tuple[Tensor, Tensor], ...]  # weight_ih, bias_ih of the layers; first: embedding's
+    recurrent: tuple[tuple[Tensor, Tensor], ...]  # weight_hh, bias_hh; the top one with the query
+    score: Tensor | None
+
+
+class DropoutMasks(NamedTuple):
+    """Factors drawn before the loop, 0 or 1 / (1 - p); `None` where nothing is dropped."""
+
+    layers: Tensor | None = None  # (T, L - 1, B, H), on the output of each layer but the last
+    attention: Tensor | None = None  # (T, B, S), on the attention weights
+
+
+class Decoded(NamedTuple):
+    """What the recurrence gives for T steps."""
+
+    states: Tensor  # (T, L, B, H), every layer's state after each step
+    weights: Tensor | None  # alpha (T, B, S) before dropout; None without attention
+
+
+def additive_attention(
+    query: Tensor, keys: Tensor, annotations: Tensor, score: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Look once at the source and summarise it (Bahdanau et al. 2015, eqs. 5-6, appendix A.1.2).
+
+    e_j = v^T tanh(query + key_j),   alpha = softmax(e),   c = sum_j alpha_j h_j
+
+    Args:
+        query: projected decoder state, `(B, A)`.
+        keys: projected annotations, `(B, S, A)`.
+        annotations: `(B, S, C)`.
+        score: v, `(A,)`.
+        bias: float32 `(B, S)`, 0 on real tokens, at least one per row; hugely negative elsewhere.
+
+    Returns:
+        Context `(B, C)` and alpha `(B, S)`; each row of alpha sums to 1 and is exactly 0 on padding.
+    """
+    features = torch.tanh(query.unsqueeze(1) + keys)  # (B, S, A)
+    scores = (features @ score).to(bias.dtype) + bias
+    alpha = scores.softmax(dim=-1).to(annotations.dtype)
+    return torch.einsum("bs,bsc->bc", alpha, annotations), alpha
+
+
+def gru_step(x: Tensor, s: Tensor, layer: GRUWeights, hold: Tensor | None = None) -> Tensor:
+    """Update one layer's state (Cho et al. 2014, with the reset gate where PyTorch applies it).
+
+    r = sigmoid(W_r x + U_r s),  z = sigmoid(W_z x + U_z s),  n = tanh(W x + r * (U s)),
+    s' = (1 - z) * n + z * s
+
+    The paper's z is our 1 - z, and its reset gate multiplies s before U does.
+
+    Args:
+        x: input, `(B, input)`.
+        s: previous state, `(B, H)`.
+        layer: the layer's weights.
+        hold: `(B, 1)`, added to the update gate before its sigmoid; a large number keeps s.
+
+    Returns:
+        The new state, `(B, H)`.
+    """
+    x_r, x_z, x_n = F.linear(x, layer.weight_ih, layer.bias_ih).chunk(3, dim=-1)
+    s_r, s_z, s_n = F.linear(s, layer.weight_hh, layer.bias_hh).chunk(3, dim=-1)
+    reset = torch.sigmoid(x_r + s_r)
+    update = torch.sigmoid(x_z + s_z if hold is None else x_z + s_z + hold)
+    new = torch.tanh(x_n + reset * s_n)
+    return (1 - update) * new + update * s
+
+
+def decode_reference(
+    embeddings: Tensor,
+    state: Tensor,
+    memory: Memory,
+    weights: DecoderWeights,
+    masks: DropoutMasks = DropoutMasks(),  # noqa: B008 (immutable)
+    hold: Tensor | None = None,
+) -> Decoded:
+    """Run the recurrence as the equations say, one step after the other. Arguments as `decode`."""
+    all_states, all_weights = [], []
+    layers = list(state.unbind(1))
+    for t in range(embeddings.shape[1]):
+        if weights.query is None or weights.score is None or memory.keys is None:
+            context = memory.annotations[:, 0]
+        else:
+            query = F.linear(layers[-1], weights.query)
+            context, alpha = additive_attention(
+                query, memory.keys, memory.annotations, weights.score, memory.bias
+            )
+            all_weights.append(alpha)
+            if masks.attention is not None:
+                dropped = alpha * masks.attention[t]
+                context = torch.einsum("bs,bsc->bc", dropped, memory.annotations)
+        x = torch.cat([context, embeddings[:, t]], dim=-1)
+        for i, layer in enumerate(weights.layers):
+            layers[i] = gru_step(x, layers[i], layer, None if hold is None else hold[:, t, None])
+            x = layers[i]
+            if masks.layers is not None and i + 1 < len(layers):
+                x = x * masks.layers[t, i]
+        all_states.append(torch.stack(layers))
+    return Decoded(torch.stack(all_states), torch.stack(all_weights) if all_weights else None)
+
+
+def decode(
+    embeddings: Tensor,
+    state: Tensor,
+    memory: Memory,
+    weights: DecoderWeights,
+    masks: DropoutMasks = DropoutMasks(),  # noqa: B008 (immutable)
+    hold: Tensor | None = None,
+    implementation: str | None = None,
+) -> Decoded:
+    """Run the recurrence over T known inputs, by the fastest way that gives the same result.
+
+    Args:
+        embeddings: inputs of the steps, `(B, T, E)`.
+        state: the layers' states before the first step, `(B, L, H)`.
+        memory: the source side.
+        weights: the recurrence's weights.
+        masks: dropout factors, drawn by the caller.
+        hold: `(B, T)`, 0 on real inputs; a large number where a row's state must not move.
+        implementation: `"reference"`, `"fast"`, or `None` to choose.
+
+    Returns:
+        States `(T, L, B, H)` and, with attention, weights `(T, B, S)`.
+    """
+    if implementation is None:
+        implementation = "reference" if torch.compiler.is_compiling() else "fast"
+    if implementation == "reference":
+        return decode_reference(embeddings, state, memory, weights, masks, hold)
+    if implementation != "fast":
+        raise ValueError(f'implementation must be "reference" or "fast", not {implementation!r}')
+    prepared = prepare(weights, memory.annotations.shape[-1])
+    return decode_hoisted(embeddings, state, memory, prepared, masks, hold)
+
+
+def prepare(weights: DecoderWeights, context_size: int) -> Prepared:
+    """Lay the weights out for the fast path.
+
+    The first layer's input weights lose their context part, which `Memory.gates` has taken up; the
+    attention's query joins the top layer's recurrent weights, so that one product gives both.
+
+    Args:
+        weights: the recurrence's weights.
+        context_size: C, the width of an annotation.
+    """
+    first = weights.layers[0]
+    inputs = [(first.weight_ih[:, context_size:], first.bias_ih)]
+    inputs += [(layer.weight_ih, layer.bias_ih) for layer in weights.layers[1:]]
+    recurrent = [(layer.weight_hh, layer.bias_hh) for layer in weights.layers]
+    if weights.query is not None:
+        weight, bias = recurrent[-1]
+        no_bias = bias.new_zeros(weights.query.shape[0])
+        recurrent[-1] = (torch.cat([weight, weights.query]), torch.cat([bias, no_bias]))
+    return Prepared(tuple(inputs), tuple(recurrent), weights.score)
+
+
+def decode_hoisted(
+    embeddings: Tensor,
+    state: Tensor,
+    memory: Memory,
+    prepared: Prepared,
+    masks: DropoutMasks = DropoutMasks(),  # noqa: B008 (immutable)
+    hold: Tensor | None = None,
+) -> Decoded:
+    """Run the recurrence with all that does not depend on the state taken out of the loop.
+
+    The context never appears: its way into the first layer's gates is linear, so the weights are
+    applied to each annotation once (`Memory.gates`) and the weighted sum is taken of the results.
+    """
+    H = state.shape[-1]
+    x_all = F.linear(embeddings, *prepared.inputs[0])  # (B, T, 3H)
+    if prepared.score is None:
+        x_all = x_all + memory.gates  # (B, 1, 3H): the same context at every step
+    layers = list(state.unbind(1))
+    all_states, all_weights = [], []
+    for t, x in enumerate(x_all.unbind(1)):
+        from_top = F.linear(layers[-1], *prepared.recurrent[-1])
+        if prepared.score is not None and memory.keys is not None:
+            features = torch.tanh(from_top[:, 3 * H :].unsqueeze(1) + memory.keys)  # (B, S, A)
+            scores = (features @ prepared.score).to(memory.bias.dtype) + memory.bias
+            alpha = scores.softmax(dim=-1).to(features.dtype)
+            all_weights.append(alpha)
+            if masks.attention is not None:
+                alpha = alpha * masks.attention[t]
+            x = x + torch.bmm(alpha.unsqueeze(1), memory.gates).squeeze(1)
+        for i in range(len(layers)):
+            if i > 0:
+                below = layers[i - 1]
+                if masks.layers is not None:
+                    below = below * masks.layers[t, i - 1]
+                x = F.linear(below, *prepared.inputs[i])
+            if i + 1 == len(layers):
+                recurrent = from_top[:, : 3 * H]
+            else:
+                recurrent = F.linear(layers[i], *prepared.recurrent[i])
+            reset, update = (x[:, : 2 * H] + recurrent[:, : 2 * H]).chunk(2, dim=-1)
+            if hold is not None:
+                update = update + hold[:, t, None]
+            new = torch.tanh(x[:, 2 * H :] + torch.sigmoid(reset) * recurrent[:, 2 * H :])
+            layers[i] = torch.lerp(new, layers[i], torch.sigmoid(update))
+        all_states.append(torch.stack(layers))
+    return Decoded(torch.stack(all_states), torch.stack(all_weights) if all_weights else None)
