@@ -1,4 +1,4 @@
-"""The decoder's recurrence as functions of tensors: the plain reference, the fast path, one door.
+"""The decoder's recurrence as functions of tensors: the plain reference and the door to the fast one.
 
 Dimensions: B batch, S source, T target, H hidden, A attention, C annotation, L decoder layers.
 
@@ -18,8 +18,10 @@ the bottom up, the first one from `[c; y]` and every other one from the layer be
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .fused_bahdanau import recur
 
 
 class GRUWeights(NamedTuple):
@@ -46,7 +48,9 @@ class Memory(NamedTuple):
     """
 
     annotations: Tensor  # (B, S, C)
-    bias: Tensor  # float32 (B, S): 0 on real tokens, at least one per row; hugely negative elsewhere
+    bias: (
+        Tensor  # float32 (B, S): 0 on real tokens, at least one per row; hugely negative elsewhere
+    )
     keys: Tensor | None  # (B, S, A), U_a h in the paper
     gates: Tensor  # (B, S, 3H), annotations through the first layer's context weights
 
@@ -54,7 +58,9 @@ class Memory(NamedTuple):
 class Prepared(NamedTuple):
     """The weights as the fast path reads them; made once per batch, or once per translation."""
 
-    inputs: tuple[tuple[Tensor, Tensor], ...]  # weight_ih, bias_ih of the layers; first: embedding's
+    inputs: tuple[
+        tuple[Tensor, Tensor], ...
+    ]  # weight_ih, bias_ih of the layers; first: embedding's
     recurrent: tuple[tuple[Tensor, Tensor], ...]  # weight_hh, bias_hh; the top one with the query
     score: Tensor | None
 
@@ -184,7 +190,7 @@ def decode(
     if implementation != "fast":
         raise ValueError(f'implementation must be "reference" or "fast", not {implementation!r}')
     prepared = prepare(weights, memory.annotations.shape[-1])
-    return decode_hoisted(embeddings, state, memory, prepared, masks, hold)
+    return decode_fast(embeddings, state, memory, prepared, masks, hold)
 
 
 def prepare(weights: DecoderWeights, context_size: int) -> Prepared:
@@ -208,7 +214,7 @@ def prepare(weights: DecoderWeights, context_size: int) -> Prepared:
     return Prepared(tuple(inputs), tuple(recurrent), weights.score)
 
 
-def decode_hoisted(
+def decode_fast(
     embeddings: Tensor,
     state: Tensor,
     memory: Memory,
@@ -221,36 +227,34 @@ def decode_hoisted(
     The context never appears: its way into the first layer's gates is linear, so the weights are
     applied to each annotation once (`Memory.gates`) and the weighted sum is taken of the results.
     """
-    H = state.shape[-1]
-    x_all = F.linear(embeddings, *prepared.inputs[0])  # (B, T, 3H)
-    if prepared.score is None:
-        x_all = x_all + memory.gates  # (B, 1, 3H): the same context at every step
-    layers = list(state.unbind(1))
-    all_states, all_weights = [], []
-    for t, x in enumerate(x_all.unbind(1)):
-        from_top = F.linear(layers[-1], *prepared.recurrent[-1])
-        if prepared.score is not None and memory.keys is not None:
-            features = torch.tanh(from_top[:, 3 * H :].unsqueeze(1) + memory.keys)  # (B, S, A)
-            scores = (features @ prepared.score).to(memory.bias.dtype) + memory.bias
-            alpha = scores.softmax(dim=-1).to(features.dtype)
-            all_weights.append(alpha)
-            if masks.attention is not None:
-                alpha = alpha * masks.attention[t]
-            x = x + torch.bmm(alpha.unsqueeze(1), memory.gates).squeeze(1)
-        for i in range(len(layers)):
-            if i > 0:
-                below = layers[i - 1]
-                if masks.layers is not None:
-                    below = below * masks.layers[t, i - 1]
-                x = F.linear(below, *prepared.inputs[i])
-            if i + 1 == len(layers):
-                recurrent = from_top[:, : 3 * H]
-            else:
-                recurrent = F.linear(layers[i], *prepared.recurrent[i])
-            reset, update = (x[:, : 2 * H] + recurrent[:, : 2 * H]).chunk(2, dim=-1)
-            if hold is not None:
-                update = update + hold[:, t, None]
-            new = torch.tanh(x[:, 2 * H :] + torch.sigmoid(reset) * recurrent[:, 2 * H :])
-            layers[i] = torch.lerp(new, layers[i], torch.sigmoid(update))
-        all_states.append(torch.stack(layers))
-    return Decoded(torch.stack(all_states), torch.stack(all_weights) if all_weights else None)
+    x = F.linear(embeddings.transpose(0, 1), *prepared.inputs[0])  # (T, B, 3H)
+    attends = prepared.score is not None
+    if not attends:
+        x = x + memory.gates.transpose(0, 1)  # (1, B, 3H): the same context at every step
+    states, alpha = recur(
+        x,
+        state,
+        prepared.recurrent,
+        prepared.inputs[1:],
+        keys=memory.keys if attends else None,
+        gates=memory.gates if attends else None,
+        bias=memory.bias if attends else None,
+        score=prepared.score,
+        layer_masks=masks.layers,
+        attention_masks=masks.attention,
+        hold=None if hold is None else hold.transpose(0, 1),
+    )
+    return Decoded(states, alpha)
+
+
+def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
+    """Run one GRU layer from a zero state, `(S, B, input)` to `(S, B, H)`.
+
+    On CPUs by the same loop as the decoder's; on GPUs, and while tracing, by PyTorch's own.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return layer(x)[0]
+    gates = F.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
+    start = x.new_zeros(x.shape[1], 1, layer.hidden_size)
+    states, _ = recur(gates, start, ((layer.weight_hh_l0, layer.bias_hh_l0),))
+    return states[:, 0].to(x.dtype)

@@ -1,0 +1,109 @@
+"""Output layer and cross-entropy in one, so that the logits of a batch never exist at once."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+ROWS_PER_CHUNK = 512
+
+
+def cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    implementation: str | None = None,
+) -> Tensor:
+    """Sum the cross-entropy of `softmax(hidden W^T + b)` against the labels.
+
+    The fast way takes the rows in chunks and forms the gradients with respect to the logits as soon
+    as it has them. Under autocast the products run in the lower precision, the rest in float32.
+
+    Args:
+        hidden: what the output layer reads at the real target tokens, `(N, D)`.
+        weight: `(V, D)`.
+        bias: `(V,)`.
+        labels: `(N,)`, in [0, V).
+        label_smoothing: share of probability spread evenly over all V words, in [0, 1).
+        implementation: `"reference"`, `"fast"`, or `None` to choose.
+
+    Returns:
+        The sum over the N tokens, a scalar.
+    """
+    if implementation is None:
+        implementation = "reference" if torch.compiler.is_compiling() else "fast"
+    if implementation == "reference":
+        logits = F.linear(hidden, weight, bias)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return F.cross_entropy(
+            logits.to(dtype), labels, reduction="sum", label_smoothing=label_smoothing
+        )
+    if implementation != "fast":
+        raise ValueError(f'implementation must be "reference" or "fast", not {implementation!r}')
+    device, dtype = hidden.device.type, weight.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, label_smoothing, dtype)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """`cross_entropy` as one node of the graph; the gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        label_smoothing: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        wide = torch.promote_types(dtype, torch.float32)
+        needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        w, b = weight.to(dtype), bias.to(dtype)
+        uniform = label_smoothing / weight.shape[0]
+        total = hidden.new_zeros((), dtype=wide)
+        hidden_grad = torch.empty_like(hidden) if needs else None
+        weight_grad = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs else None
+        bias_grad = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs else None
+        for start in range(0, hidden.shape[0], ROWS_PER_CHUNK):
+            rows = slice(start, start + ROWS_PER_CHUNK)
+            h, y = hidden[rows].to(dtype), labels[rows].unsqueeze(1)
+            z = torch.addmm(b, h, w.t()).to(wide)  # (rows, V)
+            total -= (1 - label_smoothing) * z.gather(1, y).sum()
+            if label_smoothing:
+                total -= uniform * z.sum()
+            largest = z.amax(dim=1, keepdim=True)
+            normaliser = z.sub_(largest).exp_().sum(dim=1, keepdim=True)
+            total += (normaliser.log() + largest).sum()
+            if hidden_grad is None or weight_grad is None or bias_grad is None:
+                continue
+            # d loss / d z = softmax(z) - target distribution, in place of z
+            z.div_(normaliser)
+            if label_smoothing:
+                z.sub_(uniform)
+            z.scatter_add_(1, y, z.new_full(y.shape, label_smoothing - 1))
+            bias_grad += z.sum(dim=0)
+            z = z.to(dtype)
+            hidden_grad[rows] = z @ w
+            weight_grad += z.t() @ h
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        ctx.dtypes = weight.dtype, bias.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            hidden_grad * grad.to(hidden_grad.dtype),
+            (weight_grad * grad).to(weight_dtype),
+            (bias_grad * grad).to(bias_dtype),
+            None,
+            None,
+            None,
+        )
