@@ -57,11 +57,8 @@ class BahdanauCache(Cache):
         """Keep the given rows, state and source."""
         self.reorder_cache(indices)
         if self.memory is not None:
-            self.memory = Memory(
-                *(
-                    None if x is None else x.index_select(0, indices.to(x.device))
-                    for x in self.memory
-                )
+            self.memory = Memory._make(
+                None if x is None else x.index_select(0, indices.to(x.device)) for x in self.memory
             )
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -1,6 +1,8 @@
 """The configuration: every number that fixes the shape of a Bahdanau translation model."""
 
 # No `from __future__ import annotations` here: `@strict` reads the annotations as types.
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -13,7 +15,7 @@ class BahdanauConfig(PreTrainedConfig):
     """Shape of a GRU encoder-decoder with additive attention (Bahdanau et al. 2015).
 
     One joint vocabulary serves both sides; its ids are ordered so that all tokens of the target
-    side stand first. The encoder knows all of them, the decoder and the output layer the first part.
+    side stand first. The encoder knows all of them, decoder and output layer the first part.
 
     Args:
         vocab_size: tokens of the target side, what `generate` emits. At least 1.
@@ -22,8 +24,8 @@ class BahdanauConfig(PreTrainedConfig):
         hidden_size: width of a GRU layer (of each direction in the encoder).
         attention_hidden_size: width of the attention's hidden layer; `None`: `hidden_size`.
         encoder_layers: GRU layers of the encoder.
-        decoder_layers: GRU layers of the decoder. Must equal `encoder_layers` when the encoder reads
-            in one direction only, since its final states then start the decoder as they are.
+        decoder_layers: GRU layers of the decoder. Must equal `encoder_layers` when the encoder
+            reads in one direction only: its final states then start the decoder as they are.
         bidirectional_encoder: read the source in both directions.
         dropout: on the output of every GRU layer but the last, in [0, 1).
         embedding_dropout: on the embeddings of both sides, in [0, 1).
@@ -44,12 +46,13 @@ class BahdanauConfig(PreTrainedConfig):
         embedding_initializer_range: standard deviation of the initial embeddings.
 
     Raises:
-        ValueError: (or a subclass of it) a value out of range, or values that contradict each other.
+        ValueError: (or a subclass) a value out of range, or values that contradict each other.
     """
 
     model_type = "bahdanau"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (the library's own form)
     attribute_map = {"num_hidden_layers": "decoder_layers"}  # noqa: RUF012
+    num_attention_heads = 1  # not a field: additive attention has one head, and the library asks
 
     vocab_size: int = 8000
     encoder_vocab_size: int | None = None
@@ -79,7 +82,7 @@ class BahdanauConfig(PreTrainedConfig):
     unk_token_id: int | None = 3
     decoder_start_token_id: int | None = 1
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         # The code that travels with a checkpoint; both model entries name the class that generates.
         self.auto_map = {
             "AutoConfig": "configuration_bahdanau.BahdanauConfig",
@@ -89,7 +92,7 @@ class BahdanauConfig(PreTrainedConfig):
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Check ranges and the fields against each other; called by `@strict`."""
         sizes = ("vocab_size", "embedding_size", "hidden_size", "encoder_layers", "decoder_layers")
         optional_sizes = ("encoder_vocab_size", "attention_hidden_size", "readout_size")

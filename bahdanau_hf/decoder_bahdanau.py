@@ -4,7 +4,7 @@ Dimensions: B batch, S source, T target, E embedding, H hidden, A attention, C a
 with two directions), L decoder layers.
 """
 
-# No `from __future__ import annotations` here: the library reads `config: BahdanauConfig` as a type.
+# No `from __future__ import annotations`: the library reads `config: BahdanauConfig` as a type.
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 
 from .cache_bahdanau import BahdanauCache
 from .configuration_bahdanau import BahdanauConfig
-from .encoder_bahdanau import BahdanauPreTrainedModel, check_ids
+from .encoder_bahdanau import BahdanauPreTrainedModel, embed
 from .recurrence_bahdanau import (
     DecoderWeights,
     DropoutMasks,
@@ -36,8 +36,9 @@ class BahdanauDecoderOutput(ModelOutput):
     Attributes:
         last_hidden_state: what the output layer reads, `(B, T, output_size)`.
         past_key_values: the cache, after these steps.
-        hidden_states: embeddings `(B, T, E)`, every layer's states `(B, T, H)` and, with the deep
-            readout, its output, so that the last is always `last_hidden_state`; if asked for.
+        hidden_states: embeddings `(B, T, E)` and every layer's states `(B, T, H)`, if asked for;
+            the last is always `last_hidden_state`, so the deep readout's output takes the place of
+            the top layer's states.
         cross_attentions: one tensor `(B, 1, T, S)`, if asked for and the model attends.
     """
 
@@ -82,7 +83,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         super().__init__(config)
         E, H, C = config.embedding_size, config.hidden_size, config.annotation_size
         self.embed_tokens = nn.Embedding(config.vocab_size, E)
-        # A start state for each layer from both directions; one direction's states go in as they are.
+        # Each layer's start state from both directions; one direction's states go in as they are.
         self.bridge = nn.ModuleList(
             nn.Linear(C, H)
             for _ in range(config.decoder_layers if config.bidirectional_encoder else 0)
@@ -106,7 +107,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
     def weights(self) -> DecoderWeights:
         """The recurrence's weights."""
         layers = tuple(
-            GRUWeights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+            GRUWeights(*(cell.get_parameter(name) for name in GRUWeights._fields))
             for cell in self.layers
         )
         if self.attention is None:
@@ -124,8 +125,8 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         bias = torch.zeros(annotations.shape[:2], dtype=dtype, device=annotations.device)
         if mask is not None:
             bias = bias.masked_fill(~mask.bool(), torch.finfo(bias.dtype).min)
-        gates = F.linear(annotations, self.layers[0].weight_ih[:, : annotations.shape[-1]])
-        return Memory(annotations, bias, keys, gates)
+        context_weights = self.layers[0].get_parameter("weight_ih")[:, : annotations.shape[-1]]
+        return Memory(annotations, bias, keys, F.linear(annotations, context_weights))
 
     def _dropout_masks(self, num_steps: int, memory: Memory, state: Tensor) -> DropoutMasks:
         """Draw the factors of all steps before the loop; none outside training."""
@@ -168,11 +169,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             output_hidden_states: return every layer's states.
         """
         config = self.config
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of decoder_input_ids and decoder_inputs_embeds")
-        if inputs_embeds is None:
-            check_ids(input_ids, self.embed_tokens.num_embeddings, "decoder_input_ids")
-            inputs_embeds = self.embed_tokens(input_ids)
+        inputs_embeds = embed(self.embed_tokens, input_ids, inputs_embeds, "decoder_")
         embeddings = F.dropout(inputs_embeds, config.embedding_dropout, self.training)
         if past_key_values is not None and not isinstance(past_key_values, BahdanauCache):
             raise ValueError(
@@ -181,13 +178,23 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             )
         if past_key_values is None and use_cache:
             past_key_values = BahdanauCache()
-        if past_key_values is not None and past_key_values.state is not None:
-            state, memory = past_key_values.state, past_key_values.memory
+        cache = past_key_values
+        if cache is not None and cache.state is not None and cache.memory is not None:
+            state, memory = cache.state, cache.memory
+        elif encoder_hidden_states is None or encoder_final_state is None:
+            raise ValueError(
+                "without a cache to go on from, the decoder needs the encoder's output"
+            )
         else:
             memory = self.read(encoder_hidden_states, encoder_final_state, encoder_attention_mask)
             state = self.start_state(encoder_final_state)
         hold = None
         if attention_mask is not None:
+            if attention_mask.shape[1] < embeddings.shape[1]:
+                raise ValueError(
+                    f"decoder_attention_mask covers {attention_mask.shape[1]} steps, but there are "
+                    f"{embeddings.shape[1]}"
+                )
             hold = (1 - attention_mask[:, -embeddings.shape[1] :].to(state.dtype)) * HOLD
         masks = self._dropout_masks(embeddings.shape[1], memory, state)
         if past_key_values is None:
@@ -200,25 +207,24 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             decoded = decode_fast(embeddings, state, memory, prepared, masks, hold)
             past_key_values.update_state(decoded.states[-1].transpose(0, 1), embeddings.shape[1])
 
-        states = decoded.states.permute(1, 2, 0, 3)  # (L, B, T, H)
-        weights = None if decoded.weights is None else decoded.weights.transpose(0, 1)  # (B, T, S)
+        dtype = embeddings.dtype  # the recurrence itself keeps at least float32
+        states = decoded.states.permute(1, 2, 0, 3).to(dtype)  # (L, B, T, H)
+        weights = None
+        if decoded.weights is not None:
+            weights = decoded.weights.transpose(0, 1).to(dtype)  # (B, T, S)
         output = states[-1]
         if self.readout is not None:
             if weights is None:
                 context = memory.annotations.expand(-1, output.shape[1], -1)
             else:
-                used = (
-                    weights
-                    if masks.attention is None
-                    else weights * masks.attention.transpose(0, 1)
-                )
-                context = torch.bmm(used, memory.annotations)
+                alpha = weights
+                if masks.attention is not None:
+                    alpha = alpha * masks.attention.transpose(0, 1)
+                context = torch.bmm(alpha, memory.annotations)
             output = self.readout(output, context, embeddings)
         hidden_states = cross_attentions = None
         if config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            hidden_states = (embeddings, *states.unbind(0))
-            hidden_states = hidden_states if self.readout is None else (*hidden_states, output)
-            output = hidden_states[-1]
+            hidden_states = (embeddings, *states[:-1].unbind(0), output)
         if config.output_attentions if output_attentions is None else output_attentions:
             cross_attentions = None if weights is None else (weights.unsqueeze(1),)
         return BahdanauDecoderOutput(

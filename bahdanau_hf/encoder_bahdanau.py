@@ -3,8 +3,9 @@
 Dimensions: B batch, S source, E embedding, H hidden, C annotation (H, or 2H with two directions).
 """
 
-# No `from __future__ import annotations` here: the library reads `config: BahdanauConfig` as a type.
+# No `from __future__ import annotations`: the library reads `config: BahdanauConfig` as a type.
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,23 @@ class BahdanauEncoderOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+def embed(layer: nn.Embedding, ids: Tensor | None, embeds: Tensor | None, side: str) -> Tensor:
+    """Look the ids up, or take the embeddings that were passed instead; `(B, S, E)`.
+
+    Args:
+        layer: the table.
+        ids: `(B, S)`, or `None`.
+        embeds: `(B, S, E)`, or `None`.
+        side: how the arguments' names begin, for the message: `""` or `"decoder_"`.
+    """
+    if ids is not None and embeds is None:
+        check_ids(ids, layer.num_embeddings, f"{side}input_ids")
+        return layer(ids)
+    if embeds is not None and ids is None:
+        return embeds
+    raise ValueError(f"pass exactly one of {side}input_ids and {side}inputs_embeds")
+
+
 def check_ids(ids: Tensor, size: int, what: str) -> None:
     """Say which id is out of range, where an embedding would fail without a word on why."""
     if ids.numel() == 0 or torch.compiler.is_compiling():
@@ -64,15 +82,15 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Set initial weights, as `config.initializer` says.
 
-        | parameter                      | "xavier" (the tutorial's)      | "orthogonal"              |
-        | ------------------------------ | ------------------------------ | ------------------------- |
-        | embeddings                     | normal(0, embedding_initializer_range) | the same          |
-        | linear and input matrices      | Xavier uniform                 | Xavier uniform            |
-        | recurrent matrices             | Xavier uniform, gates as one   | orthogonal, gate by gate  |
-        | biases                         | uniform(-1/sqrt(n), 1/sqrt(n)) | 0                         |
+        | parameter                 | "xavier" (the tutorial's)      | "orthogonal"             |
+        | ------------------------- | ------------------------------ | ------------------------ |
+        | embeddings                | normal(0, 1)                   | normal(0, 1)             |
+        | linear and input matrices | Xavier uniform                 | Xavier uniform           |
+        | recurrent matrices        | Xavier uniform, gates as one   | orthogonal, gate by gate |
+        | biases                    | uniform(-1/sqrt(n), 1/sqrt(n)) | 0                        |
 
-        Matrices and biases are multiplied by `initializer_range`; n is the width of a bias's input
-        (of the state, in a GRU).
+        Embeddings are multiplied by `embedding_initializer_range`, everything else by
+        `initializer_range`; n is the width of a bias's input (of the state, in a GRU).
         """
         gain = self.config.initializer_range
         orthogonal = self.config.initializer == "orthogonal"
@@ -90,6 +108,29 @@ class BahdanauPreTrainedModel(PreTrainedModel):
                             init.orthogonal_(gate, gain=gain)
                 else:
                     init.xavier_uniform_(parameter, gain=gain)
+
+    def _resize_token_embeddings(
+        self,
+        new_num_tokens: int | None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Give both sides `new_num_tokens` rows: every token can then be read and emitted."""
+        if new_num_tokens is None:
+            if pad_to_multiple_of is None:
+                return self.get_input_embeddings()
+            new_num_tokens = self.get_input_embeddings().num_embeddings
+        decoder = self.get_decoder()
+        old = decoder.embed_tokens
+        decoder.embed_tokens = self._get_resized_embeddings(
+            old, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        decoder.embed_tokens.requires_grad_(old.weight.requires_grad)
+        embeddings = super()._resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        self.config.encoder_vocab_size = None
+        return embeddings
 
 
 class BahdanauEncoder(BahdanauPreTrainedModel):
@@ -115,7 +156,7 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BahdanauEncoderOutput:
         """Annotate the source.
 
@@ -130,11 +171,7 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
             ValueError: neither or both of `input_ids` and `inputs_embeds`, an id out of range, or
                 a row without a real token.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids")
-            inputs_embeds = self.embed_tokens(input_ids)
+        inputs_embeds = embed(self.embed_tokens, input_ids, inputs_embeds, "")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         mask = _source_mask(attention_mask, inputs_embeds)
@@ -144,7 +181,7 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
         else:
             # Real tokens first, in their order; what follows them cannot reach them.
             order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
-            lengths = mask.sum(1)
+            lengths = mask.sum(1).clamp(min=1)  # a compiled model cannot refuse an empty row
         orders = [order]
         if self.backward_layers:
             # The same, with each row's real tokens turned round.
@@ -158,9 +195,13 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
         back = [(order.argsort(dim=1) * B + rows[:, None]).flatten() for order in orders]
         last_step = (lengths - 1) * B + rows
 
+        directions = [layers for layers in (self.forward_layers, self.backward_layers) if layers]
+
         hidden = F.dropout(inputs_embeds, self.config.embedding_dropout, self.training)
+        if not self.config.encoder_reads_padding:
+            hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)  # whatever stands there, NaN too
         all_hidden, final_states = [hidden], []
-        for i, layers in enumerate(zip(self.forward_layers, *_if_any(self.backward_layers))):
+        for i, layers in enumerate(zip(*directions, strict=True)):
             if i > 0:
                 hidden = F.dropout(hidden, self.config.dropout, self.training)
             outputs, finals = [], []
@@ -179,10 +220,6 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
             final_state=torch.stack(final_states, dim=1),
             hidden_states=tuple(all_hidden) if output_hidden_states else None,
         )
-
-
-def _if_any(layers: nn.ModuleList) -> list[nn.ModuleList]:
-    return [layers] if len(layers) else []
 
 
 def _source_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor:

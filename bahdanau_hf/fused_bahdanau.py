@@ -73,11 +73,114 @@ def recur(
     return states, alpha if keys is not None else None
 
 
-def _linear(x: Tensor, weight_t: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """X W^T + b with the product in `dtype` and the result in x's."""
-    if dtype == x.dtype:
-        return torch.addmm(bias, x, weight_t)
-    return torch.addmm(bias, x.to(dtype), weight_t).to(x.dtype)
+def update_state(
+    x: Tensor, rec: Tensor, s: Tensor, hold: Tensor | None, rz: Tensor, n: Tensor, out: Tensor
+) -> None:
+    """Write a GRU layer's new state into `out`; see `gru_step` for the equations.
+
+    Args:
+        x: gates from the input, `(B, 3H)`.
+        rec: gates from the state, at least `(B, 3H)`.
+        s: state, `(B, H)`.
+        hold: `(B,)`, added to the update gate before its sigmoid.
+        rz: where the reset and update gates go, `(B, 2H)`.
+        n: where the new gate goes, `(B, H)`.
+        out: where the new state goes, `(B, H)`.
+    """
+    H = s.shape[1]
+    torch.add(x[:, : 2 * H], rec[:, : 2 * H], out=rz)
+    if hold is not None:
+        rz[:, H:] += hold.unsqueeze(-1)
+    rz.sigmoid_()
+    torch.addcmul(x[:, 2 * H :], rz[:, :H], rec[:, 2 * H : 3 * H], out=n)
+    n.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh
+    torch.lerp(n, s, rz[:, H:], out=out)
+
+
+class Stepper:
+    """The weights and the source side, laid out for one step after the other.
+
+    Training takes its steps with it and so does decoding, where `num_beams` rows of a batch look at
+    one sentence: its keys and gates are never copied.
+
+    Args:
+        recurrent: as in `recur`.
+        inputs: as in `recur`.
+        keys: `(B, S, A)`, or `None` without attention.
+        gates: `(B, S, 3H)`.
+        bias: `(B, S)`.
+        score: `(A,)`.
+        num_beams: K, rows for each sentence.
+        dtype: what products are computed in.
+
+    Attributes:
+        dtype: what everything else is computed in, at least float32.
+    """
+
+    def __init__(
+        self,
+        recurrent: Weights,
+        inputs: Weights,
+        keys: Tensor | None,
+        gates: Tensor | None,
+        bias: Tensor | None,
+        score: Tensor | None,
+        num_beams: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.product_dtype = dtype
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        self.num_beams = num_beams
+        self._recurrent = [(w.to(dtype).t(), b.to(dtype)) for w, b in recurrent]
+        self._inputs = [(w.to(dtype).t(), b.to(dtype)) for w, b in inputs]
+        if keys is not None and gates is not None and bias is not None and score is not None:
+            self._double_keys = 2 * keys.to(self.dtype)
+            self._double_score = 2 * score.to(self.dtype)
+            self._gates, self._bias = gates.to(self.dtype), bias.to(self.dtype)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        B, S, A = self._double_keys.shape
+        self._features = self._double_keys.new_empty(B, self.num_beams, S, A)
+
+    def keep_sentences(self, kept: Tensor) -> None:
+        """Go on with the given sentences alone."""
+        self._double_keys = self._double_keys.index_select(0, kept)
+        self._gates = self._gates.index_select(0, kept)
+        self._bias = self._bias.index_select(0, kept)
+        self._make_room()
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self.product_dtype == self.dtype:
+            return torch.addmm(bias, x, weight)
+        return torch.addmm(bias, x.to(self.product_dtype), weight).to(self.dtype)
+
+    def read_top(self, s: Tensor) -> Tensor:
+        """The top layer's state to its gates and, behind them, the query: `(B K, 3H + A)`."""
+        return self._linear(s, *self._recurrent[-1])
+
+    def read_state(self, layer: int, s: Tensor) -> Tensor:
+        """A lower layer's state to its gates, `(B K, 3H)`."""
+        return self._linear(s, *self._recurrent[layer])
+
+    def read_below(self, layer: int, below: Tensor) -> Tensor:
+        """The state of the layer below to this layer's gates, `(B K, 3H)`."""
+        return self._linear(below, *self._inputs[layer - 1])
+
+    def attend(self, query: Tensor) -> Tensor:
+        """Attention weights `(B K, S)` of the queries `(B K, A)`; see `additive_attention`."""
+        B, K, S, A = self._features.shape
+        # tanh(k + q) = 2 sigmoid(2k + 2q) - 1; the softmax does not see the -1.
+        query = query.view(B, K, 1, A)
+        torch.add(self._double_keys.unsqueeze(1), query, alpha=2, out=self._features).sigmoid_()
+        scores = torch.mv(self._features.view(-1, A), self._double_score).view(B, K, S)
+        return (scores + self._bias.unsqueeze(1)).softmax(dim=-1).view(B * K, S)
+
+    def add_context(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """The first layer's gates `(B K, 3H)` with what `alpha` `(B K, S)` finds added."""
+        B, S, D = self._gates.shape
+        x, alpha = x.view(B, self.num_beams, D), alpha.view(B, self.num_beams, S)
+        return torch.baddbmm(x, alpha, self._gates).view(-1, D)
 
 
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -113,57 +216,45 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         T, B, _ = x.shape
         L, H = state.shape[1:]
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        weights = [tensor.to(product_dtype) for tensor in flat]
-        recurrent = [(weights[2 * i].t(), weights[2 * i + 1]) for i in range(L)]
-        inputs = [(weights[2 * i].t(), weights[2 * i + 1]) for i in range(L, 2 * L - 1)]
         keep = any(ctx.needs_input_grad)
-        x_dtype, x = x.dtype, x.to(dtype)
+        recurrent = tuple(zip(flat[0 : 2 * L : 2], flat[1 : 2 * L : 2], strict=True))
+        inputs = tuple(zip(flat[2 * L :: 2], flat[2 * L + 1 :: 2], strict=True))
+        stepper = Stepper(recurrent, inputs, keys, gates, bias, score, dtype=product_dtype)
+        x_dtype, x = x.dtype, x.to(stepper.dtype)
         states = x.new_empty(T + 1, L, B, H)
         states[0] = state.transpose(0, 1)
         steps = T if keep else 1
         reset_update = x.new_empty(steps, L, B, 2 * H)
         new = x.new_empty(steps, L, B, H)
-        recurrent_new = x.new_empty(steps if keep else 0, L, B, H)
-        alpha = query = features = double_keys = double_score = wide_gates = None
-        if keys is not None and gates is not None and score is not None:
-            double_keys, wide_gates = 2 * keys.to(dtype), gates.to(dtype)
-            double_score = 2 * score.to(dtype)
+        recurrent_new = x.new_empty(T, L, B, H) if keep else None
+        alpha = query = None
+        if keys is not None:
             alpha = x.new_empty(T, B, keys.shape[1])
-            query = x.new_empty(steps if keep else 0, B, keys.shape[2])
-            features = torch.empty_like(double_keys)
+            query = x.new_empty(T, B, keys.shape[2]) if keep else None
         for t in range(T):
             i = t if keep else 0
-            from_top = _linear(states[t, L - 1], *recurrent[-1], product_dtype)
+            from_top = stepper.read_top(states[t, L - 1])
             x_t = x[t]
-            if features is not None:
+            if alpha is not None:
                 q = from_top[:, 3 * H :]
-                # tanh(k + q) = 2 sigmoid(2k + 2q) - 1; the softmax does not see the -1.
-                torch.add(double_keys, q.unsqueeze(1), alpha=2, out=features).sigmoid_()
-                scores = torch.mv(features.flatten(0, 1), double_score).view_as(bias) + bias
-                weights_t = alpha[t].copy_(scores.softmax(dim=-1))
-                if attention_masks is not None:
-                    weights_t = weights_t * attention_masks[t]
-                x_t = torch.baddbmm(x_t.unsqueeze(1), weights_t.unsqueeze(1), wide_gates).squeeze(1)
-                if keep:
+                alpha[t] = stepper.attend(q)
+                used = alpha[t] if attention_masks is None else alpha[t] * attention_masks[t]
+                x_t = stepper.add_context(x_t, used)
+                if query is not None:
                     query[t] = q
             for layer in range(L):
                 if layer > 0:
                     below = states[t + 1, layer - 1]
                     if layer_masks is not None:
                         below = below * layer_masks[t, layer - 1]
-                    x_t = _linear(below, *inputs[layer - 1], product_dtype)
+                    x_t = stepper.read_below(layer, below)
                 s = states[t, layer]
-                rec = from_top if layer == L - 1 else _linear(s, *recurrent[layer], product_dtype)
-                rz, n = reset_update[i, layer], new[i, layer]
-                torch.add(x_t[:, : 2 * H], rec[:, : 2 * H], out=rz)
-                if hold is not None:
-                    rz[:, H:] += hold[t].unsqueeze(-1)
-                rz.sigmoid_()
-                torch.addcmul(x_t[:, 2 * H :], rz[:, :H], rec[:, 2 * H : 3 * H], out=n)
-                n.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh
-                torch.lerp(n, s, rz[:, H:], out=states[t + 1, layer])
-                if keep:
+                rec = from_top if layer == L - 1 else stepper.read_state(layer, s)
+                hold_t = None if hold is None else hold[t]
+                update_state(
+                    x_t, rec, s, hold_t, reset_update[i, layer], new[i, layer], states[t + 1, layer]
+                )
+                if recurrent_new is not None:
                     recurrent_new[t, layer] = rec[:, 2 * H : 3 * H]
         if keep:
             ctx.product_dtype, ctx.dtypes = product_dtype, (x_dtype, state.dtype)

@@ -9,13 +9,16 @@ Departures from Bahdanau et al. 2015 (its sections in brackets):
   the paper's (A.1.1, A.1.2; see `gru_step`).
 - Any number of layers; with two directions every decoder layer's start state is a tanh layer over
   both directions' final states, where the paper takes the backward one (A.2.2).
-- Biases stand throughout, which the paper leaves out of its equations; not in the attention (A.1.2).
+- Biases stand throughout, which the paper leaves out of its equations, but not in the attention
+  (A.1.2).
 - `readout="deep"` reads the new state s_i, as p(y_i | s_i, y_{i-1}, c_i) has it, where the paper's
   formula of the maxout layer prints s_{i-1} (A.2.2).
 - `readout="linear"` reads the top layer's state alone.
 """
 
-# No `from __future__ import annotations` here: the library reads `config: BahdanauConfig` as a type.
+# No `from __future__ import annotations`: the library reads `config: BahdanauConfig` as a type.
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +29,7 @@ from transformers.utils import can_return_tuple
 from .cache_bahdanau import BahdanauCache
 from .configuration_bahdanau import BahdanauConfig
 from .decoder_bahdanau import BahdanauDecoder
+from .decoding_bahdanau import asks_for_tokens_only, beam_search, greedy_search
 from .encoder_bahdanau import (
     BahdanauEncoder,
     BahdanauEncoderOutput,
@@ -75,37 +79,32 @@ class BahdanauModel(BahdanauPreTrainedModel):
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> Seq2SeqModelOutput:
         """Read the source, unless `encoder_outputs` holds it already, and take the target's steps.
 
         Arguments as in `BahdanauForConditionalGeneration.forward`.
         """
-        if encoder_outputs is None:
+        source: BahdanauEncoderOutput
+        if encoder_outputs is not None:
+            source = _as_encoder_output(encoder_outputs)
+        elif input_ids is None and inputs_embeds is None and past_key_values:
+            source = BahdanauEncoderOutput()  # it is in the cache
+        else:
             if input_ids is not None and attention_mask is None:
                 self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-            encoder_outputs = self.encoder(
+            source = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
                 output_hidden_states=output_hidden_states,
                 return_dict=True,
             )
-        elif not isinstance(encoder_outputs, dict):
-            hidden_states = encoder_outputs[2] if len(encoder_outputs) > 2 else None
-            encoder_outputs = BahdanauEncoderOutput(*encoder_outputs[:2], hidden_states)
-        annotations = encoder_outputs["last_hidden_state"]
-        final_state = encoder_outputs.get("final_state")
-        if final_state is None:
-            raise ValueError(
-                "encoder_outputs has no final_state, from which the decoder starts: pass what this "
-                "model's encoder returns"
-            )
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
-            encoder_hidden_states=annotations,
-            encoder_final_state=final_state,
+            encoder_hidden_states=source.last_hidden_state,
+            encoder_final_state=source.final_state,
             encoder_attention_mask=attention_mask,
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
@@ -119,9 +118,22 @@ class BahdanauModel(BahdanauPreTrainedModel):
             past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
             cross_attentions=decoded.cross_attentions,
-            encoder_last_hidden_state=annotations,
-            encoder_hidden_states=encoder_outputs.get("hidden_states"),
+            encoder_last_hidden_state=source.last_hidden_state,
+            encoder_hidden_states=source.hidden_states,
         )
+
+
+def _as_encoder_output(outputs: BahdanauEncoderOutput | dict | tuple) -> BahdanauEncoderOutput:
+    """Take the encoder's result in any form that it comes in, refusing another model's."""
+    names = ("last_hidden_state", "final_state", "hidden_states")
+    if not isinstance(outputs, dict):
+        outputs = dict(zip(names, outputs, strict=False))
+    if outputs.get("last_hidden_state") is None or outputs.get("final_state") is None:
+        raise ValueError(
+            "encoder_outputs has no final_state, from which the decoder starts: pass what this "
+            "model's encoder returns"
+        )
+    return BahdanauEncoderOutput(**{name: outputs.get(name) for name in names})
 
 
 class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin):
@@ -141,45 +153,12 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # the library would build a cache of keys and values; ours is made in forward
 
-    def get_encoder(self, modality: str | None = None) -> BahdanauEncoder:
-        """Return the encoder."""
-        return self.model.encoder
-
-    def get_decoder(self) -> BahdanauDecoder:
-        """Return the decoder."""
-        return self.model.decoder
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the encoder's embedding."""
-        return self.model.encoder.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the encoder's embedding."""
-        self.model.encoder.embed_tokens = value
-
-    def _resize_token_embeddings(
-        self,
-        new_num_tokens: int | None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> nn.Embedding:
-        """Give both sides `new_num_tokens` rows: every token can then be read and emitted."""
-        decoder = self.model.decoder
-        old = decoder.embed_tokens
-        decoder.embed_tokens = self._get_resized_embeddings(
-            old, new_num_tokens, pad_to_multiple_of, mean_resizing
-        )
-        decoder.embed_tokens.requires_grad_(old.weight.requires_grad)
-        embeddings = super()._resize_token_embeddings(
-            new_num_tokens, pad_to_multiple_of, mean_resizing
-        )
-        self.config.encoder_vocab_size = None
-        return embeddings
-
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Return the decoder's input for labels `(B, T)`; data collators call this."""
-        config = self.config
-        return shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        pad, start = self.config.pad_token_id, self.config.decoder_start_token_id
+        if pad is None or start is None:
+            raise ValueError("labels need config.pad_token_id and config.decoder_start_token_id")
+        return shift_tokens_right(labels, pad, start)
 
     @can_return_tuple
     def forward(
@@ -200,7 +179,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         num_items_in_batch: int | Tensor | None = None,
         label_smoothing: float = 0.0,
         skip_logits: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Predict each target word from the source and the words before it.
 
@@ -230,7 +209,9 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         """
         if labels is not None:
             use_cache = False
-            check_ids(labels.masked_fill(labels == IGNORED_LABEL, 0), self.vocab_size, "labels")
+            check_ids(
+                labels.masked_fill(labels == IGNORED_LABEL, 0), self.config.vocab_size, "labels"
+            )
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.model(
@@ -284,12 +265,9 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             encoder_hidden_states=outputs.encoder_hidden_states,
         )
 
-    @property
-    def vocab_size(self) -> int:
-        """Tokens the model can emit."""
-        return self.lm_head.out_features
-
-    def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Prepare one step; a full prefix passed with its cache is cut to what is new."""
         cache = kwargs.get("past_key_values")
         if next_sequence_length is None and cache is not None:
@@ -298,6 +276,82 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
                 next_sequence_length = input_ids.shape[1] - done
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length=next_sequence_length, **kwargs
+        )
+
+    def _sample(
+        self,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        synced_gpus=False,
+        streamer=None,
+        **model_kwargs,
+    ):
+        """Greedy decoding: our loop where tokens are all that is asked for, else the library's."""
+        plain = streamer is None and not synced_gpus
+        if plain and asks_for_tokens_only(
+            generation_config, logits_processor, stopping_criteria, model_kwargs
+        ):
+            pad = generation_config._pad_token_tensor
+            return greedy_search(
+                self.model.decoder,
+                self.lm_head,
+                input_ids,
+                model_kwargs["encoder_outputs"],
+                model_kwargs.get("attention_mask"),
+                max_length=generation_config.max_length,
+                eos_token_ids=generation_config._eos_token_tensor,
+                pad_token_id=0 if pad is None else int(pad),
+            )
+        return super()._sample(
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+            **model_kwargs,
+        )
+
+    def _beam_search(
+        self,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        synced_gpus=False,
+        **model_kwargs,
+    ):
+        """Beam search: our loop where tokens are all that is asked for, else the library's."""
+        if not synced_gpus and asks_for_tokens_only(
+            generation_config, logits_processor, stopping_criteria, model_kwargs
+        ):
+            eos, pad = generation_config._eos_token_tensor, generation_config._pad_token_tensor
+            fill = 0 if pad is None else int(pad)
+            if fill == 0 and eos is not None:
+                fill = int(eos[0])  # what the library's beam search puts there
+            return beam_search(
+                self.model.decoder,
+                self.lm_head,
+                input_ids,
+                model_kwargs["encoder_outputs"],
+                model_kwargs.get("attention_mask"),
+                max_length=generation_config.max_length,
+                eos_token_ids=eos,
+                fill_token_id=fill,
+                num_beams=generation_config.num_beams,
+                num_return_sequences=generation_config.num_return_sequences,
+                length_penalty=generation_config.length_penalty,
+                early_stopping=generation_config.early_stopping,
+            )
+        return super()._beam_search(
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            synced_gpus=synced_gpus,
+            **model_kwargs,
         )
 
 

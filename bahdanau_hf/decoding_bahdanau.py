@@ -1,0 +1,322 @@
+"""Greedy and beam search without the general loop: the same tokens, several times as fast.
+
+`generate()` comes here when a call asks for nothing but tokens (and beam scores). Against the
+library's loop: no outputs are assembled, the beams of a sentence share its keys and annotations,
+the embedding of the previous word is all that is projected anew, and finished sentences leave the
+batch.
+
+Dimensions: B sentences, K beams, S source, L layers, H hidden, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GenerationConfig
+from transformers.generation import (
+    EosTokenCriteria,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+)
+
+from .decoder_bahdanau import BahdanauDecoder
+from .fused_bahdanau import Stepper, update_state
+from .recurrence_bahdanau import prepare
+
+SHRINK = 0.8  # sentences are taken out of the batch once no more than this share is unfinished
+NEVER = -1.0e9  # the library's score of what must not be chosen
+
+
+def asks_for_tokens_only(
+    generation_config: GenerationConfig,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    model_kwargs: dict,
+) -> bool:
+    """Tell whether a call of `generate` needs nothing that only the library's loop has."""
+    config = generation_config
+    extras = (
+        config.output_attentions
+        or config.output_hidden_states
+        or config.output_scores
+        or config.output_logits
+        or config.return_dict_in_generate
+    )
+    known = {"encoder_outputs", "attention_mask", "use_cache", "logits_to_keep"}
+    given = {name for name, value in model_kwargs.items() if value is not None}
+    return (
+        not config.do_sample
+        and not extras
+        and len(logits_processor) == 0
+        and all(isinstance(c, MaxLengthCriteria | EosTokenCriteria) for c in stopping_criteria)
+        and config.prefill_chunk_size is None
+        and not config.is_assistant
+        and not config.low_memory
+        and bool(model_kwargs.get("use_cache", True))
+        and given <= known
+        and "encoder_outputs" in given
+    )
+
+
+class _Beams:
+    """Rows of a batch on their way: states, the source side, and the way to the next logits."""
+
+    def __init__(
+        self,
+        decoder: BahdanauDecoder,
+        head: torch.nn.Linear,
+        encoder_outputs: dict,
+        attention_mask: Tensor | None,
+        num_beams: int,
+    ):
+        def per_sentence(x: Tensor) -> Tensor:
+            return x[::num_beams]  # `generate` has repeated every row for its beams
+
+        annotations = per_sentence(encoder_outputs["last_hidden_state"])
+        final_state = per_sentence(encoder_outputs["final_state"])
+        mask = None if attention_mask is None else per_sentence(attention_mask)
+        memory = decoder.read(annotations, final_state, mask)
+        prepared = prepare(decoder.weights(), decoder.config.annotation_size)
+        dtype = prepared.recurrent[0][0].dtype
+        if torch.is_autocast_enabled(annotations.device.type):
+            dtype = torch.get_autocast_dtype(annotations.device.type)
+        self.decoder, self.head, self.num_beams = decoder, head, num_beams
+        self.attends = memory.keys is not None
+        self.stepper = Stepper(
+            prepared.recurrent, prepared.inputs[1:], memory.keys, memory.gates, memory.bias,
+            prepared.score, num_beams, dtype,
+        )  # fmt: skip
+        self._project = [x.to(dtype) for x in prepared.inputs[0]]
+        self._context = None if self.attends else memory.gates[:, 0].to(self.stepper.dtype)
+        self._annotations = memory.annotations  # (B, S or 1, C)
+        states = decoder.start_state(final_state).to(self.stepper.dtype)  # (B, L, H)
+        self.states = states.repeat_interleave(num_beams, dim=0).transpose(0, 1).contiguous()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        L, rows, H = self.states.shape
+        self._next = torch.empty_like(self.states)
+        self._rz = self.states.new_empty(rows, 2 * H)
+        self._n = self.states.new_empty(rows, H)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one token a row, `(B K,)`, and return what the output layer reads, `(B K, D)`."""
+        stepper, states, H = self.stepper, self.states, self.states.shape[2]
+        embedding = self.decoder.embed_tokens(tokens)
+        x = F.linear(embedding.to(self._project[0].dtype), *self._project).to(stepper.dtype)
+        from_top = stepper.read_top(states[-1])
+        alpha = None
+        if self._context is None:
+            alpha = stepper.attend(from_top[:, 3 * H :])
+            x = stepper.add_context(x, alpha)
+        else:
+            x = x + self._context.repeat_interleave(self.num_beams, dim=0)
+        for layer in range(states.shape[0]):
+            if layer > 0:
+                x = stepper.read_below(layer, self._next[layer - 1])
+            top = layer == states.shape[0] - 1
+            rec = from_top if top else stepper.read_state(layer, states[layer])
+            update_state(x, rec, states[layer], None, self._rz, self._n, self._next[layer])
+        self.states, self._next = self._next, self.states
+        output = self.states[-1].to(embedding.dtype)
+        if self.decoder.readout is not None:
+            B = self._annotations.shape[0]
+            if alpha is None:
+                context = self._annotations.repeat_interleave(self.num_beams, dim=0)[:, 0]
+            else:
+                weights = alpha.view(B, self.num_beams, -1).to(self._annotations.dtype)
+                context = torch.bmm(weights, self._annotations).flatten(0, 1)
+            output = self.decoder.readout(output, context, embedding)
+        return output
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Read one token a row and return the next one's logits, float32 `(B K, V)`."""
+        return self.head(self.step(tokens)).float()
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i go on from row `rows[i]`."""
+        self.states = self.states.index_select(1, rows)
+
+    def keep_sentences(self, kept: Tensor) -> None:
+        """Go on with the given sentences, all their beams, alone."""
+        if self._context is None:
+            self.stepper.keep_sentences(kept)
+        else:
+            self._context = self._context.index_select(0, kept)
+        self._annotations = self._annotations.index_select(0, kept)
+        beams = torch.arange(self.num_beams, device=kept.device)
+        self.states = self.states.index_select(
+            1, (kept[:, None] * self.num_beams + beams).flatten()
+        )
+        self._make_room()
+
+
+def greedy_search(
+    decoder: BahdanauDecoder,
+    head: torch.nn.Linear,
+    input_ids: Tensor,
+    encoder_outputs: dict,
+    attention_mask: Tensor | None,
+    max_length: int,
+    eos_token_ids: Tensor | None,
+    pad_token_id: int,
+) -> Tensor:
+    """Take the likeliest token at every step.
+
+    Args:
+        decoder: the decoder.
+        head: the vocabulary head.
+        input_ids: start of every output, `(B, P)`, P at least 1.
+        encoder_outputs: the encoder's.
+        attention_mask: `(B, S)`, 1 on real source tokens, or `None`.
+        max_length: tokens of an output at most, its start included.
+        eos_token_ids: tokens that end an output, or `None`.
+        pad_token_id: what stands behind the end.
+
+    Returns:
+        `(B, T)`, T at most `max_length`, as long as the longest output.
+    """
+    beams = _Beams(decoder, head, encoder_outputs, attention_mask, num_beams=1)
+    for tokens in input_ids[:, :-1].unbind(1):
+        beams.step(tokens)
+    B, length = input_ids.shape
+    output = input_ids.new_full((B, max(max_length, length)), pad_token_id)
+    output[:, :length] = input_ids
+    rows = torch.arange(B, device=input_ids.device)  # of the output, for each row of the batch
+    running = torch.ones(B, dtype=torch.bool, device=input_ids.device)
+    tokens = input_ids[:, -1]
+    while length < max_length:
+        tokens = beams.logits(tokens).argmax(dim=-1)
+        output[rows, length] = tokens.where(running, pad_token_id)
+        length += 1
+        if eos_token_ids is None:
+            continue
+        running = running & ~torch.isin(tokens, eos_token_ids)
+        unfinished = int(running.sum())
+        if unfinished == 0:
+            break
+        if unfinished <= SHRINK * rows.shape[0]:
+            kept = running.nonzero().squeeze(1)
+            beams.keep_sentences(kept)
+            rows, tokens, running = rows[kept], tokens[kept], running[kept]
+    return output[:, :length]
+
+
+class _Ended(NamedTuple):
+    """The best K ended hypotheses of each sentence so far; absent ones score `NEVER`."""
+
+    sequences: Tensor  # (B, K, max_length)
+    scores: Tensor  # (B, K)
+    lengths: Tensor  # (B, K), 0 where absent
+
+    def add(self, sequences: Tensor, scores: Tensor, ends: Tensor) -> "_Ended":
+        """Take in `(B, M, length)` hypotheses with scores `(B, M)` where `ends`; keep the best K."""
+        (B, M, length), (_, K, max_length) = sequences.shape, self.sequences.shape
+        scores, best = torch.cat([self.scores, scores.where(ends, NEVER)], dim=1).topk(K)
+        old = self.sequences.gather(
+            1, best.clamp(max=K - 1).unsqueeze(-1).expand(-1, -1, max_length)
+        )
+        new = sequences.gather(1, (best - K).clamp(min=0).unsqueeze(-1).expand(-1, -1, length))
+        is_new = best >= K
+        old[:, :, :length] = new.where(is_new.unsqueeze(-1), old[:, :, :length])
+        lengths = torch.cat([self.lengths, ends * length], dim=1).gather(1, best)
+        return _Ended(old, scores, lengths)
+
+
+def beam_search(
+    decoder: BahdanauDecoder,
+    head: torch.nn.Linear,
+    input_ids: Tensor,
+    encoder_outputs: dict,
+    attention_mask: Tensor | None,
+    max_length: int,
+    eos_token_ids: Tensor | None,
+    fill_token_id: int,
+    num_beams: int,
+    num_return_sequences: int,
+    length_penalty: float,
+    early_stopping: bool | str,
+) -> Tensor:
+    """Keep the K best beginnings of each sentence; the rules are those of the library's beam search.
+
+    A hypothesis scores its summed log-probability over its length to the power `length_penalty`. A
+    sentence is done once no running beam can pass the worst of its K ended hypotheses (by the bound
+    that `early_stopping` chooses); nothing can change it from then on, so it leaves the batch.
+
+    Args:
+        decoder: the decoder.
+        head: the vocabulary head.
+        input_ids: start of every output, `(B K, P)`, the beams of a sentence side by side.
+        encoder_outputs: the encoder's, with `B K` rows.
+        attention_mask: `(B K, S)` or `None`.
+        max_length: tokens of an output at most, its start included.
+        eos_token_ids: tokens that end an output, or `None`.
+        fill_token_id: what stands behind the end.
+        num_beams: K.
+        num_return_sequences: best hypotheses returned for each sentence, at most K.
+        length_penalty: above 1 favours long outputs.
+        early_stopping: `True`, `False` or `"never"`.
+
+    Returns:
+        `(B * num_return_sequences, T)`, best first within a sentence.
+    """
+    K, prefix = num_beams, input_ids.shape[1]
+    beams = _Beams(decoder, head, encoder_outputs, attention_mask, num_beams=K)
+    for tokens in input_ids[:, :-1].unbind(1):
+        beams.step(tokens)
+    B, device = input_ids.shape[0] // K, input_ids.device
+    num_candidates = max(2, 1 + (0 if eos_token_ids is None else eos_token_ids.shape[0])) * K
+    running = input_ids.view(B, K, prefix)
+    # The beams of a sentence begin alike: all but the first are held back for one step.
+    scores = torch.zeros(B, K, device=device)
+    scores[:, 1:] = NEVER
+    ended = _Ended(
+        F.pad(running, (0, max_length - prefix), value=fill_token_id),
+        torch.full((B, K), NEVER, device=device),
+        torch.zeros(B, K, dtype=torch.long, device=device),
+    )
+    results = _Ended(*(x.clone() for x in ended))
+    sentences = torch.arange(B, device=device)  # of the results, for each one still in the batch
+    tokens = input_ids[:, -1]
+    for length in range(prefix + 1, max_length + 1):
+        log_probs = beams.logits(tokens).log_softmax(dim=-1)
+        B, V = sentences.shape[0], log_probs.shape[-1]
+        total = (log_probs.view(B, K, V) + scores.unsqueeze(-1)).view(B, K * V)
+        candidate_scores, index = total.topk(min(num_candidates, K * V))
+        origin, word = index // V, index % V
+        candidates = running.gather(1, origin.unsqueeze(-1).expand(-1, -1, length - 1))
+        candidates = torch.cat([candidates, word.unsqueeze(-1)], dim=-1)
+        ends = torch.full_like(word, length == max_length, dtype=torch.bool)
+        if eos_token_ids is not None:
+            ends |= torch.isin(word, eos_token_ids)
+        if bool(ends[:, :K].any()):
+            normalised = candidate_scores / (length - prefix) ** length_penalty
+            ended = ended.add(candidates[:, :K], normalised[:, :K], ends[:, :K])
+        # The best that go on; there are K, since no more than one in each beam can end by a token.
+        scores, choice = (candidate_scores + ends * NEVER).topk(K)
+        running = candidates.gather(1, choice.unsqueeze(-1).expand(-1, -1, length))
+        beam = origin.gather(1, choice)
+        # Can the best running beam still pass the worst ended hypothesis?
+        reach = max_length if early_stopping == "never" and length_penalty > 0 else length
+        bound = scores[:, 0] / (reach - prefix) ** length_penalty
+        full = (ended.lengths > 0).all(dim=1)
+        done = full & ((bound <= ended.scores[:, -1]) | (early_stopping is True))
+        if length == max_length:
+            done = torch.ones_like(done)
+        rows = torch.arange(B, device=device).unsqueeze(1) * K + beam
+        beams.reorder(rows.flatten())
+        if bool(done.any()):
+            for result, x in zip(results, ended, strict=True):
+                result[sentences[done]] = x[done]
+            kept = (~done).nonzero().squeeze(1)
+            if kept.shape[0] == 0:
+                break
+            beams.keep_sentences(kept)
+            ended = _Ended(*(x[kept] for x in ended))
+            running, scores, sentences = running[kept], scores[kept], sentences[kept]
+            word, choice = word[kept], choice[kept]
+        tokens = word.gather(1, choice).flatten()
+    output = results.sequences[:, :num_return_sequences].flatten(0, 1)
+    return output[:, : int(results.lengths[:, :num_return_sequences].max())]
