@@ -46,7 +46,8 @@ class BahdanauConfig(PreTrainedConfig):
         embedding_initializer_range: standard deviation of the initial embeddings.
 
     Raises:
-        ValueError: (or a subclass) a value out of range, or values that contradict each other.
+        huggingface_hub.errors.StrictDataclassError: a value of the wrong type, out of range, or at
+            odds with another; its `__cause__` is a `TypeError` or `ValueError` of one line.
     """
 
     model_type = "bahdanau"

@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple
 from .cache_bahdanau import BahdanauCache
 from .configuration_bahdanau import BahdanauConfig
 from .encoder_bahdanau import BahdanauPreTrainedModel, embed
+from .products_bahdanau import Linear
 from .recurrence_bahdanau import (
     DecoderWeights,
     DropoutMasks,
@@ -55,7 +56,7 @@ class BahdanauAttention(nn.Module):
         super().__init__()
         width = config.attention_hidden_size or config.hidden_size
         self.query = nn.Linear(config.hidden_size, width, bias=False)  # W_a
-        self.key = nn.Linear(config.annotation_size, width, bias=False)  # U_a
+        self.key = Linear(config.annotation_size, width, bias=False)  # U_a
         self.score = nn.Linear(width, 1, bias=False)  # v_a
 
 
@@ -68,7 +69,7 @@ class BahdanauReadout(nn.Module):
     def __init__(self, config: BahdanauConfig):
         super().__init__()
         width = config.hidden_size + config.annotation_size + config.embedding_size
-        self.projection = nn.Linear(width, 2 * config.output_size)
+        self.projection = Linear(width, 2 * config.output_size)
 
     def forward(self, state: Tensor, context: Tensor, embedding: Tensor) -> Tensor:
         """`(B, T, H)`, `(B, T, C)` and `(B, T, E)` to `(B, T, output_size)`."""

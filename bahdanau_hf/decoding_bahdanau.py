@@ -23,6 +23,7 @@ from transformers.generation import (
 
 from .decoder_bahdanau import BahdanauDecoder
 from .fused_bahdanau import Stepper, update_state
+from .products_bahdanau import multiply
 from .recurrence_bahdanau import prepare
 
 SHRINK = 0.8  # sentences are taken out of the batch once no more than this share is unfinished
@@ -96,7 +97,7 @@ class _Beams:
         self._make_room()
 
     def _make_room(self) -> None:
-        L, rows, H = self.states.shape
+        rows, H = self.states.shape[1:]
         self._next = torch.empty_like(self.states)
         self._rz = self.states.new_empty(rows, 2 * H)
         self._n = self.states.new_empty(rows, H)
@@ -105,7 +106,7 @@ class _Beams:
         """Read one token a row, `(B K,)`, and return what the output layer reads, `(B K, D)`."""
         stepper, states, H = self.stepper, self.states, self.states.shape[2]
         embedding = self.decoder.embed_tokens(tokens)
-        x = F.linear(embedding.to(self._project[0].dtype), *self._project).to(stepper.dtype)
+        x = multiply(embedding.to(self._project[0].dtype), *self._project).to(stepper.dtype)
         from_top = stepper.read_top(states[-1])
         alpha = None
         if self._context is None:
@@ -212,12 +213,11 @@ class _Ended(NamedTuple):
     lengths: Tensor  # (B, K), 0 where absent
 
     def add(self, sequences: Tensor, scores: Tensor, ends: Tensor) -> "_Ended":
-        """Take in `(B, M, length)` hypotheses with scores `(B, M)` where `ends`; keep the best K."""
-        (B, M, length), (_, K, max_length) = sequences.shape, self.sequences.shape
+        """Take in hypotheses `(B, M, length)`, scored `(B, M)`, where `ends`; keep the best K."""
+        length, (K, max_length) = sequences.shape[2], self.sequences.shape[1:]
         scores, best = torch.cat([self.scores, scores.where(ends, NEVER)], dim=1).topk(K)
-        old = self.sequences.gather(
-            1, best.clamp(max=K - 1).unsqueeze(-1).expand(-1, -1, max_length)
-        )
+        kept = best.clamp(max=K - 1).unsqueeze(-1).expand(-1, -1, max_length)
+        old = self.sequences.gather(1, kept)
         new = sequences.gather(1, (best - K).clamp(min=0).unsqueeze(-1).expand(-1, -1, length))
         is_new = best >= K
         old[:, :, :length] = new.where(is_new.unsqueeze(-1), old[:, :, :length])
@@ -239,7 +239,7 @@ def beam_search(
     length_penalty: float,
     early_stopping: bool | str,
 ) -> Tensor:
-    """Keep the K best beginnings of each sentence; the rules are those of the library's beam search.
+    """Keep the K best beginnings of each sentence, by the rules of the library's beam search.
 
     A hypothesis scores its summed log-probability over its length to the power `length_penalty`. A
     sentence is done once no running beam can pass the worst of its K ended hypotheses (by the bound

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .products_bahdanau import multiply
+
 Weights = tuple[tuple[Tensor, Tensor], ...]  # (weight, bias) of each layer
 
 
@@ -131,8 +133,8 @@ class Stepper:
         self.product_dtype = dtype
         self.dtype = torch.promote_types(dtype, torch.float32)
         self.num_beams = num_beams
-        self._recurrent = [(w.to(dtype).t(), b.to(dtype)) for w, b in recurrent]
-        self._inputs = [(w.to(dtype).t(), b.to(dtype)) for w, b in inputs]
+        self._recurrent = [(w.to(dtype), b.to(dtype)) for w, b in recurrent]
+        self._inputs = [(w.to(dtype), b.to(dtype)) for w, b in inputs]
         if keys is not None and gates is not None and bias is not None and score is not None:
             self._double_keys = 2 * keys.to(self.dtype)
             self._double_score = 2 * score.to(self.dtype)
@@ -151,9 +153,7 @@ class Stepper:
         self._make_room()
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if self.product_dtype == self.dtype:
-            return torch.addmm(bias, x, weight)
-        return torch.addmm(bias, x.to(self.product_dtype), weight).to(self.dtype)
+        return multiply(x.to(self.product_dtype), weight, bias).to(self.dtype)
 
     def read_top(self, s: Tensor) -> Tensor:
         """The top layer's state to its gates and, behind them, the query: `(B K, 3H + A)`."""
@@ -184,7 +184,7 @@ class Stepper:
 
 
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return x @ weight if dtype == x.dtype else (x.to(dtype) @ weight).to(x.dtype)
+    return multiply(x.to(dtype), weight.t()).to(x.dtype)
 
 
 def _weight_gradients(
@@ -192,7 +192,7 @@ def _weight_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `x W^T + b` over all steps at once; grad `(T, B, out)`, x `(T, B, in)`."""
     grad, x = grad.flatten(0, 1), x.flatten(0, 1)
-    weight_grad = grad.to(dtype).t() @ x.to(dtype)
+    weight_grad = multiply(grad.to(dtype).t(), x.to(dtype).t())
     return weight_grad.to(weight.dtype), grad.sum(0).to(bias.dtype)
 
 

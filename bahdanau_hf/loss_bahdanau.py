@@ -5,6 +5,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .products_bahdanau import multiply
+
 ROWS_PER_CHUNK = 512
 
 
@@ -72,7 +74,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ROWS_PER_CHUNK):
             rows = slice(start, start + ROWS_PER_CHUNK)
             h, y = hidden[rows].to(dtype), labels[rows].unsqueeze(1)
-            z = torch.addmm(b, h, w.t()).to(wide)  # (rows, V)
+            z = multiply(h, w, b).to(wide)  # (rows, V)
             total -= (1 - label_smoothing) * z.gather(1, y).sum()
             if label_smoothing:
                 total -= uniform * z.sum()
@@ -88,8 +90,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             z.scatter_add_(1, y, z.new_full(y.shape, label_smoothing - 1))
             bias_grad += z.sum(dim=0)
             z = z.to(dtype)
-            hidden_grad[rows] = z @ w
-            weight_grad += z.t() @ h
+            hidden_grad[rows] = multiply(z, w.t())
+            weight_grad += multiply(z.t(), h.t())
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = weight.dtype, bias.dtype
         return total

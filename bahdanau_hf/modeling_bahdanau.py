@@ -37,6 +37,7 @@ from .encoder_bahdanau import (
     check_ids,
 )
 from .loss_bahdanau import cross_entropy
+from .products_bahdanau import Linear
 
 IGNORED_LABEL = -100
 
@@ -146,7 +147,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)
         self.model = BahdanauModel(config)
-        self.lm_head = nn.Linear(config.output_size, config.vocab_size)
+        self.lm_head = Linear(config.output_size, config.vocab_size)
         self.post_init()
 
     @classmethod

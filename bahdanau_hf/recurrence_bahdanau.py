@@ -1,4 +1,4 @@
-"""The decoder's recurrence as functions of tensors: the plain reference and the door to the fast one.
+"""The recurrence as functions of tensors: the plain reference and the door to the fast one.
 
 Dimensions: B batch, S source, T target, H hidden, A attention, C annotation, L decoder layers.
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fused_bahdanau import recur
+from .products_bahdanau import linear
 
 
 class GRUWeights(NamedTuple):
@@ -94,7 +95,7 @@ def additive_attention(
         bias: float32 `(B, S)`, 0 on real tokens, at least one per row; hugely negative elsewhere.
 
     Returns:
-        Context `(B, C)` and alpha `(B, S)`; each row of alpha sums to 1 and is exactly 0 on padding.
+        Context `(B, C)` and alpha `(B, S)`, whose rows sum to 1 and are exactly 0 on padding.
     """
     features = torch.tanh(query.unsqueeze(1) + keys)  # (B, S, A)
     scores = (features @ score).to(bias.dtype) + bias
@@ -227,7 +228,7 @@ def decode_fast(
     The context never appears: its way into the first layer's gates is linear, so the weights are
     applied to each annotation once (`Memory.gates`) and the weighted sum is taken of the results.
     """
-    x = F.linear(embeddings.transpose(0, 1), *prepared.inputs[0])  # (T, B, 3H)
+    x = linear(embeddings.transpose(0, 1), *prepared.inputs[0])  # (T, B, 3H)
     attends = prepared.score is not None
     if not attends:
         x = x + memory.gates.transpose(0, 1)  # (1, B, 3H): the same context at every step
@@ -254,7 +255,7 @@ def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return layer(x)[0]
-    gates = F.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
+    gates = linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
     start = x.new_zeros(x.shape[1], 1, layer.hidden_size)
     states, _ = recur(gates, start, ((layer.weight_hh_l0, layer.bias_hh_l0),))
     return states[:, 0].to(x.dtype)
