@@ -1,4 +1,4 @@
-"""The `Alignment` record: which source tokens the model looked at while it wrote each target token."""
+"""The `Alignment` record: where in the source the model looked for each target token."""
 
 from __future__ import annotations
 

@@ -1,0 +1,204 @@
+"""Line charts as inline SVG for the report: no script, no font, colours by the page's style sheet.
+
+Hovering over a chart, anywhere above a step, shows that step's values.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+# More points than this cannot be told apart at the size of a chart; neighbours are averaged.
+_MAX_POINTS = 240
+_MAX_STRIPS = 120
+
+CHART_CSS = """
+.chart { margin: 0; min-width: 0; }
+.chart figcaption { display: flex; flex-wrap: wrap; gap: 0.15rem 1rem; align-items: baseline; }
+.chart .name { font-weight: 600; }
+.chart .key { color: var(--quiet); font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+.chart .key i { display: inline-block; width: 0.85rem; height: 3px; border-radius: 2px;
+  margin-right: 0.35rem; vertical-align: 0.2em; background: currentColor; }
+.chart svg { display: block; width: 100%; height: auto; overflow: visible; }
+.chart text { fill: var(--quiet); font-size: 12px; font-variant-numeric: tabular-nums; }
+.chart .grid { stroke: var(--grid); } .chart .axis { stroke: var(--axis); }
+.chart .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round;
+  stroke-linecap: round; }
+.chart .dot { fill: currentColor; stroke: var(--card); stroke-width: 2; }
+.chart .best { font-weight: 600; fill: var(--ink); }
+.chart .s0 { color: var(--series-0); } .chart .s1 { color: var(--series-1); }
+.chart .strip rect { fill: transparent; }
+.chart .strip line, .chart .strip circle { opacity: 0; pointer-events: none; }
+.chart .strip:hover line, .chart .strip:hover circle { opacity: 1; }
+.chart .strip line { stroke: var(--axis); }
+"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        name: what the key says.
+        points: (x, y) pairs, x ascending, y finite.
+        has_dots: mark each point, for series of few points.
+    """
+
+    name: str
+    points: list[tuple[float, float]]
+    has_dots: bool = False
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Choose about `count` round numbers from at most `low` to at least `high`.
+
+    Steps are 1, 2, 2.5 or 5 times a power of ten; ends nearly equal give a range around them.
+    """
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-30):
+        spread = abs(low) or 1.0
+        low, high = low - spread / 2, high + spread / 2
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * i for i in range(first, last + 1)]
+
+
+def compact(value: float) -> str:
+    """Write a number shortly and without false precision: 12,000, 0.001, 3.456, 2.5e-05, 1.5M."""
+    size = abs(value)
+    if size >= 1e12 or 0 < size < 1e-4:
+        return f"{value:.3g}"
+    if size >= 1e6:
+        return f"{value / 1e6:.4g}M"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
+
+
+def line_chart(
+    name: str,
+    series: Sequence[Series],
+    *,
+    from_zero: bool = False,
+    mark_highest: bool = False,
+    width: int = 400,
+    height: int = 220,
+) -> str:
+    """Draw a chart over training steps as a `<figure>`; the page has to hold `CHART_CSS`.
+
+    Args:
+        name: heading; escaped, as are the series' names.
+        series: at most two lines; those without points are left out.
+        from_zero: let the vertical axis begin at zero.
+        mark_highest: mark and name the first series' highest point.
+        width: of the drawing in its own units; about its width on the page.
+        height: of the drawing.
+    """
+    lines = [Series(s.name, _thin(s.points, _MAX_POINTS), s.has_dots) for s in series if s.points]
+    if not lines:
+        return ""
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
+    marks = ticks(0.0 if from_zero else min(ys), max(ys), 4 if height >= 200 else 3)
+    right, top, bottom = 14, 18 if mark_highest else 10, height - 26
+    left = max(38, 14 + 7 * max(len(compact(mark)) for mark in marks))
+    low_x, span_x = min(xs), (max(xs) - min(xs)) or 1.0
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        across = (point[0] - low_x) / span_x
+        up = (point[1] - marks[0]) / (marks[-1] - marks[0])
+        return left + across * (width - left - right), bottom - up * (bottom - top)
+
+    parts = []
+    for mark in marks:
+        y = place((low_x, mark))[1]
+        kind = "axis" if mark == marks[0] else "grid"
+        parts.append(
+            f'<line class="{kind}" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(
+            f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{compact(mark)}</text>'
+        )
+    for x in (t for t in ticks(low_x, max(xs), 4) if low_x <= t <= max(xs)):
+        middle = place((x, marks[0]))[0]
+        parts.append(
+            f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">{compact(x)}</text>'
+        )
+    parts.append(f'<text x="{left - 7}" y="{height - 8}" text-anchor="end">step</text>')
+    for number, line in enumerate(lines):
+        placed = [place(point) for point in line.points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        parts.append(f'<polyline class="line s{number}" points="{path}"/>')
+        # A single point has no line to be seen by.
+        if (line.has_dots and len(placed) <= 40) or len(placed) == 1:
+            parts += [_dot(point, number) for point in placed]
+    if mark_highest:
+        best = max(lines[0].points, key=lambda point: point[1])
+        x, y = place(best)
+        anchor = "start" if x < width * 0.25 else "end" if x > width * 0.75 else "middle"
+        parts.append(_dot((x, y), 0))
+        parts.append(
+            f'<text class="best" x="{x:.1f}" y="{y - 10:.1f}" text-anchor="{anchor}">'
+            f"best {compact(round(best[1], 2))}</text>"
+        )
+    parts += _strips(lines, place, top, bottom)
+    keys = "".join(
+        f'<span class="key"><i class="s{number}"></i>{html.escape(line.name)} '
+        f"{compact(line.points[-1][1])}</span>"
+        for number, line in enumerate(lines)
+    )
+    return (
+        f'<figure class="chart"><figcaption><span class="name">{html.escape(name)}</span>{keys}'
+        f'</figcaption>\n<svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{html.escape(name)} by training step">\n'
+        + "\n".join(parts)
+        + "\n</svg></figure>\n"
+    )
+
+
+def _strips(
+    lines: list[Series],
+    place: Callable[[tuple[float, float]], tuple[float, float]],
+    top: float,
+    bottom: float,
+) -> list[str]:
+    """Upright strips that side by side cover the drawing, each with its values as a tool tip."""
+    xs = sorted({x for line in lines for x, _ in line.points})
+    xs = xs[:: math.ceil(len(xs) / _MAX_STRIPS)]
+    centres = [place((x, 0.0))[0] for x in xs]
+    edges = [
+        centres[0] - 12,
+        *((a + b) / 2 for a, b in itertools.pairwise(centres)),
+        centres[-1] + 12,
+    ]
+    strips = []
+    for i, x in enumerate(xs):
+        near = [min(line.points, key=lambda point: abs(point[0] - x)) for line in lines]
+        words = [
+            f"{line.name} {point[1]:.4g} (step {point[0]:.0f})"
+            for line, point in zip(lines, near, strict=True)
+        ]
+        dots = "".join(_dot(place(point), number) for number, point in enumerate(near))
+        strips.append(
+            f'<g class="strip"><title>{html.escape(chr(10).join(words))}</title>'
+            f'<line x1="{centres[i]:.1f}" x2="{centres[i]:.1f}" y1="{top}" y2="{bottom}"/>{dots}'
+            f'<rect x="{edges[i]:.1f}" y="{top}" width="{edges[i + 1] - edges[i]:.1f}" '
+            f'height="{bottom - top}"/></g>'
+        )
+    return strips
+
+
+def _dot(place: tuple[float, float], number: int) -> str:
+    return f'<circle class="dot s{number}" cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="4"/>'
+
+
+def _thin(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Average neighbours until at most `most` points are left; the last stays as it is."""
+    size = math.ceil(len(points) / most)
+    if size <= 1:
+        return points
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    means = [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+    return [*means[:-1], points[-1]]
