@@ -1,8 +1,12 @@
 """Recurrent translation with additive (Bahdanau) attention for the Hugging Face ecosystem.
 
 Importing the package registers the model with `AutoConfig`, `AutoModel` and
-`AutoModelForSeq2SeqLM`, so that its checkpoints load without `trust_remote_code`.
+`AutoModelForSeq2SeqLM`, so that its checkpoints load without `trust_remote_code`. All that is not
+the model itself is imported when it is first asked for.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
@@ -17,10 +21,55 @@ AutoModelForSeq2SeqLM.register(BahdanauConfig, BahdanauForConditionalGeneration,
 BahdanauConfig.register_for_auto_class()
 BahdanauForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
 
+if TYPE_CHECKING:
+    from .alignment import Alignment
+    from .metrics import TranslationMetric, TranslationScores, score_translations
+    from .plotting import plot_alignment, save_alignment
+    from .tokenization import clean_text, load_tokenizer, train_tokenizer
+    from .translation import Translation, Translator
+
+_MODULES = {
+    "Alignment": "alignment",
+    "Translation": "translation",
+    "TranslationMetric": "metrics",
+    "TranslationScores": "metrics",
+    "Translator": "translation",
+    "clean_text": "tokenization",
+    "load_tokenizer": "tokenization",
+    "plot_alignment": "plotting",
+    "save_alignment": "plotting",
+    "score_translations": "metrics",
+    "train_tokenizer": "tokenization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
 __all__ = [
+    "Alignment",
     "BahdanauConfig",
     "BahdanauForConditionalGeneration",
     "BahdanauModel",
     "InputError",
+    "Translation",
+    "TranslationMetric",
+    "TranslationScores",
+    "Translator",
     "__version__",
+    "clean_text",
+    "load_tokenizer",
+    "plot_alignment",
+    "save_alignment",
+    "score_translations",
+    "train_tokenizer",
 ]

@@ -89,7 +89,8 @@ class _Beams:
             prepared.recurrent, prepared.inputs[1:], memory.keys, memory.gates, memory.bias,
             prepared.score, num_beams, dtype,
         )  # fmt: skip
-        self._project = [x.to(dtype) for x in prepared.inputs[0]]
+        # The weights are part of a wider matrix; without a copy, oneDNN would make one at each step.
+        self._project = [x.to(dtype).contiguous() for x in prepared.inputs[0]]
         self._context = None if self.attends else memory.gates[:, 0].to(self.stepper.dtype)
         self._annotations = memory.annotations  # (B, S or 1, C)
         states = decoder.start_state(final_state).to(self.stepper.dtype)  # (B, L, H)
@@ -283,7 +284,7 @@ def beam_search(
     for length in range(prefix + 1, max_length + 1):
         log_probs = beams.logits(tokens).log_softmax(dim=-1)
         B, V = sentences.shape[0], log_probs.shape[-1]
-        total = (log_probs.view(B, K, V) + scores.unsqueeze(-1)).view(B, K * V)
+        total = log_probs.view(B, K, V).add_(scores.unsqueeze(-1)).view(B, K * V)
         candidate_scores, index = total.topk(min(num_candidates, K * V))
         origin, word = index // V, index % V
         candidates = running.gather(1, origin.unsqueeze(-1).expand(-1, -1, length - 1))

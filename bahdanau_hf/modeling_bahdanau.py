@@ -178,7 +178,6 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
-        label_smoothing: float = 0.0,
         skip_logits: bool = False,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -200,9 +199,10 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             output_hidden_states: return every layer's output.
             logits_to_keep: only the last so many steps' logits (0: all), or these steps'.
             num_items_in_batch: what to divide the summed loss by; default the labels counted here.
-            label_smoothing: share of probability spread evenly over the vocabulary, in [0, 1).
             skip_logits: with labels: compute the loss on real tokens alone and return no logits.
-            kwargs: ignored.
+            kwargs: `label_smoothing`, the share of probability spread evenly over the vocabulary,
+                in [0, 1), default 0. It has no place of its own since the library's `Trainer` takes
+                every argument with "label" in its name for labels. All others are ignored.
 
         Raises:
             ValueError: an id or a label out of range, a row without a real token, inputs missing or
@@ -238,7 +238,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             hidden = hidden[:, keep]
             logits = self.lm_head(hidden)
         if labels is not None:
-            real = labels != IGNORED_LABEL
+            real, label_smoothing = labels != IGNORED_LABEL, kwargs.get("label_smoothing", 0.0)
             if logits is None:
                 loss = cross_entropy(
                     hidden[real],
@@ -278,6 +278,12 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length=next_sequence_length, **kwargs
         )
+
+    def _expand_inputs_for_generation(self, *args: Any, **model_kwargs: Any) -> tuple:
+        """Repeat rows for beams and samples, in a copy of `encoder_outputs`: it is the caller's."""
+        if model_kwargs.get("encoder_outputs") is not None:
+            model_kwargs["encoder_outputs"] = _as_encoder_output(model_kwargs["encoder_outputs"])
+        return super()._expand_inputs_for_generation(*args, **model_kwargs)
 
     def _sample(
         self,

@@ -1,0 +1,355 @@
+"""The recurrence: against scalar arithmetic, PyTorch's own layers, and itself done two ways."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import oracles
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from bahdanau_hf.recurrence_bahdanau import (
+    Decoded,
+    DecoderWeights,
+    DropoutMasks,
+    GRUWeights,
+    Memory,
+    additive_attention,
+    decode,
+    gru_step,
+    run_gru,
+)
+
+HOLD = 1e4
+
+
+class Sizes(NamedTuple):
+    batch: int
+    source: int
+    target: int
+    embedding: int
+    hidden: int
+    attention: int
+    annotation: int
+
+
+SIZES = [
+    Sizes(3, 5, 4, 2, 7, 6, 9),
+    Sizes(1, 1, 1, 1, 1, 1, 1),
+    Sizes(2, 17, 3, 11, 5, 13, 4),
+    Sizes(5, 2, 9, 3, 2, 1, 8),
+]
+
+
+class Problem:
+    """Random leaves of the graph, and the recurrence over them done one way or the other."""
+
+    def __init__(
+        self,
+        sizes: Sizes = SIZES[0],
+        num_layers: int = 2,
+        attention: bool = True,
+        layer_dropout: bool = False,
+        attention_dropout: bool = False,
+        hold: bool = False,
+        dtype: torch.dtype = torch.float64,
+    ):
+        B, S, T, E, H, A, C = sizes
+        self.sizes, self.num_layers, self.attention = sizes, num_layers, attention
+        make = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
+        self.leaves = {"embeddings": make(B, T, E), "state": make(B, num_layers, H)}
+        self.leaves["annotations"] = make(B, S if attention else 1, C)
+        for i in range(num_layers):
+            width = C + E if i == 0 else H
+            self.leaves[f"{i}.weight_ih"] = make(3 * H, width)
+            self.leaves[f"{i}.weight_hh"] = make(3 * H, H)
+            self.leaves[f"{i}.bias_ih"] = make(3 * H)
+            self.leaves[f"{i}.bias_hh"] = make(3 * H)
+        if attention:
+            self.leaves |= {"query": make(A, H), "key": make(A, C), "score": make(A)}
+        lengths = torch.randint(1, S + 1, (B,))
+        self.visible = torch.arange(S) < lengths[:, None]
+        if not attention:
+            self.visible = torch.ones(B, 1, dtype=torch.bool)
+        bias_dtype = torch.promote_types(dtype, torch.float32)
+        lowest = torch.finfo(bias_dtype).min
+        self.bias = torch.zeros(self.visible.shape, dtype=bias_dtype).masked_fill(
+            ~self.visible, lowest
+        )
+        factors = lambda *shape: (torch.rand(*shape) > 0.3).to(dtype) / 0.7  # noqa: E731
+        self.masks = DropoutMasks(
+            factors(T, num_layers - 1, B, H) if layer_dropout and num_layers > 1 else None,
+            factors(T, B, S) if attention_dropout and attention else None,
+        )
+        self.hold = (torch.rand(B, T) > 0.6).to(dtype) * HOLD if hold else None
+
+    def run(
+        self, implementation: str | None, steps: slice = slice(None), **changed: Tensor
+    ) -> Decoded:
+        x = self.leaves | changed
+        C = self.sizes.annotation
+        weights = DecoderWeights(
+            tuple(
+                GRUWeights(*(x[f"{i}.{name}"] for name in GRUWeights._fields))
+                for i in range(self.num_layers)
+            ),
+            x["query"] if self.attention else None,
+            x["score"] if self.attention else None,
+        )
+        memory = Memory(
+            x["annotations"],
+            self.bias,
+            x["annotations"] @ x["key"].t() if self.attention else None,
+            x["annotations"] @ x["0.weight_ih"][:, :C].t(),
+        )
+        masks = DropoutMasks(*(None if mask is None else mask[steps] for mask in self.masks))
+        hold = None if self.hold is None else self.hold[:, steps]
+        embeddings = x["embeddings"][:, steps]
+        return decode(embeddings, x["state"], memory, weights, masks, hold, implementation)
+
+
+def gradients(problem: Problem, decoded: Decoded, use: str = "both") -> dict[str, Tensor | None]:
+    """Gradients of a fixed random sum of the results with respect to every leaf."""
+    generator = torch.Generator().manual_seed(5)
+    total = torch.zeros((), dtype=torch.float64)
+    for name, result in decoded._asdict().items():
+        if result is not None and use in ("both", name):
+            weights = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+            total = total + (result * weights).sum()
+    leaves = {name: leaf for name, leaf in problem.leaves.items() if leaf.requires_grad}
+    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return dict(zip(leaves, grads, strict=True))
+
+
+def assert_relatively_close(actual: Tensor, expected: Tensor, name: str, bound: float) -> None:
+    scale = expected.abs().max().clamp(min=1e-300)
+    error = (actual - expected).abs().max() / scale
+    assert error <= bound, f"{name}: relative error {error:.1e}"
+
+
+def assert_same_both_ways(problem: Problem, use: str = "both", bound: float = 1e-11) -> None:
+    reference, fast = problem.run("reference"), problem.run("fast")
+    assert_relatively_close(fast.states, reference.states, "states", bound)
+    assert (fast.weights is None) == (not problem.attention)
+    if reference.weights is not None and fast.weights is not None:
+        assert_relatively_close(fast.weights, reference.weights, "weights", bound)
+    expected, actual = gradients(problem, reference, use), gradients(problem, fast, use)
+    for name, grad in expected.items():
+        other = actual[name]
+        if grad is None or not grad.any():
+            assert other is None or not other.any(), f"{name} has a gradient from nowhere"
+        else:
+            assert other is not None, f"{name} has no gradient"
+            assert_relatively_close(other, grad, name, bound)
+
+
+# The equations
+
+
+def test_gru_step_is_that_of_pytorch() -> None:
+    cell = nn.GRUCell(5, 7, dtype=torch.float64)
+    x, s = torch.randn(3, 5).double(), torch.randn(3, 7).double()
+    weights = GRUWeights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    assert_close(gru_step(x, s, weights), cell(x, s), rtol=1e-12, atol=0)
+
+
+def test_attention_is_the_papers() -> None:
+    B, S, A, C = 2, 5, 3, 7
+    query, keys = torch.randn(B, A).double(), torch.randn(B, S, A).double()
+    annotations, score = torch.randn(B, S, C).double(), torch.randn(A).double()
+    visible = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0]]).bool()
+    bias = torch.zeros(B, S).double().masked_fill(~visible, torch.finfo(torch.float64).min)
+    context, alpha = additive_attention(query, keys, annotations, score, bias)
+    for b in range(B):
+        features = [map(math.tanh, (query[b] + keys[b, j]).tolist()) for j in range(S)]
+        energies = [oracles.dot(score.tolist(), list(row)) for row in features]
+        expected = oracles.softmax(
+            [e if seen else -math.inf for e, seen in zip(energies, visible[b], strict=True)]
+        )
+        assert_close(alpha[b].tolist(), expected, rtol=1e-12, atol=1e-15)
+        columns = annotations[b].t().tolist()
+        summary = [oracles.dot(expected, column) for column in columns]
+        assert_close(context[b].tolist(), summary, rtol=1e-12, atol=1e-15)
+    assert (alpha[~visible] == 0).all(), "padding must get exactly nothing"
+    assert_close(alpha.sum(-1), torch.ones(B).double())
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6])
+def test_attention_stands_large_scores(size) -> None:
+    query, keys = torch.randn(2, 3) * size, torch.randn(2, 4, 3) * size
+    bias = torch.zeros(2, 4)
+    bias[0, 2:] = torch.finfo(torch.float32).min
+    score = torch.randn(3) * size
+    _, alpha = additive_attention(query, keys, torch.randn(2, 4, 5), score, bias)
+    assert_close(alpha.sum(-1), torch.ones(2))
+    assert (alpha[0, 2:] == 0).all()
+
+
+# Reference and fast path
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("attention", [True, False], ids=["attention", "plain"])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_fast_is_reference(sizes, attention, num_layers) -> None:
+    assert_same_both_ways(Problem(sizes, num_layers, attention))
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("attention", [True, False], ids=["attention", "plain"])
+@pytest.mark.parametrize("hold", [True, False], ids=["hold", "free"])
+@pytest.mark.parametrize("attention_dropout", [True, False], ids=["attention-dropout", "sure"])
+def test_fast_is_reference_with_dropout_and_hold(
+    num_layers, attention, hold, attention_dropout
+) -> None:
+    problem = Problem(SIZES[0], num_layers, attention, True, attention_dropout, hold)
+    assert_same_both_ways(problem)
+
+
+@pytest.mark.parametrize("use", ["states", "weights"])
+def test_gradients_through_one_result_alone(use) -> None:
+    assert_same_both_ways(Problem(num_layers=2), use=use)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [["embeddings"], ["state"], ["annotations"], ["score"], ["query", "key"], ["1.weight_hh"],
+     ["0.weight_ih", "0.bias_hh"]],
+    ids="-".join,
+)  # fmt: skip
+def test_gradients_of_few_leaves(wanted) -> None:
+    problem = Problem(num_layers=2, attention_dropout=True)
+    for name, leaf in problem.leaves.items():
+        leaf.requires_grad_(name in wanted)
+    assert_same_both_ways(problem)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fast"])
+@pytest.mark.parametrize("attention", [True, False], ids=["attention", "plain"])
+@pytest.mark.parametrize("dropout", [True, False], ids=["dropout", "sure"])
+def test_gradcheck(implementation, attention, dropout) -> None:
+    """Numerical differences agree, in every leaf and with held states."""
+    problem = Problem(Sizes(2, 3, 2, 1, 2, 2, 3), 2, attention, dropout, dropout, hold=True)
+    names = list(problem.leaves)
+
+    def run(*leaves: Tensor) -> tuple[Tensor, ...]:
+        decoded = problem.run(implementation, **dict(zip(names, leaves, strict=True)))
+        return tuple(result for result in decoded if result is not None)
+
+    assert torch.autograd.gradcheck(run, tuple(problem.leaves.values()))
+
+
+def test_the_door_chooses_the_fast_path() -> None:
+    problem = Problem()
+    chosen, fast = problem.run(None), problem.run("fast")
+    assert torch.equal(chosen.states, fast.states)
+    with pytest.raises(ValueError, match=r"must be .* not 'slow'"):
+        problem.run("slow")
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fast"])
+def test_without_gradients_the_result_is_the_same(implementation) -> None:
+    problem = Problem(num_layers=3, layer_dropout=True, attention_dropout=True, hold=True)
+    with torch.no_grad():
+        quiet = problem.run(implementation)
+    loud = problem.run(implementation)
+    assert not quiet.states.requires_grad
+    assert_close(quiet.states, loud.states, rtol=1e-13, atol=0)
+    assert_close(quiet.weights, loud.weights, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fast"])
+def test_steps_in_two_parts(implementation) -> None:
+    problem = Problem(num_layers=2, layer_dropout=True, attention_dropout=True, hold=True)
+    whole = problem.run(implementation)
+    first = problem.run(implementation, steps=slice(0, 3))
+    second = problem.run(
+        implementation, steps=slice(3, None), state=first.states[-1].transpose(0, 1)
+    )
+    assert_close(torch.cat([first.states, second.states]), whole.states, rtol=1e-12, atol=0)
+    assert_close(torch.cat([first.weights, second.weights]), whole.weights, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fast"])
+def test_held_states_do_not_move(implementation) -> None:
+    problem = Problem(num_layers=3, hold=True)
+    states = problem.run(implementation).states  # (T, L, B, H)
+    before = torch.cat([problem.leaves["state"].transpose(0, 1)[None], states[:-1]])
+    held = problem.hold.t() > 0
+    assert held.any()
+    assert (~held).any()
+    moved = (states != before).any(dim=-1).transpose(1, 2)  # (T, B, L)
+    assert not moved[held].any(), "a held state must stay, to the last bit"
+    assert moved[~held].all()
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fast"])
+@pytest.mark.parametrize("garbage", [7.0, 1e10])
+def test_garbage_in_padding_is_not_seen(implementation, garbage) -> None:
+    problem = Problem(Sizes(4, 6, 3, 2, 5, 3, 7))
+    assert not problem.visible.all()
+    clean = problem.run(implementation)
+    hidden = ~problem.visible.unsqueeze(-1)
+    dirty = problem.leaves["annotations"].detach().masked_fill(hidden, garbage).requires_grad_()
+    seen = problem.run(implementation, annotations=dirty)
+    assert_close(seen.states, clean.states, rtol=1e-12, atol=0)
+    assert (seen.weights.transpose(0, 1).masked_select(hidden.transpose(1, 2)) == 0).all()
+    (grad,) = torch.autograd.grad(seen.states.sum() + seen.weights.square().sum(), dirty)
+    assert (grad.masked_select(hidden) == 0).all()
+
+
+def test_dropped_layers_have_no_influence() -> None:
+    """With every factor 0 the upper layer sees nothing of the lower one."""
+    problem = Problem(num_layers=2)
+    zeros = torch.zeros(4, 1, 3, 7).double()
+    problem.masks = DropoutMasks(layers=zeros)
+    for implementation in ("reference", "fast"):
+        grads = gradients(problem, problem.run(implementation))
+        assert not grads["1.weight_ih"].any()
+    assert_same_both_ways(problem)
+
+
+# Number formats
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_fewer_digits_give_nearly_the_same(dtype, bound) -> None:
+    problem = Problem(Sizes(3, 5, 4, 2, 7, 6, 9))
+    exact = problem.run("reference")
+    problem.bias = problem.bias.float().clamp(min=torch.finfo(torch.float32).min)
+    fewer = {name: leaf.detach().to(dtype) for name, leaf in problem.leaves.items()}
+    for implementation in ("reference", "fast"):
+        decoded = problem.run(implementation, **fewer)
+        assert torch.isfinite(decoded.states).all()
+        assert_relatively_close(decoded.states.double(), exact.states, implementation, bound)
+
+
+def test_autocast_keeps_the_state_in_full() -> None:
+    problem = Problem(dtype=torch.float32)
+    exact = problem.run("fast")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        decoded = problem.run("fast")
+    assert decoded.states.dtype == torch.float32
+    assert_relatively_close(decoded.states, exact.states, "states", 0.1)
+    grads = gradients(problem, decoded)
+    assert all(grad is not None and torch.isfinite(grad).all() for grad in grads.values())
+    assert {grad.dtype for grad in grads.values()} == {torch.float32}
+
+
+# The encoder's layers
+
+
+@pytest.mark.parametrize(("length", "batch", "width", "hidden"), [(5, 3, 2, 7), (1, 1, 1, 1)])
+def test_run_gru_is_pytorchs(length, batch, width, hidden) -> None:
+    layer = nn.GRU(width, hidden, dtype=torch.float64)
+    x = torch.randn(length, batch, width, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(length, batch, hidden).double()
+    leaves = [x, *layer.parameters()]
+    run: list[Callable[[Tensor], Tensor]] = [lambda x: layer(x)[0], lambda x: run_gru(x, layer)]
+    expected, actual = (f(x) for f in run)
+    assert_close(actual, expected, rtol=1e-12, atol=1e-15)
+    grads = [torch.autograd.grad((y * weights).sum(), leaves) for y in (expected, actual)]
+    for one, other in zip(*grads, strict=True):
+        assert_close(other, one, rtol=1e-11, atol=1e-13)
