@@ -1,0 +1,168 @@
+"""Loads a checkpoint of ours, or says in one line why that cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as library_logging
+
+from .configuration_bahdanau import BahdanauConfig
+from .errors import InputError
+from .modeling_bahdanau import BahdanauForConditionalGeneration
+from .tokenization import target_vocab_size
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def load_model(
+    path_or_repo: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+) -> BahdanauForConditionalGeneration:
+    """Load the model of a folder or a Hub repository; no code in it is run.
+
+    Args:
+        path_or_repo: folder, or name of a repository.
+        revision: branch, tag or commit of the repository.
+        dtype: default: as saved.
+
+    Raises:
+        InputError: nothing there, another kind of model, or files that are damaged, missing or do
+            not belong together.
+    """
+    where = checkpoint_location(path_or_repo)
+    try:
+        values = BahdanauConfig.get_config_dict(where, revision=revision or "main")[0]
+    except Exception as error:  # not reachable, no JSON, no such revision: many kinds
+        if Path(where).is_dir():
+            raise InputError(f"cannot read {where}/config.json: {_reason(error)}") from None
+        raise InputError(
+            f"there is no folder {where}, and from the Hub it cannot be read: {_reason(error)}"
+        ) from None
+    kind = values.get("model_type")
+    if kind != BahdanauConfig.model_type:
+        raise InputError(
+            f"{where} holds a model of type {kind!r}, not {BahdanauConfig.model_type!r}: give a "
+            "checkpoint that was trained with this package"
+        )
+    try:
+        config = BahdanauConfig.from_dict(values)
+    except Exception as error:  # the strict checks raise their own kinds
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{where}/config.json does not make sense: {reason}") from None
+    try:
+        with _no_load_report():
+            model, report = BahdanauForConditionalGeneration.from_pretrained(
+                where,
+                config=config,
+                revision=revision or "main",
+                dtype="auto" if dtype is None else dtype,
+                output_loading_info=True,
+            )
+    except Exception as error:  # truncated, shapes that do not fit, not reachable: many kinds
+        raise InputError(
+            f"cannot load the weights of {where}: {_reason(error)}. The file may be damaged: copy "
+            "or download the checkpoint again"
+        ) from None
+    # The library would fill what is missing with random numbers.
+    for what in ("missing_keys", "unexpected_keys"):
+        if names := sorted(report[what]):
+            raise InputError(
+                f"the weights of {where} do not fit its config.json: {len(names)} "
+                f"{what.split('_')[0]}, such as {names[0]}"
+            )
+    model.eval()
+    return model
+
+
+def checkpoint_location(path_or_repo: str | Path) -> str:
+    """What to hand to `from_pretrained`: an existing folder that holds a model, or a repository.
+
+    Raises:
+        InputError: a folder that does not exist or holds no model.
+    """
+    where = str(path_or_repo)
+    folder = Path(where).expanduser()
+    if where and folder.is_dir():
+        missing = [] if (folder / "config.json").is_file() else ["config.json"]
+        if not any((folder / name).is_file() for name in _WEIGHTS):
+            missing.append(_WEIGHTS[0])
+        if missing:
+            inside = sorted(folder.glob("checkpoint-*/config.json"), key=_step)
+            hint = f"; did you mean {inside[-1].parent}?" if inside else ""
+            raise InputError(f"{where} holds no model: no {' and no '.join(missing)}{hint}")
+        return str(folder)
+    if where and folder.exists():
+        raise InputError(f"{where} is a file; give the folder of the checkpoint")
+    # Asking the Hub in vain may take half a minute: only for what can be a name there, `owner/name`,
+    # and does not look like a slip in the name of a folder.
+    owner, slash, name = where.partition("/")
+    is_path = owner.startswith((".", "~")) or "/" in name or not (owner and slash and name)
+    if is_path or Path(owner).is_dir():
+        raise InputError(f"no such folder: {where!r}")
+    return where
+
+
+def check_tokenizer(config: BahdanauConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """See that the tokenizer's ids mean what the model's do, as far as sizes and marks tell.
+
+    Raises:
+        InputError: it has another number of tokens, another target part, or other ids for padding
+            and the end.
+    """
+    whole, target = len(tokenizer), target_vocab_size(tokenizer)
+    encoder_size = config.encoder_vocab_size or config.vocab_size
+    # After `resize_token_embeddings` the decoder knows all tokens, whatever the tokenizer was told.
+    if whole != encoder_size or config.vocab_size not in (target, whole):
+        raise InputError(
+            f"the tokenizer does not belong to the model: it has {whole} tokens, {target} of them "
+            f"for the target side; the model has {encoder_size} and {config.vocab_size}"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        ours, theirs = getattr(config, name), getattr(tokenizer, name)
+        if ours != theirs and not (isinstance(ours, list) and theirs in ours):
+            raise InputError(
+                f"the tokenizer does not belong to the model: its {name} is {theirs}, not {ours}"
+            )
+
+
+def move_model(
+    model: PreTrainedModel,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> PreTrainedModel:
+    """Move the model itself to a device and into a dtype; what is `None` stays as it is.
+
+    Raises:
+        InputError: no such device here, or no such dtype.
+    """
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, dtype)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"a model cannot run in {dtype!r}: take float32, bfloat16 or float16")
+    try:
+        return model.to(device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:  # unknown name, or no such device here
+        raise InputError(f"cannot run on device {str(device)!r}: {_reason(error)}") from None
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Keep the library from printing a table of keys; we say the same in one line."""
+    before = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(before)
+
+
+def _step(path: Path) -> int:
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

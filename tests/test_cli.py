@@ -1,0 +1,401 @@
+"""The command line: a filter that loses no line, honest exit codes, numbers that are the metrics'.
+
+What concerns the process itself (pipes, signals, imports, locale) is tried on real processes, the
+rest inside this one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from tiny_checkpoint import LONG, PAIRS, make_checkpoint
+
+from bahdanau_hf import __version__, cli
+from bahdanau_hf.metrics import score_translations
+from bahdanau_hf.translation import Translator
+
+COMMAND = [sys.executable, "-m", "bahdanau_hf"]
+# Python's own last resort against mojibake is switched off: the command must not need it.
+POSIX = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+TIMEOUT_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def translator(checkpoint: Path) -> Translator:
+    return Translator.from_pretrained(checkpoint, device="cpu")
+
+
+class Call:
+    """Runs the command in this process: standard input as bytes, results as bytes."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[bytes], model: Path
+    ) -> None:
+        self.monkeypatch, self.capture, self.model = monkeypatch, capture, model
+
+    def __call__(
+        self, *arguments: str, stdin: bytes = b"", model: bool = True
+    ) -> tuple[int, str, str]:
+        command, *rest = arguments
+        options = ["--model", str(self.model), "--device", "cpu"] if model else []
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        self.capture.readouterr()
+        try:
+            code = cli.main([command, *options, *rest])
+        except SystemExit as exit_:  # argparse
+            code = int(exit_.code or 0)
+        out, err = self.capture.readouterr()
+        return code, out.decode(), err.decode()
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], checkpoint: Path
+) -> Call:
+    return Call(monkeypatch, capsysbinary, checkpoint)
+
+
+# --- translate: a true filter --------------------------------------------------------------------
+
+STRANGE_LINES = [
+    b"Call us.",
+    b"",
+    b"Call us.\r",
+    b" \t\x0b\x0c ",
+    b"I know.\rI know.",
+    b"I\x00 love\x1b you.\x07",
+    b"\xef\xbb\xbfHe runs.",
+    b"\xff\xfe \xc3(",
+    "两个🙂 emoji 👩‍👩‍👧".encode(),
+    "line\u2028separators\x85and\u2029more".encode(),
+    b"x" * 100_000,
+    LONG.encode() * 100,
+    b"<eos> <pad> <unk> <0x0A>",
+    b"Where is the station?",
+]
+
+
+def test_a_line_in_is_a_line_out_and_nothing_heavy_is_loaded(checkpoint: Path) -> None:
+    code = (
+        "import sys; from bahdanau_hf.cli import main; status = main(sys.argv[1:]);"
+        "heavy = {'datasets', 'evaluate', 'matplotlib', 'sacrebleu', 'pandas', 'pyarrow'};"
+        "print('loaded:', sorted(heavy & sys.modules.keys()), file=sys.stderr); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "translate", "--model", str(checkpoint), "--device", "cpu"],
+        input=b"\n".join(STRANGE_LINES),  # no newline at the end
+        capture_output=True,
+        env=POSIX,
+        timeout=TIMEOUT_SECONDS,
+        check=True,
+    )
+    assert done.stdout.endswith(b"\n")
+    lines = done.stdout.removesuffix(b"\n").split(b"\n")
+    assert len(lines) == len(STRANGE_LINES)
+    texts = [line.decode() for line in lines]
+    assert texts[0] == texts[2] == "联系我们。"
+    assert texts[1] == texts[3] == ""
+    assert texts[5] == "我爱你。"
+    assert texts[6] == "他跑。"
+    assert texts[-1] == "车站在哪里？"
+    assert not any(char in text for text in texts for char in "\t\r\x0b\x0c\x85\u2028\u2029")
+    cut, loaded = done.stderr.decode().splitlines()
+    assert cut.startswith("bahdanau-hf: ")
+    assert "sentences had more than 24 tokens" in cut
+    assert loaded == "loaded: []"
+
+
+def test_batch_size_one_answers_at_once_and_ctrl_c_is_quiet(checkpoint: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "translate", "--model", str(checkpoint), "--batch_size", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A test run in the background ignores Ctrl-C and hands that on to its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        for source, target in (*PAIRS[:3], ("", "")):
+            process.stdin.write(f"{source}\n".encode())
+            process.stdin.flush()
+            assert process.stdout.readline().decode() == f"{target}\n"
+        process.send_signal(signal.SIGINT)
+        rest, messages = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert (process.returncode, rest, messages) == (130, b"", b"")
+
+
+def test_a_closed_pipe_ends_it_quietly(checkpoint: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "translate", "--model", str(checkpoint), "--batch_size", "2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        # Two windows; the third would never end.
+        process.stdin.write(b"Call us.\n" * 2 * 2 * 32)
+        process.stdin.flush()
+        assert process.stdout.readline().decode() == "联系我们。\n"
+        process.stdout.close()
+        try:
+            for _ in range(100):
+                process.stdin.write(b"I know.\n" * 10_000)
+        except BrokenPipeError:
+            pass
+        messages = process.stderr.read()
+        process.stdin = None
+        assert process.wait(timeout=TIMEOUT_SECONDS) == 141
+    assert messages == b""
+
+
+def test_windows_do_not_change_the_order(call: Call) -> None:
+    sources, targets = zip(*(PAIRS * 5), strict=True)
+    text = "".join(f"{source}\n" for source in sources).encode()
+    for batch_size in ("1", "2", "64"):
+        status, out, err = call("translate", "--batch_size", batch_size, stdin=text)
+        assert (status, err) == (0, "")
+        assert out == "".join(f"{target}\n" for target in targets)
+
+
+def test_scores_and_alternatives(call: Call, translator: Translator) -> None:
+    text = "Call us.\n\nWhere is my tea?\n"
+    sources = text.splitlines()
+    for flags, options in (
+        (["--num_beams", "3"], {"num_beams": 3}),
+        (["--num_beams", "3", "--length_penalty", "2"], {"num_beams": 3, "length_penalty": 2.0}),
+        (["--max_new_tokens", "2"], {"max_new_tokens": 2}),
+    ):
+        expected = translator.translate(sources, return_scores=True, **options)
+        status, out, _ = call("translate", "--scores", *flags, stdin=text.encode())
+        assert status == 0
+        rows = [line.split("\t") for line in out.removesuffix("\n").split("\n")]
+        assert [row[1] for row in rows] == [t.text for t in expected]
+        scores = [float(row[0]) for row in rows]
+        assert scores == pytest.approx([t.score for t in expected], abs=1e-3)
+        _, plain, _ = call("translate", *flags, stdin=text.encode())
+        assert plain.split("\n") == [*(t.text for t in expected), ""]
+
+    alternatives = translator.translate(sources, num_return_sequences=3)
+    expected = [(n, t) for n, several in enumerate(alternatives, start=1) for t in several]
+    _, out, _ = call("translate", "--n_best", "3", "--scores", stdin=text.encode())
+    rows = [line.split("\t") for line in out.removesuffix("\n").split("\n")]
+    assert [(row[0], row[2]) for row in rows] == [(str(n), t.text) for n, t in expected]
+    assert {row[0] for row in rows} == {"1", "2", "3"}
+    scores = [float(row[1]) for row in rows]
+    assert scores == pytest.approx([t.score for _, t in expected], abs=1e-3)
+    _, out, _ = call("translate", "--n_best", "3", stdin=text.encode())
+    assert out.splitlines() == [f"{number}\t{text}" for number, _, text in rows]
+
+
+def test_no_input_is_no_output(call: Call) -> None:
+    assert call("translate") == (0, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said_in_one_line(checkpoint: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "translate", "--model", str(checkpoint)],
+            input=b"Call us.\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "bahdanau-hf: error: No space left on device\n"
+
+
+# --- score ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_score_gives_what_the_metrics_give(
+    call: Call, translator: Translator, tmp_path: Path, num_beams: int
+) -> None:
+    pairs = [
+        *PAIRS,
+        ("Where is my tea?", "我的茶在哪里？"),
+        ("I know the station.", "我认识车站。"),
+    ]
+    path = tmp_path / "test.tsv"
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in [*pairs, ("He", "")]))
+    status, out, err = call("score", "--test_file", str(path), "--num_beams", str(num_beams))
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    sources, targets = zip(*pairs, strict=True)
+    texts = [t.text for t in translator.translate(sources, num_beams=num_beams)]
+    expected = score_translations(texts, targets, target_lang="zh").as_dict()
+    assert {name: result[name] for name in expected} == expected
+    assert 0 < result["bleu"] < 100
+    assert "tok:zh" in result["bleu_signature"]
+    assert result["num_sentences"] == len(pairs)
+    assert result["num_empty_pairs_left_out"] == 1
+    assert result["num_truncated"] == 0
+    assert result["num_beams"] == num_beams
+    assert (result["source_lang"], result["target_lang"]) == ("en", "zh")
+    assert result["seconds"] > 0
+
+
+def test_score_turns_chinese_into_one_script(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("opencc")
+    path = tmp_path / "test.tsv"
+    path.write_text("en\tzh\nCall us.\t聯繫我們。\nDoes she run fast?\t她跑得快嗎？\n")
+    _, kept, _ = call("score", "--test_file", str(path))
+    _, simplified, _ = call("score", "--test_file", str(path), "--chinese_script", "simplified")
+    assert json.loads(kept)["bleu"] < 90
+    assert json.loads(simplified)["bleu"] == pytest.approx(100)
+    assert json.loads(simplified)["chinese_script"] == "simplified"
+
+
+def test_score_of_files(call: Call, tmp_path: Path) -> None:
+    predictions = ["联系我们。", "", "我爱\u2028你。"]
+    columns = [["联系我。", "我知道。", "我爱你。"], ["跟我们联系。", "知道。", "我爱\u2028你。"]]
+    files = [tmp_path / name for name in ("predictions", "first", "second")]
+    files[0].write_bytes("\r\n".join(predictions).encode())
+    for file, column in zip(files[1:], columns, strict=True):
+        file.write_bytes("".join(f"{line}\n" for line in column).encode())
+    names = [str(file) for file in files]
+    options = ["score", "--predictions", names[0], "--references", *names[1:]]
+    status, out, _ = call(*options, model=False)
+    assert status == 0
+    references = [list(row) for row in zip(*columns, strict=True)]
+    expected = score_translations(predictions, references, target_lang="zh").as_dict()
+    result = json.loads(out)
+    assert {name: result[name] for name in expected} == expected
+    assert "nrefs:2" in result["bleu_signature"]
+
+    _, out, _ = call(*options, "--target_lang", "en", model=False)
+    assert "tok:13a" in json.loads(out)["bleu_signature"]
+    piped = ["score", "--predictions", "-", "--references", *names[1:]]
+    _, out, _ = call(*piped, stdin=files[0].read_bytes(), model=False)
+    assert json.loads(out)["bleu"] == expected["bleu"]
+
+
+# --- align ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [None, "我们联系。"])
+def test_align_writes_every_kind(
+    call: Call, translator: Translator, tmp_path: Path, target: str | None
+) -> None:
+    options = [] if target is None else ["--target", target]
+    tokens = translator.align("Call us.", target).target_tokens
+    assert tokens == [*(target or "联系我们。"), "<eos>"]
+    for kind in ("svg", "html", "txt"):
+        path = tmp_path / "maps" / f"map.{kind}"
+        status, out, err = call("align", "Call us.", *options, "--output", str(path))
+        assert (status, out, err) == (0, "", f"wrote {path}\n")
+        text = path.read_text(encoding="utf-8")
+        assert all(token.strip("<>") in text for token in [*tokens, "Call"])
+        if kind == "svg":
+            assert ElementTree.fromstring(text).tag.endswith("svg")
+    status, out, err = call("align", "Call us.", *options)
+    assert (status, err) == (0, "")
+    assert out == (tmp_path / "maps" / "map.txt").read_text(encoding="utf-8")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == tokens
+
+
+def test_align_draws_a_png_or_says_what_it_made_instead(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    status, _, err = call("align", "Call us.", "--output", str(tmp_path / "map.png"))
+    assert status == 0
+    *hints, wrote = err.splitlines()
+    path = Path(wrote.removeprefix("wrote "))
+    if path.suffix == ".png":
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert hints == []
+    else:  # no font here has the characters
+        assert path == tmp_path / "map.svg"
+        assert len(hints) == 1
+        assert hints[0].startswith("bahdanau-hf: ")
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "latin.tsv").write_bytes(b"a\tb\nCaf\xe9\tc\n")
+    (tmp_path / "two").write_bytes(b"one\ntwo\n")
+    (tmp_path / "bad").write_bytes(b"one\n\xff\n")
+    (tmp_path / "empty").write_bytes(b"")
+    name = {path.name: str(path) for path in tmp_path.iterdir()}
+    none = str(tmp_path / "none")
+    with_model: list[tuple[list[str], str]] = [
+        (["align", " "], "blank"),
+        (["align", "a", "--output", "map.gif"], "must end in .png, .svg, .html, .txt"),
+        (["score"], "give --model and --test_file, or"),
+        (["score", "--test_file", none], f"no such file: {none}"),
+        (["score", "--test_file", name["latin.tsv"]], "latin.tsv:2: not UTF-8"),
+        (["score", "--test_file", none, "--source_lang", "zh"], "trained for source_lang en"),
+        (["score", "--predictions", name["two"], "--references", name["two"]], "one of the two"),
+        (["translate", "--device", "abacus"], "cannot run on device 'abacus'"),
+    ]
+    alone: list[tuple[list[str], str]] = [
+        (["translate", "--model", none], "no such folder"),
+        (["align", "--model", none, "a"], "no such folder"),
+        (["score", "--predictions", name["two"]], "needs --references"),
+        (["score", "--references", name["two"]], "give --model and --test_file, or"),
+        (["score", "--predictions", none, "--references", name["two"]], f"cannot read {none}"),
+        (["score", "--predictions", name["bad"], "--references", name["two"]], "bad:2: not UTF-8"),
+        (["score", "--predictions", name["two"], "--references", name["two"], name["empty"]], "0"),
+        (["score", "--predictions", name["empty"], "--references", name["empty"]], "nothing"),
+    ]
+    for arguments, message in (*with_model, *alone):
+        has_model = (arguments, message) in with_model
+        status, out, err = call(*arguments, model=has_model)
+        assert (status, out) == (2, ""), arguments
+        assert err.startswith("bahdanau-hf: error: "), arguments
+        assert err.count("\n") == 1, arguments
+        assert message in err, arguments
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["translate"],
+        ["translate", "--model", "x", "--num_beams", "0"],
+        ["translate", "--model", "x", "--n_best", "many"],
+        ["translate", "--model", "x", "--n_bes", "2"],
+        ["align", "--model", "x"],
+        ["score", "--chinese_script", "runes"],
+        ["juggle"],
+        [],
+    ],
+)
+def test_wrong_flags_end_with_status_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "bahdanau-hf" in capsys.readouterr().err
+
+
+def test_closed_standard_streams(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    for stream in ("stdin", "stdout"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, stream, None)
+            assert cli.main(["translate", "--model", str(checkpoint)]) == 2
+
+
+def test_version_and_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"bahdanau-hf {__version__}\n"
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="bahdanau-hf")
+    assert entry.load() is cli.main
