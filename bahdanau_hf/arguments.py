@@ -49,11 +49,13 @@ class ModelArguments:
     attention_dropout: float = _field(0.0, "dropout on attention weights, in [0, 1)")
     tie_word_embeddings: bool = _field(False, "share decoder embedding and output layer")
     encoder_reads_padding: bool = _field(False, "only for checkpoints trained the tutorial's way")
+    embedding_initializer_range: float = _field(1.0, "standard deviation of initial embeddings")
     initializer: str = _field(
         "xavier",
         "xavier (the tutorial's) or orthogonal recurrent weights",
         ["xavier", "orthogonal"],
     )
+    embedding_initializer_range: float = _field(1.0, "standard deviation of the first embeddings")
 
 
 @dataclass
@@ -258,5 +260,9 @@ def _check(model: ModelArguments, data: DataArguments, train: TrainArguments) ->
         raise InputError("--validation_file and --test_file need --train_file (or --dataset_name)")
     if train.resume_from_checkpoint and train.overwrite_output_dir:
         raise InputError("give --resume_from_checkpoint or --overwrite_output_dir, not both")
+    if train.num_warmup_steps and train.lr_scheduler_type == "constant":
+        raise InputError(
+            "--num_warmup_steps needs another --lr_scheduler_type, such as constant_with_warmup"
+        )
     if data.streaming and train.max_train_steps is None:
         raise InputError("--streaming needs --max_train_steps: a stream has no known length")

@@ -1,0 +1,96 @@
+"""What the processes of a run tell each other; with one process, the plain thing itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import broadcast_object_list, gather_object
+
+from .errors import InputError
+
+T = TypeVar("T")
+
+
+def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Let the main process alone do something, and give its result to all.
+
+    Args:
+        accelerator: the run's.
+        function: takes nothing; its result must pickle.
+
+    Raises:
+        InputError: on every process, if the main process met one. Any other error is raised where
+            it happens, and by its text, as a `RuntimeError`, elsewhere: nobody waits for ever.
+    """
+    outcome: list[Any] = [None, None]  # the result, or whether an input error and its text
+    failure: BaseException | None = None
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = function()
+        except Exception as error:
+            failure = error
+            outcome[1] = (isinstance(error, InputError), str(error))
+    if accelerator.num_processes > 1:
+        broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    if outcome[1] is not None:
+        is_input_error, message = outcome[1]
+        raise InputError(message) if is_input_error else RuntimeError(f"main process: {message}")
+    return outcome[0]
+
+
+def gather_lists(accelerator: Accelerator, items: list[T]) -> list[T]:
+    """Join every process's list, in the order of the processes, on all of them."""
+    return items if accelerator.num_processes == 1 else list(gather_object(items))
+
+
+def sum_over_processes(
+    accelerator: Accelerator, values: Sequence[float | torch.Tensor]
+) -> list[float]:
+    """Add each value over all processes, in double precision; the same numbers on all of them."""
+    # MPS has no double precision.
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    numbers = [torch.as_tensor(value, dtype=dtype, device=accelerator.device) for value in values]
+    total = torch.stack(numbers)
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total, reduction="sum")
+    return [float(value) for value in total.tolist()]
+
+
+def start_promised_processes(script: str, arguments: Sequence[str]) -> None:
+    """Start the processes that `accelerate launch --cpu --num_processes N` was asked for.
+
+    Without MPI that command starts one process whatever N is, and says nothing (accelerate 1.15).
+    In that case the present process is replaced by `torchrun`; in any other, nothing happens.
+
+    Args:
+        script: what to run.
+        arguments: its arguments.
+    """
+    environment = os.environ
+    was_promised = environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment
+    if not was_promised or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
+        return
+    number = _promised_number(psutil.Process(os.getppid()).cmdline())
+    if number > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
+        os.execv(sys.executable, [sys.executable, *torchrun, script, *arguments])
+
+
+def _promised_number(command: Sequence[str]) -> int:
+    """The number of processes in the command line, or else the configuration, of a launch."""
+    if "launch" not in command or "--mpirun_hostfile" in command:
+        return 1
+    launch = launch_command_parser().parse_args(list(command[command.index("launch") + 1 :]))
+    if launch.num_processes is None and (launch.config_file or not launch.cpu):
+        return int(load_config_from_file(launch.config_file).num_processes or 1)
+    return int(launch.num_processes or 1)

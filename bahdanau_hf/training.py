@@ -1,0 +1,330 @@
+"""The training loop: teacher forcing, validation, early stopping, saving."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from .batching import IGNORED_LABEL
+from .checkpointing import TrainerState
+from .data import pair_lengths, pair_texts
+from .errors import InputError
+from .evaluation import score_on_main, translate_on_all, validation_loss
+from .processes import sum_over_processes
+from .report import write_report
+from .run_folder import list_checkpoints, log_metrics
+from .training_run import Batch, Run, make_collator, publish, save_release
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient is not a finite number; the weights were not touched by it."""
+
+
+class TrainingInterrupted(Exception):
+    """A signal asked the run to stop; what it was is saved.
+
+    Attributes:
+        signum: the signal.
+        checkpoint: where to go on from.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path):
+        super().__init__(f"{signal.Signals(signum).name}: stopped, saved as {checkpoint}")
+        self.signum = signum
+        self.checkpoint = checkpoint
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+def train(run: Run) -> TrainerState:
+    """Train until the steps, the time or the patience are used up.
+
+    Validations, lines of the log and checkpoints come when the arguments say; after the last step
+    there is always a validation and a checkpoint.
+
+    Raises:
+        NonFiniteLossError: the loss or the gradient is not finite.
+        TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
+    """
+    args, state = run.args, run.state
+    per_step = run.accelerator.gradient_accumulation_steps
+    run.start_clock()
+    run.model.train()
+    with StopSignals() as signals, _progress_bar(run) as bar:
+        while not state.finished:
+            for batches, ends_epoch in run.batches.steps(state, per_step):
+                learning_rate = run.scheduler.get_last_lr()[0]
+                done = take_step(run, batches, lambda: [*signals.received, run.is_late])
+                _count_step(state, done, len(batches), ends_epoch)
+                state.finished = run.reason_to_stop(out_of_time=bool(done.stop[-1]))
+                bar.update()
+                if state.step % args.logging_steps == 0 or state.finished:
+                    _log(run, bar, learning_rate, done.grad_norm)
+                validates = _is_due(state.step, args.eval_steps, ends_epoch) or bool(state.finished)
+                has_gained = validates and validate(run)
+                keeps = has_gained or (validates and args.average_last_checkpoints > 0)
+                saves = keeps or _is_due(state.step, args.save_steps, validates)
+                signum = signals.agreed(done.stop)
+                state.seconds = run.seconds
+                if saves or state.finished or signum:
+                    folder = run.save()
+                if signum:
+                    raise TrainingInterrupted(signum, folder)
+                if has_gained and args.push_to_hub:
+                    _publish_on_the_way(run)
+                if state.finished:
+                    break
+    return state
+
+
+@dataclass
+class StepDone:
+    """What an optimizer step did, over all processes.
+
+    Attributes:
+        loss_sum: cross-entropy summed over the target tokens, smoothing included.
+        num_tokens: real target tokens.
+        grad_norm: norm of the gradient before clipping.
+        stop: of each reason to stop, how many processes have it.
+        seconds: what it took.
+    """
+
+    loss_sum: float
+    num_tokens: int
+    grad_norm: float
+    stop: list[float]
+    seconds: float
+
+
+def take_step(run: Run, micro_batches: list[Batch], stop: Callable[[], list[bool]]) -> StepDone:
+    """One optimizer step on the sum of all processes' and micro-batches' losses, divided once.
+
+    Args:
+        run: changed in place.
+        micro_batches: this process's; as many as every other's, of any size.
+        stop: tells which reasons this process has to stop after the step.
+
+    Raises:
+        NonFiniteLossError: before the weights are touched, on every process.
+    """
+    accelerator, args = run.accelerator, run.args
+    began = time.monotonic()
+    own_tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in micro_batches)
+    num_tokens = int(sum_over_processes(accelerator, [own_tokens])[0])
+    # Undo what others divide by: gradients are averaged over processes, and `backward` divides by
+    # the number of micro-batches, which in the last step of a pass may not be the true one.
+    factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
+    own_loss = torch.zeros((), device=accelerator.device)
+    for i, batch in enumerate(micro_batches):
+        divisor = num_tokens if args.loss_reduction == "tokens" else batch["labels"].shape[1]
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(run.model):
+            loss = run.model(
+                **batch,
+                skip_logits=True,
+                num_items_in_batch=divisor,
+                label_smoothing=args.label_smoothing_factor,
+            ).loss
+            accelerator.backward(loss * factor)
+        own_loss += loss.detach() * divisor
+    norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
+    grad_norm = float(norm)
+    loss_sum, *stops = sum_over_processes(accelerator, [own_loss, *map(float, stop())])
+    # A gradient scaler meets infinite gradients on its way and skips those steps by itself.
+    is_finite = math.isfinite(grad_norm) or accelerator.scaler is not None
+    if not (is_finite and math.isfinite(loss_sum)):
+        run.optimizer.zero_grad()
+        what = "gradient" if math.isfinite(loss_sum) else "loss"
+        value = grad_norm if math.isfinite(loss_sum) else loss_sum / num_tokens
+        kept = list(list_checkpoints(run.output_dir).values())
+        hint = f"Go on with --model_name_or_path {kept[-1]} and" if kept else "Try"
+        raise NonFiniteLossError(
+            f"step {run.state.step + 1}: the {what} is {value}. Training stopped before the "
+            f"weights were touched. {hint} a lower --learning_rate or --max_grad_norm"
+        )
+    run.optimizer.step()
+    if not accelerator.optimizer_step_was_skipped:
+        run.scheduler.step()
+    run.optimizer.zero_grad()
+    return StepDone(loss_sum, num_tokens, grad_norm, stops, time.monotonic() - began)
+
+
+def validate(run: Run) -> bool:
+    """Measure the model on validation, note it, and say whether it is the best so far.
+
+    Early stopping is decided here, on every process by the same numbers.
+    """
+    state = run.state
+    scores = measure(run)
+    line = {
+        "step": state.step,
+        "epoch": run.batches.epochs_done(state),
+        "seconds": round(run.seconds, 3),
+        **scores,
+    }
+    state.validations.append(line)
+    score = run.ranking(scores)
+    has_gained = state.best_score is None or score > state.best_score
+    if has_gained:
+        state.best_score, state.best_step = score, state.step
+        state.validations_without_gain = 0
+    else:
+        state.validations_without_gain += 1
+        state.finished = state.finished or run.reason_to_stop()
+    _record(run, line)
+    if run.accelerator.is_main_process:
+        write_report(run.output_dir)
+    best = " (best)" if has_gained else ""
+    logger.info(
+        "step %d: validation loss %.3f, BLEU %.2f%s",
+        *(state.step, scores["eval_loss"], scores["eval_bleu"], best),
+    )
+    return has_gained
+
+
+def measure(run: Run) -> dict[str, float]:
+    """Loss, BLEU and chrF on validation."""
+    args = run.args
+    loss = validation_loss(
+        run.bare_model,
+        run.pairs.encoded["validation"],
+        run.accelerator,
+        batch_size=args.per_device_eval_batch_size,
+        collator=make_collator(run.data_args),
+    )
+    langs = (run.data_args.source_lang, run.data_args.target_lang)
+    sources, references = pair_texts(
+        run.pairs.texts["validation"], *langs, args.max_eval_translations
+    )
+    # A model that has not yet learnt to end would write all the way to its limit.
+    longest = int(pair_lengths(run.pairs.encoded["validation"])[1].max())
+    hypotheses = translate_on_all(
+        run.bare_model,
+        run.tokenizer,
+        sources,
+        run.accelerator,
+        batch_size=args.per_device_eval_batch_size,
+        num_beams=args.eval_num_beams or 1,
+        max_new_tokens=min(run.data_args.max_target_length, longest + longest // 2),
+    )
+    scores = score_on_main(run.accelerator, hypotheses, references, langs[1])
+    return {"eval_loss": loss, "eval_bleu": scores.bleu, "eval_chrf": scores.chrf}
+
+
+# --- small parts ---------------------------------------------------------------------------------
+
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM instead of dying of them; a second one is not held back.
+
+    Outside the main thread, where no handler can be set, it notes nothing.
+    """
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received = [False] * len(self.kinds)
+        self._before: list[Any] = []
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = [signal.signal(kind, self._note) for kind in self.kinds]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for kind, handler in zip(self.kinds, self._before, strict=False):
+            signal.signal(kind, handler)
+        self._before = []
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received[self.kinds.index(signal.Signals(signum))] = True
+        self._restore()
+        logger.warning("%s: saving after this step", signal.Signals(signum).name)
+
+    def agreed(self, counts: list[float]) -> int:
+        """The signal that any process has received, 0 if none has."""
+        return next((int(kind) for kind, n in zip(self.kinds, counts, strict=False) if n), 0)
+
+
+def _is_due(step: int, interval: int | None, otherwise: bool) -> bool:
+    """Whether something falls due at `step`; without an interval, it goes with something else."""
+    return otherwise if interval is None else step % interval == 0
+
+
+def _count_step(state: TrainerState, done: StepDone, num_batches: int, ends_epoch: bool) -> None:
+    state.step += 1
+    state.batches_done += num_batches
+    if ends_epoch:
+        state.epoch, state.batches_done = state.epoch + 1, 0
+    state.loss_sum += done.loss_sum
+    state.num_tokens += done.num_tokens
+    state.logged_seconds += done.seconds
+
+
+def _publish_on_the_way(run: Run) -> None:
+    """Push the best model so far; a Hub that cannot be reached does not end the training."""
+    if run.accelerator.is_main_process:
+        save_release(run)
+        try:
+            publish(run)
+        except InputError as error:
+            logger.warning("step %d was not published: %s", run.state.step, error)
+
+
+def _progress_bar(run: Run) -> Any:
+    return tqdm(
+        total=run.total_steps,
+        initial=run.state.step,
+        disable=not run.accelerator.is_main_process,
+        desc="train",
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file wants fewer lines
+        dynamic_ncols=True,
+    )
+
+
+def _log(run: Run, bar: Any, learning_rate: float, grad_norm: float) -> None:
+    """Record what the steps since the last line have brought, and count anew."""
+    state = run.state
+    line = {
+        "step": state.step,
+        "epoch": run.batches.epochs_done(state),
+        "seconds": round(run.seconds, 3),
+        "loss": state.loss_sum / state.num_tokens,
+        "learning_rate": learning_rate,
+        "grad_norm": grad_norm,
+        "tokens_per_second": round(state.num_tokens / max(state.logged_seconds, 1e-9), 1),
+    }
+    state.loss_sum, state.num_tokens, state.logged_seconds = 0.0, 0, 0.0
+    bar.set_postfix(
+        loss=f"{line['loss']:.3f}", tokens_s=f"{line['tokens_per_second']:,.0f}", refresh=False
+    )
+    _record(run, line)
+
+
+def _record(run: Run, line: dict[str, Any]) -> None:
+    """Write a line of `metrics.jsonl` and tell the trackers."""
+    values = {name: value for name, value in line.items() if name != "step"}
+    run.accelerator.log(values, step=line["step"])
+    if run.accelerator.is_main_process:
+        log_metrics(run.output_dir, line)

@@ -1,0 +1,374 @@
+"""A run: model, data, optimizer and schedule put together, fresh or as a checkpoint left them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
+
+from .arguments import DataArguments, TrainArguments
+from .batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
+from .checkpointing import TrainerState, load_checkpoint, save_checkpoint
+from .data import pair_lengths
+from .errors import InputError
+from .hub import push_folder, write_model_card
+from .preparation import RunPairs, run_identity
+from .run_folder import cut_metrics, remove_checkpoints, set_aside_later, share_files
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class Run:
+    """All that the loop works on.
+
+    Attributes:
+        accelerator: placement and the other processes.
+        model: as `accelerator.prepare` wrapped it.
+        bare_model: the same model, unwrapped.
+        tokenizer: the model's.
+        pairs: training features, validation features and texts.
+        batches: what every process learns from.
+        optimizer: prepared.
+        scheduler: steps once an optimizer step.
+        total_steps: optimizer steps of the whole run.
+        state: how far it has come.
+        identity: what a resumed run must share.
+        data_args: languages and lengths.
+        args: how to train.
+    """
+
+    accelerator: Accelerator
+    model: nn.Module
+    bare_model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    pairs: RunPairs
+    batches: TrainingBatches | StreamedBatches
+    optimizer: Any
+    scheduler: Any
+    total_steps: int
+    state: TrainerState
+    identity: dict[str, Any]
+    data_args: DataArguments
+    args: TrainArguments
+    _started: float = 0.0
+
+    def start_clock(self) -> None:
+        """Let `seconds` go on from what earlier sittings took."""
+        self._started = time.monotonic() - self.state.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the run since it was started, without the time it lay still."""
+        return time.monotonic() - self._started
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time for training is over."""
+        return (
+            self.args.max_train_seconds is not None and self.seconds > self.args.max_train_seconds
+        )
+
+    def reason_to_stop(self, *, out_of_time: bool = False) -> str:
+        """Why there is no further step to take; empty if there is one."""
+        state, args = self.state, self.args
+        if state.step >= self.total_steps:
+            return f"all {self.total_steps} steps are taken"
+        if out_of_time:
+            return f"--max_train_seconds {args.max_train_seconds:g} are over"
+        patience = args.early_stopping_patience
+        if patience is not None and state.validations_without_gain >= patience:
+            return f"{patience} validations brought no gain"
+        return ""
+
+    def ranking(self, scores: Mapping[str, float]) -> float:
+        """The number by which validations are compared, higher is better."""
+        if self.args.metric_for_best_model == "bleu":
+            return scores["eval_bleu"]
+        return -scores["eval_loss"]
+
+    @property
+    def output_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.args.output_dir)
+
+    def save(self) -> Path:
+        """Write the present step's checkpoint, and remove those that are no longer needed."""
+        folder = save_checkpoint(
+            self.output_dir,
+            self.state,
+            accelerator=self.accelerator,
+            model=self.bare_model,
+            tokenizer=self.tokenizer,
+            optimizer=self.optimizer.optimizer,
+            scheduler=self.scheduler,
+            identity=self.identity,
+        )
+        best = self.state.best_step
+        keep = set() if best is None else {best}
+        if self.args.average_last_checkpoints:
+            recent = self.state.validations[-self.args.average_last_checkpoints :]
+            keep |= {line["step"] for line in recent}
+        if self.accelerator.is_main_process:
+            remove_checkpoints(self.output_dir, self.args.save_total_limit, keep)
+        return folder
+
+
+class TrainingBatches:
+    """The micro-batches of this process, pass after pass, from any place in a pass.
+
+    Args:
+        encoded: training features.
+        data_args: how batches are filled and padded.
+        args: batch size, seed, workers.
+        accelerator: rank and number of processes.
+    """
+
+    def __init__(
+        self,
+        encoded: Any,
+        data_args: DataArguments,
+        args: TrainArguments,
+        accelerator: Accelerator,
+    ) -> None:
+        sources, targets = pair_lengths(encoded)
+        by_tokens = data_args.max_tokens_per_batch is not None
+        self.sampler = LengthBucketBatchSampler(
+            sources,
+            targets,
+            batch_size=None if by_tokens else args.per_device_train_batch_size,
+            max_tokens=data_args.max_tokens_per_batch,
+            seed=args.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            bucket=data_args.bucket_by_length,
+        )
+        self.loader = DataLoader(
+            encoded,
+            batch_sampler=self.sampler,
+            collate_fn=make_collator(data_args),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            # Its own generator: drawing the workers' seeds must not move the one of dropout.
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+
+    def batches_in(self, epoch: int) -> int:
+        """How many micro-batches this process has in a pass."""
+        self.sampler.set_epoch(epoch)
+        return len(self.sampler)
+
+    def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
+        """Yield the micro-batches of each optimizer step to the end of the present pass.
+
+        Args:
+            state: `epoch` and `batches_done` say where to begin.
+            per_step: micro-batches a step; the last step of a pass may have fewer.
+
+        Yields:
+            The micro-batches, and whether the pass ends with them.
+        """
+        left = self.batches_in(state.epoch) - state.batches_done
+        position = {"epoch": state.epoch, "batches_done": state.batches_done}
+        self.sampler.load_state_dict(position)
+        group: list[Batch] = []
+        for batch in self.loader:
+            group.append(batch)
+            left -= 1
+            if len(group) == per_step or left == 0:
+                yield group, left == 0
+                group = []
+
+    def epochs_done(self, state: TrainerState) -> float:
+        """Passes over the pairs, the present one as a fraction."""
+        if state.batches_done == 0:
+            return float(state.epoch)
+        return round(state.epoch + state.batches_done / self.batches_in(state.epoch), 4)
+
+
+class StreamedBatches:
+    """The micro-batches of this process from a stream, which is one pass without end.
+
+    Arguments as those of `TrainingBatches`.
+
+    Raises:
+        InputError: workers were asked for; they would read ahead of what is trained on.
+    """
+
+    def __init__(
+        self,
+        encoded: Any,
+        data_args: DataArguments,
+        args: TrainArguments,
+        accelerator: Accelerator,
+    ) -> None:
+        if args.dataloader_num_workers:
+            raise InputError("--streaming needs --dataloader_num_workers 0")
+        by_tokens = data_args.max_tokens_per_batch is not None
+        self.batcher = StreamBatcher(
+            encoded,
+            buffer_size=data_args.shuffle_buffer_size,
+            batch_size=None if by_tokens else args.per_device_train_batch_size,
+            max_tokens=data_args.max_tokens_per_batch,
+            seed=args.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            bucket=data_args.bucket_by_length,
+        )
+        self.collator = make_collator(data_args)
+
+    def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
+        """Yield the micro-batches of each optimizer step, endlessly; see `TrainingBatches`."""
+        if state.stream is not None:
+            self.batcher.load_state_dict(state.stream)
+        features = iter(self.batcher)
+        while True:
+            group = [self.collator(next(features)) for _ in range(per_step)]
+            state.stream = self.batcher.state_dict()
+            yield group, False
+
+    def epochs_done(self, state: TrainerState) -> float:
+        """A stream's passes are not counted."""
+        return 0.0
+
+
+def make_collator(data_args: DataArguments) -> PairCollator:
+    """The collator that the arguments ask for."""
+    lengths = (data_args.max_source_length, data_args.max_target_length)
+    return PairCollator(pad_to=lengths if data_args.pad_to_max_length else None)
+
+
+def make_optimizer(model: nn.Module, args: TrainArguments) -> torch.optim.Optimizer:
+    """AdamW or Adam; only matrices that are no embeddings decay."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+        (decaying if is_matrix else others).append(parameter)
+    kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        [
+            {"params": decaying, "weight_decay": args.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        fused=True,
+    )
+
+
+def start_run(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: RunPairs,
+    data_args: DataArguments,
+    args: TrainArguments,
+    checkpoint: Path | None = None,
+) -> Run:
+    """Put optimizer, schedule and batches together; with a checkpoint, as it left them.
+
+    Raises:
+        InputError: the checkpoint belongs to another run, or the batches cannot be made.
+    """
+    batches: TrainingBatches | StreamedBatches
+    if data_args.streaming:
+        batches = StreamedBatches(pairs.encoded["train"], data_args, args, accelerator)
+    else:
+        batches = TrainingBatches(pairs.encoded["train"], data_args, args, accelerator)
+    if args.max_train_steps is None and isinstance(batches, TrainingBatches):
+        steps_a_pass = math.ceil(batches.batches_in(0) / accelerator.gradient_accumulation_steps)
+        total_steps = math.ceil(args.num_train_epochs * steps_a_pass)
+    else:
+        total_steps = args.max_train_steps or 0
+    identity = run_identity(accelerator, model, pairs.encoded, data_args, args)
+    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, args))
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer.optimizer,
+        num_warmup_steps=args.num_warmup_steps,
+        num_training_steps=total_steps,
+    )
+    run = Run(
+        accelerator=accelerator,
+        model=wrapped,
+        bare_model=accelerator.unwrap_model(wrapped),
+        tokenizer=tokenizer,
+        pairs=pairs,
+        batches=batches,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        total_steps=total_steps,
+        state=TrainerState(),
+        identity=identity,
+        data_args=data_args,
+        args=args,
+    )
+    # From here on the processes draw different dropout.
+    set_seed(args.seed, device_specific=True)
+    if checkpoint is not None:
+        _go_on(run, checkpoint)
+    return run
+
+
+def _go_on(run: Run, checkpoint: Path) -> None:
+    """Put a fresh run back to where a checkpoint left it."""
+    state = run.state = load_checkpoint(
+        checkpoint,
+        accelerator=run.accelerator,
+        model=run.bare_model,
+        optimizer=run.optimizer.optimizer,
+        scheduler=run.scheduler,
+        identity=run.identity,
+    )
+    run.start_clock()
+    if state.finished:  # it may have been given more steps, time or patience since
+        state.finished = run.reason_to_stop(out_of_time=run.is_late)
+    if run.accelerator.is_main_process:
+        set_aside_later(run.output_dir, state.step)
+        cut_metrics(run.output_dir, state.step)
+    run.accelerator.wait_for_everyone()
+    logger.info("Going on from %s: %d of %d steps", checkpoint, state.step, run.total_steps)
+
+
+def save_release(run: Run) -> None:
+    """Write the model as it is now into `output_dir`, complete and with a card."""
+    run.bare_model.save_pretrained(run.output_dir)
+    run.tokenizer.save_pretrained(run.output_dir)
+    share_files(run.output_dir)
+    write_model_card(run.output_dir)
+
+
+def publish(run: Run) -> str | None:
+    """Push what `output_dir` holds to the Hub.
+
+    Returns:
+        Where the commit can be seen.
+
+    Raises:
+        InputError: the Hub cannot be reached or refuses.
+    """
+    args = run.args
+    name = args.hub_model_id or run.output_dir.resolve().name
+    return push_folder(
+        run.output_dir,
+        name,
+        private=args.hub_private_repo,
+        token=args.hub_token,
+        message=f"Step {run.state.step}",
+    )

@@ -1,0 +1,142 @@
+"""Train a translation model: `accelerate launch scripts/train.py [recipe.yaml] [--flag value ...]`.
+
+Reads downward: arguments, folder, pairs, tokenizer, model, training, scores, release.
+Exit status: 0 done, 1 training diverged, 2 a mistake in what was given, 130 or 143 stopped by a
+signal, saved and ready to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import transformers
+from accelerate.utils import set_seed
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from bahdanau_hf.arguments import parse_arguments
+from bahdanau_hf.data import load_pairs
+from bahdanau_hf.errors import InputError
+from bahdanau_hf.finishing import ScoredSplit, finish
+from bahdanau_hf.preparation import (
+    dropped_table,
+    flat_settings,
+    open_output_dir,
+    prepare_features,
+    prepare_model,
+    prepare_tokenizer,
+    run_settings,
+    start_accelerator,
+)
+from bahdanau_hf.processes import start_promised_processes
+from bahdanau_hf.run_folder import write_json
+from bahdanau_hf.training import NonFiniteLossError, TrainingInterrupted, train
+from bahdanau_hf.training_run import publish, start_run
+
+NUM_EXAMPLES = 8
+
+
+def run_training(arguments: Sequence[str]) -> None:
+    """Train as the arguments say."""
+    model_args, data_args, train_args = parse_arguments(arguments)
+    output_dir = Path(train_args.output_dir)
+
+    # Where it runs, and where it writes
+    accelerator = start_accelerator(train_args)
+    if not (accelerator.is_main_process and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
+    if not accelerator.is_main_process:
+        logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
+    checkpoint = open_output_dir(accelerator, train_args)
+    set_seed(train_args.seed)
+
+    # Pairs, tokenizer, model
+    texts, dropped = load_pairs(data_args)
+    tokenizer = prepare_tokenizer(accelerator, model_args, data_args, texts["train"], checkpoint)
+    pairs = prepare_features(texts, dropped, tokenizer, data_args)
+    model = prepare_model(model_args, data_args, train_args, tokenizer)
+    if accelerator.is_main_process:
+        if not data_args.streaming:
+            print(dropped_table(pairs.dropped))
+        print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
+
+    # Training
+    run = start_run(accelerator, model, tokenizer, pairs, data_args, train_args, checkpoint)
+    results = output_dir / "eval_results.json"
+    if run.state.finished and results.is_file():
+        print_once(
+            f"The run in {output_dir} is finished: {run.state.finished}. To train on, raise "
+            "--num_train_epochs, --max_train_steps or what else ended it."
+        )
+        return
+    accelerator.wait_for_everyone()
+    settings = run_settings(model, pairs, model_args, data_args, train_args)
+    if accelerator.is_main_process:
+        results.unlink(missing_ok=True)
+        write_json(output_dir / "settings.json", settings)
+    accelerator.init_trackers("bahdanau_hf", flat_settings(settings))
+    train(run)
+
+    # Scores and release
+    splits = finish(run)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        if data_args.streaming:  # only now is it known
+            print(dropped_table(pairs.dropped))
+        for split, scored in splits.items():
+            print_scores(split, scored)
+        print(f"\nModel, scores and report: {output_dir}")
+        if train_args.push_to_hub:
+            print(publish(run))
+
+
+def print_scores(name: str, split: ScoredSplit) -> None:
+    """Print a split's scores and some of its translations beside their references."""
+    scores = split.scores
+    print(f"\n{name}: {scores.num_sentences} sentences")
+    print(f"  BLEU {scores.bleu:6.2f}   {scores.bleu_signature}")
+    print(f"  chrF {scores.chrf:6.2f}   {scores.chrf_signature}")
+    if name == "test":
+        step = max(1, len(split.sources) // NUM_EXAMPLES)
+        for i in range(0, len(split.sources), step)[:NUM_EXAMPLES]:
+            print(f"\n  {split.sources[i]}")
+            print(f"    translation  {split.hypotheses[i]}")
+            print(f"    reference    {split.references[i]}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a training; returns the exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("bahdanau_hf").setLevel(logging.INFO)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with logging_redirect_tqdm():
+            run_training(sys.argv[1:] if arguments is None else arguments)
+    except TrainingInterrupted as stop:
+        print_once(f"{stop}. Go on with --resume_from_checkpoint latest")
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print_once("stopped")
+        return 130
+    except NonFiniteLossError as error:
+        print_once(f"error: {error}")
+        return 1
+    except InputError as error:
+        print_once(f"error: {error}")
+        return 2
+    return 0
+
+
+def print_once(message: str) -> None:
+    """Print to stderr, once a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    start_promised_processes(__file__, sys.argv[1:])
+    sys.exit(main())

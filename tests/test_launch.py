@@ -1,0 +1,126 @@
+"""Training in processes of its own: several at once, stopped from outside, in lower precision."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import ROOT, flags, logged, train_script
+
+from bahdanau_hf.processes import _promised_number
+
+SCRIPT = ROOT / "scripts" / "train.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("python accelerate launch --cpu --num_processes 2 train.py --seed 3", 2),
+        ("python accelerate launch --cpu --num-processes=3 train.py --num_processes 7", 3),
+        ("python accelerate launch --cpu train.py", 1),
+        ("python train.py --num_processes 7", 1),
+        ("bash", 1),
+    ],
+)
+def test_how_many_processes_were_promised(command: str, number: int) -> None:
+    assert _promised_number(command.split()) == number
+
+
+def launch(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_in_a_larger_batch(tmp_path: Path) -> None:
+    """Each step is the whole training split: divided over two processes, or not."""
+    same = {"dropout": 0, "attention_dropout": 0, "max_train_steps": 3, "eval_steps": 2}
+    one = flags(tmp_path / "one", **same, per_device_train_batch_size=64)
+    assert train_script().main(one) == 0
+    two = flags(tmp_path / "two", **same, per_device_train_batch_size=32)
+    command = ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    done = launch(*command, "--cpu", "--num_processes", 2, SCRIPT, *two)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Model, scores and report") == 1
+    assert (tmp_path / "two" / "checkpoint-3" / "rng_state_1.safetensors").is_file()
+    for line, other in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
+        assert line.keys() == other.keys()
+        for name, value in line.items():
+            assert other[name] == pytest.approx(value, rel=2e-4), name
+    expected = load_file(tmp_path / "one" / "checkpoint-3" / "model.safetensors")
+    actual = load_file(tmp_path / "two" / "checkpoint-3" / "model.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly_and_not_as_one(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT]
+    short = {"lr_scheduler_type": "constant", "eval_steps": 2}
+    for folder, steps, resume in (("a", 4, None), ("b", 2, None), ("b", 4, "latest")):
+        changes = {**short, "max_train_steps": steps, "resume_from_checkpoint": resume}
+        done = launch(*torchrun, *flags(tmp_path / folder, **changes))
+        assert done.returncode == 0, done.stderr
+    for name in ("model", "optimizer", "rng_state_0", "rng_state_1"):
+        expected = load_file(tmp_path / "a" / "checkpoint-4" / f"{name}.safetensors")
+        actual = load_file(tmp_path / "b" / "checkpoint-4" / f"{name}.safetensors")
+        assert all(torch.equal(actual[key], tensor) for key, tensor in expected.items()), name
+    first, second = (
+        load_file(tmp_path / "a" / "checkpoint-4" / f"rng_state_{rank}.safetensors")["torch"]
+        for rank in (0, 1)
+    )
+    assert not torch.equal(first, second)
+    changes = {**short, "max_train_steps": 6, "resume_from_checkpoint": "latest"}
+    done = launch(SCRIPT, *flags(tmp_path / "b", **changes))
+    assert done.returncode == 2
+    assert "2 processes then, 1 now" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, signum: int, status: int) -> None:
+    folder = tmp_path / "run"
+    arguments = flags(folder, max_train_steps=100_000, eval_steps=100_000)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "--resume_from_checkpoint latest" in error
+    step = max(line["step"] for line in logged(folder))
+    changes = {"max_train_steps": step + 2, "resume_from_checkpoint": "latest", "eval_steps": 9**9}
+    done = launch(SCRIPT, *flags(folder, **changes))
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in logged(folder) if "loss" in line] == [*range(1, step + 3)]
+
+
+@pytest.mark.slow
+def test_mixed_precision(tmp_path: Path) -> None:
+    command = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+    arguments = flags(tmp_path / "run", max_train_steps=2)
+    done = launch(*command, "--mixed_precision", "bf16", SCRIPT, *arguments)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
