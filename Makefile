@@ -1,0 +1,70 @@
+# Two commands are enough: `make train`, then `make test`. Each sets up .venv first, if need be.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
+RUN ?= runs/quickstart
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
+	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
+CODE := bahdanau_hf scripts tests benchmarks
+INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
+
+.DEFAULT_GOAL := help
+.PHONY: help train test slow format lint types bench demo clean
+
+help:  ## this list
+	@sed -n -E 's/^([a-z]+):.*## /\1\t/p' Makefile | expand -t 10
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@# Some systems' python3 comes with pip but without the part of venv that installs pip.
+	@$(PYTHON) -m venv $(VENV) >/dev/null || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $@ install --quiet pip; } || { rm -rf $(VENV); exit 1; }
+
+# The stamp is younger than what it was made from: a second call installs nothing.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Setting up $(VENV); the first time takes some minutes."
+	$(INSTALL) '.[dev,plot,zh]'
+	@touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.installed
+	$(INSTALL) '.[demo]'
+	@touch $@
+
+# Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
+train: export OMP_WAIT_POLICY ?= PASSIVE
+train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart
+	$(ACCELERATE) scripts/train.py configs/tiny.yaml --output_dir $(RUN) --overwrite_output_dir
+
+test: $(VENV)/.installed  ## the fast tests
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed  ## the slow tests
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+format: $(VENV)/.installed  ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+lint: $(VENV)/.installed  ## look for mistakes and for unformatted code
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(VENV)/.installed  ## check the types
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## measure speed on this machine
+	$(BIN)/python benchmarks/run.py
+
+demo:  ## a page to try a checkpoint in the browser
+	@test -f scripts/app.py || { \
+	  echo "The page comes with a later version; until then use bahdanau-hf translate." >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(VENV)/.installed-demo
+	$(BIN)/python scripts/app.py --model $(RUN)
+
+clean:  ## remove the environment and all that was built; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
