@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -64,6 +65,16 @@ def sum_over_processes(
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total, reduction="sum")
     return [float(value) for value in total.tolist()]
+
+
+def settle_processes() -> None:
+    """Wait a moment between the last exchange of several processes and the end of their group.
+
+    Gloo's thread needs Python's lock to let go of the last exchange, and a group that is taken down
+    meanwhile waits for that thread with the lock in its hand, for ever (torch 2.13).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        time.sleep(1)
 
 
 def start_promised_processes(script: str, arguments: Sequence[str]) -> None:

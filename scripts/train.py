@@ -32,7 +32,7 @@ from bahdanau_hf.preparation import (
     run_settings,
     start_accelerator,
 )
-from bahdanau_hf.processes import start_promised_processes
+from bahdanau_hf.processes import settle_processes, start_promised_processes
 from bahdanau_hf.run_folder import write_json
 from bahdanau_hf.training import NonFiniteLossError, TrainingInterrupted, train
 from bahdanau_hf.training_run import publish, start_run
@@ -83,6 +83,7 @@ def run_training(arguments: Sequence[str]) -> None:
 
     # Scores and release
     splits = finish(run)
+    settle_processes()
     accelerator.end_training()
     if accelerator.is_main_process:
         if data_args.streaming:  # only now is it known
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_training(sys.argv[1:] if arguments is None else arguments)
     except TrainingInterrupted as stop:
         print_once(f"{stop}. Go on with --resume_from_checkpoint latest")
+        settle_processes()
         return 128 + stop.signum
     except KeyboardInterrupt:
         print_once("stopped")
