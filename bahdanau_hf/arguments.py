@@ -41,7 +41,9 @@ class ModelArguments:
     decoder_layers: int = _field(1, "GRU layers in the decoder")
     bidirectional_encoder: bool = _field(True, "read the source in both directions")
     use_attention: bool = _field(True, "false: the plain seq2seq, the baseline to beat")
-    readout: str = _field("linear", "output layer: linear, or the paper's deep maxout", ["linear", "deep"])
+    readout: str = _field(
+        "linear", "output layer: linear, or the paper's deep maxout", ["linear", "deep"]
+    )
     readout_size: int | None = _field(None, "width of the deep readout; default embedding_size")
     dropout: float = _field(0.1, "dropout between recurrent layers, in [0, 1)")
     embedding_dropout: float = _field(0.0, "dropout on embeddings, in [0, 1)")
@@ -49,7 +51,6 @@ class ModelArguments:
     attention_dropout: float = _field(0.0, "dropout on attention weights, in [0, 1)")
     tie_word_embeddings: bool = _field(False, "share decoder embedding and output layer")
     encoder_reads_padding: bool = _field(False, "only for checkpoints trained the tutorial's way")
-    embedding_initializer_range: float = _field(1.0, "standard deviation of initial embeddings")
     initializer: str = _field(
         "xavier",
         "xavier (the tutorial's) or orthogonal recurrent weights",
@@ -64,7 +65,10 @@ class DataArguments:
 
     dataset_name: str | None = _field(None, "data set on the Hub; default: the bundled pairs")
     dataset_config_name: str | None = _field(None, "its configuration, such as en-zh")
-    train_file: str | None = _field(None, "TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two text files, comma between")
+    train_file: str | None = _field(
+        None,
+        "TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two text files, comma between",
+    )
     validation_file: str | None = _field(None, "as train_file; default: cut from train by hash")
     test_file: str | None = _field(None, "as train_file; default: none is scored")
     streaming: bool = _field(False, "read the training pairs as a stream, never all at once")
@@ -73,13 +77,19 @@ class DataArguments:
     chinese_script: str = _field(
         "keep", "turn Chinese into one script (extra [zh])", ["keep", "simplified", "traditional"]
     )
-    max_source_length: int = _field(128, "longer sources are dropped in training, cut in use; tokens")
+    max_source_length: int = _field(
+        128, "longer sources are dropped in training, cut in use; tokens"
+    )
     max_target_length: int = _field(128, "longer targets are dropped in training; tokens")
     truncate_long_pairs: bool = _field(False, "cut over-long pairs instead of dropping them")
     max_length_ratio: float = _field(9.0, "pairs more unequal than this are dropped (characters)")
     max_train_samples: int | None = _field(None, "use only the first so many training pairs")
-    max_eval_samples: int | None = _field(None, "use only the first so many pairs of a held-out split")
-    validation_split_percentage: float = _field(5.0, "share of train cut for validation, if none is given")
+    max_eval_samples: int | None = _field(
+        None, "use only the first so many pairs of a held-out split"
+    )
+    validation_split_percentage: float = _field(
+        5.0, "share of train cut for validation, if none is given"
+    )
     preprocessing_num_workers: int | None = _field(None, "processes for reading and encoding")
     tokenizer_kind: str = _field("bpe", "bpe, or word-char (the tutorial's)", ["bpe", "word-char"])
     vocab_size: int = _field(8000, "entries of the joint vocabulary, upper bound (bpe)")
@@ -88,7 +98,9 @@ class DataArguments:
     max_tokens_per_batch: int | None = _field(None, "bucket by padded tokens instead of by pairs")
     bucket_by_length: bool = _field(True, "batches of pairs of like length; false: shuffled only")
     shuffle_buffer_size: int = _field(10_000, "pairs held while shuffling a stream")
-    pad_to_max_length: bool = _field(False, "pad every batch to the maximum lengths (the tutorial's way)")
+    pad_to_max_length: bool = _field(
+        False, "pad every batch to the maximum lengths (the tutorial's way)"
+    )
 
 
 @dataclass
@@ -104,7 +116,9 @@ class TrainArguments:
     gradient_accumulation_steps: int = _field(1, "batches whose gradients make one step")
     num_train_epochs: float = _field(10.0, "passes over the training pairs")
     max_train_steps: int | None = _field(None, "stop after so many steps; overrides epochs")
-    max_train_seconds: float | None = _field(None, "stop training after so many seconds of wall clock, resumed time included")
+    max_train_seconds: float | None = _field(
+        None, "stop training after so many seconds of wall clock, resumed time included"
+    )
     learning_rate: float = _field(1e-3, "peak learning rate")
     optimizer: str = _field("adamw", "adamw or adam (the tutorial's)", ["adamw", "adam"])
     weight_decay: float = _field(0.0, "AdamW's decoupled weight decay (matrices only)")
@@ -113,10 +127,14 @@ class TrainArguments:
     adam_epsilon: float = _field(1e-8, "Adam's epsilon")
     max_grad_norm: float = _field(1.0, "gradients are clipped to this norm; 0 turns it off")
     lr_scheduler_type: str = _field(
-        "linear", "schedule", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"]
+        "linear",
+        "schedule",
+        ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"],
     )
     num_warmup_steps: int = _field(0, "steps in which the rate rises to its peak")
-    label_smoothing_factor: float = _field(0.0, "share of probability spread over all words, in [0, 1)")
+    label_smoothing_factor: float = _field(
+        0.0, "share of probability spread over all words, in [0, 1)"
+    )
     loss_reduction: str = _field(
         "tokens",
         "tokens: sum over the step's target tokens divided by their number; "
@@ -129,14 +147,22 @@ class TrainArguments:
     save_total_limit: int = _field(3, "newest checkpoints kept (the best one besides)")
     metric_for_best_model: str = _field("bleu", "bleu or loss, on validation", ["bleu", "loss"])
     early_stopping_patience: int | None = _field(None, "validations without gain before stopping")
-    average_last_checkpoints: int = _field(0, "average the weights of the last k validations at the end, if validation agrees")
+    average_last_checkpoints: int = _field(
+        0, "average the weights of the last k validations at the end, if validation agrees"
+    )
     num_beams: int = _field(1, "beams for validation, test and the saved generation defaults")
-    eval_num_beams: int | None = _field(None, "beams during training; default 1, whatever num_beams")
+    eval_num_beams: int | None = _field(
+        None, "beams during training; default 1, whatever num_beams"
+    )
     length_penalty: float = _field(1.0, "beam search: > 1 prefers longer output")
-    max_eval_translations: int | None = _field(None, "translate only so many validation pairs during training")
+    max_eval_translations: int | None = _field(
+        None, "translate only so many validation pairs during training"
+    )
     dataloader_num_workers: int = _field(0, "processes that collate batches")
     skip_test: bool = _field(False, "do not translate and score the test split at the end")
-    report_to: str = _field("none", "tracker: none, tensorboard, trackio, wandb, ...; comma between")
+    report_to: str = _field(
+        "none", "tracker: none, tensorboard, trackio, wandb, ...; comma between"
+    )
     push_to_hub: bool = _field(False, "publish at each validation and at the end")
     hub_model_id: str | None = _field(None, "repository name; default: name of output_dir")
     hub_private_repo: bool = _field(False, "create the repository as private")
@@ -220,18 +246,42 @@ def parse_arguments(
     return model, data, train
 
 
-_POSITIVE = (
-    "max_source_length max_target_length vocab_size min_frequency shuffle_buffer_size "
-    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
-    "num_train_epochs logging_steps save_total_limit num_beams max_train_samples "
-    "max_eval_samples max_tokens_per_batch max_train_steps max_train_seconds eval_steps "
-    "save_steps early_stopping_patience eval_num_beams max_eval_translations "
-    "preprocessing_num_workers max_length_ratio learning_rate"
-).split()
-_NOT_NEGATIVE = (
-    "weight_decay adam_epsilon max_grad_norm num_warmup_steps average_last_checkpoints "
-    "dataloader_num_workers seed"
-).split()
+_POSITIVE = [
+    "max_source_length",
+    "max_target_length",
+    "vocab_size",
+    "min_frequency",
+    "shuffle_buffer_size",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "logging_steps",
+    "save_total_limit",
+    "num_beams",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_tokens_per_batch",
+    "max_train_steps",
+    "max_train_seconds",
+    "eval_steps",
+    "save_steps",
+    "early_stopping_patience",
+    "eval_num_beams",
+    "max_eval_translations",
+    "preprocessing_num_workers",
+    "max_length_ratio",
+    "learning_rate",
+]
+_NOT_NEGATIVE = [
+    "weight_decay",
+    "adam_epsilon",
+    "max_grad_norm",
+    "num_warmup_steps",
+    "average_last_checkpoints",
+    "dataloader_num_workers",
+    "seed",
+]
 
 
 def _check(model: ModelArguments, data: DataArguments, train: TrainArguments) -> None:

@@ -89,7 +89,7 @@ class _Beams:
             prepared.recurrent, prepared.inputs[1:], memory.keys, memory.gates, memory.bias,
             prepared.score, num_beams, dtype,
         )  # fmt: skip
-        # The weights are part of a wider matrix; without a copy, oneDNN would make one at each step.
+        # The weights are part of a wider matrix; oneDNN would copy them out at each step.
         self._project = [x.to(dtype).contiguous() for x in prepared.inputs[0]]
         self._context = None if self.attends else memory.gates[:, 0].to(self.stepper.dtype)
         self._annotations = memory.annotations  # (B, S or 1, C)

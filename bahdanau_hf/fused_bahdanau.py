@@ -9,7 +9,8 @@ one per step, and tanh is computed as 2 * sigmoid(2x) - 1, ten times faster on C
 and softmax stay in float32.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class _Trace(NamedTuple):
     alpha: Tensor | None  # (T, B, S)
 
 
+@torch.compiler.disable  # a compiler would unroll the steps; it compiles what is around them
 def recur(
     x: Tensor,
     state: Tensor,
@@ -188,9 +190,10 @@ def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _weight_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+    grad: Tensor, x: Tensor, pair: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `x W^T + b` over all steps at once; grad `(T, B, out)`, x `(T, B, in)`."""
+    weight, bias = pair
     grad, x = grad.flatten(0, 1), x.flatten(0, 1)
     weight_grad = multiply(grad.to(dtype).t(), x.to(dtype).t())
     return weight_grad.to(weight.dtype), grad.sum(0).to(bias.dtype)
@@ -200,8 +203,8 @@ class _Recurrence(torch.autograd.Function):
     """`recur` as one node of the graph."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx,
+    def forward(
+        ctx: Any,
         x: Tensor,
         state: Tensor,
         keys: Tensor | None,
@@ -267,7 +270,9 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_states: Tensor | None, grad_alpha: Tensor | None):  # type: ignore[override]
+    def backward(
+        ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         trace, product_dtype = _Trace(*saved[:6]), ctx.product_dtype
         keys, gates, score, layer_masks, attention_masks, *flat = saved[6:]
@@ -282,6 +287,10 @@ class _Recurrence(torch.autograd.Function):
         # The top layer's also has the query's gradient, so that one product serves both.
         dtop = make(T, B, 3 * H + A)
         drec = [make(T, B, 3 * H) for _ in range(L - 1)] + [dtop]
+        alphas, queries = trace.alpha, trace.query
+        used = alphas
+        if alphas is not None and attention_masks is not None:
+            used = alphas * attention_masks
         if attends:
             dtype = trace.states.dtype
             double_keys, wide_gates, wide_score = (
@@ -291,7 +300,6 @@ class _Recurrence(torch.autograd.Function):
             )
             features, dkeys = torch.empty_like(double_keys), torch.zeros_like(double_keys)
             dscore = torch.zeros_like(wide_score)
-            used = trace.alpha if attention_masks is None else trace.alpha * attention_masks
         for t in reversed(range(T)):
             if grad_states is not None:
                 ds += grad_states[t]
@@ -312,17 +320,15 @@ class _Recurrence(torch.autograd.Function):
                     if layer_masks is not None:
                         below.mul_(layer_masks[t, layer - 1])
                     ds[layer - 1] += below
-            if attends:
-                alpha = trace.alpha[t]
+            if alphas is not None and queries is not None:
+                alpha = alphas[t]
                 da = torch.bmm(wide_gates, dx[t, 0].unsqueeze(-1)).squeeze(-1)
                 if attention_masks is not None:
                     da.mul_(attention_masks[t])
                 if grad_alpha is not None:
                     da += grad_alpha[t]
                 de = alpha * (da - (alpha * da).sum(-1, keepdim=True))
-                torch.add(
-                    double_keys, trace.query[t].unsqueeze(1), alpha=2, out=features
-                ).sigmoid_()
+                torch.add(double_keys, queries[t].unsqueeze(1), alpha=2, out=features).sigmoid_()
                 dscore += torch.mv(features.flatten(0, 1).t(), de.flatten())
                 # tanh' = 4 sigmoid (1 - sigmoid); the factor 4 v waits until after the loop.
                 torch.addcmul(features, features, features, value=-1, out=features)
@@ -336,21 +342,23 @@ class _Recurrence(torch.autograd.Function):
         for layer in range(L):
             previous = trace.states[:-1, layer]
             pair = flat[2 * layer : 2 * layer + 2]
-            grads += _weight_gradients(drec[layer], previous, *pair, product_dtype)
+            grads += _weight_gradients(drec[layer], previous, pair, product_dtype)
         for layer in range(1, L):
             below = trace.states[1:, layer - 1]
             if layer_masks is not None:
                 below = below * layer_masks[:, layer - 1]
             pair = flat[2 * (L + layer - 1) : 2 * (L + layer)]
-            grads += _weight_gradients(dx[:, layer], below, *pair, product_dtype)
+            grads += _weight_gradients(dx[:, layer], below, pair, product_dtype)
         dx = dx[:, 0]
-        dgates = None
-        if attends:
-            dkeys = dkeys.mul_(4 * wide_score).to(keys.dtype)
-            dscore = dscore.mul_(2).to(score.dtype)  # the softmax's gradients sum to 0 in each row
-            dgates = torch.bmm(used.permute(1, 2, 0), dx.transpose(0, 1)).to(gates.dtype)
-        else:
-            dkeys = dscore = None
+        keys_grad = gates_grad = score_grad = None
+        if used is not None:
+            keys_grad = dkeys.mul_(4 * wide_score).to(keys.dtype)
+            gates_grad = torch.bmm(used.permute(1, 2, 0), dx.transpose(0, 1)).to(gates.dtype)
+            # The softmax's gradients sum to 0 in each row: what tanh's -1 would add is nothing.
+            score_grad = dscore.mul_(2).to(score.dtype)
         x_dtype, state_dtype = ctx.dtypes
         dstate = ds.transpose(0, 1).to(state_dtype)
-        return dx.to(x_dtype), dstate, dkeys, dgates, None, dscore, None, None, None, None, *grads
+        return (
+            dx.to(x_dtype), dstate, keys_grad, gates_grad, None, score_grad,
+            None, None, None, None, *grads,
+        )  # fmt: skip

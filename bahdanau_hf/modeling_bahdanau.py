@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils import can_return_tuple
 
@@ -287,14 +288,14 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
 
     def _sample(
         self,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        synced_gpus=False,
-        streamer=None,
-        **model_kwargs,
-    ):
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
         """Greedy decoding: our loop where tokens are all that is asked for, else the library's."""
         plain = streamer is None and not synced_gpus
         if plain and asks_for_tokens_only(
@@ -323,13 +324,13 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
 
     def _beam_search(
         self,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        synced_gpus=False,
-        **model_kwargs,
-    ):
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        **model_kwargs: Any,
+    ) -> Any:
         """Beam search: our loop where tokens are all that is asked for, else the library's."""
         if not synced_gpus and asks_for_tokens_only(
             generation_config, logits_processor, stopping_criteria, model_kwargs

@@ -6,6 +6,8 @@ and as fast on Intel's. Both round, each in its own order; nothing else differs.
 on type and size alone, so a run gives the same bits again.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -22,7 +24,7 @@ def _onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         and x.shape[0] > 1
         and x.shape[0] * weight.numel() >= SMALLEST
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.compiler.is_compiling()
     )
 
@@ -60,13 +62,13 @@ class _Linear(torch.autograd.Function):
     """`multiply` with its gradients."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return multiply(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (

@@ -185,7 +185,7 @@ def decode(
         States `(T, L, B, H)` and, with attention, weights `(T, B, S)`.
     """
     if implementation is None:
-        implementation = "reference" if torch.compiler.is_compiling() else "fast"
+        implementation = "reference" if torch.compiler.is_exporting() else "fast"
     if implementation == "reference":
         return decode_reference(embeddings, state, memory, weights, masks, hold)
     if implementation != "fast":
@@ -253,9 +253,10 @@ def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
 
     On CPUs by the same loop as the decoder's; on GPUs, and while tracing, by PyTorch's own.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
         return layer(x)[0]
-    gates = linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
+    weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
+    gates = linear(x, weight_ih, bias_ih)
     start = x.new_zeros(x.shape[1], 1, layer.hidden_size)
-    states, _ = recur(gates, start, ((layer.weight_hh_l0, layer.bias_hh_l0),))
+    states, _ = recur(gates, start, ((weight_hh, bias_hh),))
     return states[:, 0].to(x.dtype)

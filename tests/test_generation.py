@@ -9,17 +9,14 @@ from oracles import ScalarModel
 from test_decoding import decisive, source
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.cache_utils import DynamicCache
 from transformers.generation import (
-    BaseStreamer,
     GenerateBeamEncoderDecoderOutput,
     GenerateEncoderDecoderOutput,
 )
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.cache_bahdanau import BahdanauCache
-from bahdanau_hf.tokenization import train_tokenizer
 
 EVERYTHING: dict[str, Any] = {
     "return_dict_in_generate": True,
@@ -279,98 +276,6 @@ def test_beam_sampling(model, num_return_sequences) -> None:
     after_end = (words == 2).cumsum(1) - (words == 2).long() > 0
     mean = steps.masked_fill(after_end, 0).sum(1) / (~after_end).sum(1)
     assert_close(outputs.sequences_scores, mean.float(), **EXACT)
-
-
-# Hooks of the library
-
-
-class Collector(BaseStreamer):
-    def __init__(self):
-        self.tokens, self.ended = [], False
-
-    def put(self, value):
-        self.tokens += value.flatten().tolist()
-
-    def end(self):
-        self.ended = True
-
-
-@pytest.mark.parametrize("do_sample", [True, False])
-def test_streamer(tiny_model, do_sample) -> None:
-    collector = Collector()
-    ids = torch.tensor([SOURCES[0]])
-    outputs = tiny_model().generate(ids, max_new_tokens=5, streamer=collector, do_sample=do_sample)
-    assert collector.tokens == outputs[0].tolist()
-    assert collector.ended
-
-
-class Only(LogitsProcessor):
-    """Allow one token at each length."""
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-    def __call__(self, input_ids, scores):
-        allowed = torch.full_like(scores, -torch.inf)
-        token = self.tokens[input_ids.shape[1] - 1]
-        allowed[:, token] = scores[:, token]
-        return allowed
-
-
-@pytest.mark.parametrize("num_beams", [1, 3])
-def test_logits_processor(tiny_model, num_beams) -> None:
-    wanted = [5, 9, 4, 2]
-    outputs = tiny_model().generate(
-        **source(),
-        num_beams=num_beams,
-        max_new_tokens=4,
-        logits_processor=LogitsProcessorList([Only(wanted)]),
-    )
-    assert outputs[:, 1:].tolist() == [wanted] * 4
-
-
-@pytest.mark.parametrize("num_beams", [1, 3])
-def test_settings_that_bend_the_scores(tiny_model, num_beams) -> None:
-    model = decisive(tiny_model())
-    options = {"num_beams": num_beams, "max_new_tokens": 8}
-    free = model.generate(**source(), **options)
-    favourite = int(free[0, 1])
-    assert favourite not in model.generate(**source(), **options, bad_words_ids=[[favourite]])
-    assert favourite not in model.generate(**source(), **options, suppress_tokens=[favourite])
-    long = model.generate(**source(), **options, min_new_tokens=8)
-    assert long.shape[1] == 9
-    assert not (long[:, 1:-1] == 2).any()
-    single = model.generate(**source(), **options, no_repeat_ngram_size=1, min_new_tokens=8)
-    assert all(len(set(row)) == 9 for row in single.tolist())
-    forced = model.generate(**source(), **options, forced_bos_token_id=7, forced_eos_token_id=2)
-    assert (forced[:, 1] == 7).all()
-
-
-class AfterThree(StoppingCriteria):
-    def __call__(self, input_ids, scores, **kwargs):
-        return torch.full((input_ids.shape[0],), input_ids.shape[1] >= 4)
-
-
-@pytest.mark.parametrize("num_beams", [1, 3])
-def test_stopping_criterion(tiny_model, num_beams) -> None:
-    model = tiny_model(eos_token_id=None)
-    outputs = model.generate(
-        **source(), num_beams=num_beams, max_new_tokens=9, stopping_criteria=[AfterThree()]
-    )
-    assert outputs.shape[1] == 4
-
-
-def test_stop_strings(tiny_model, pairs) -> None:
-    english, chinese = zip(*pairs, strict=True)
-    tokenizer = train_tokenizer(english, chinese, vocab_size=500)
-    model = tiny_model(vocab_size=len(tokenizer), encoder_vocab_size=None, eos_token_id=None)
-    ids = torch.tensor([SOURCES[0]])
-    wanted = tokenizer("早上好。", add_special_tokens=False).input_ids
-    processors = LogitsProcessorList([Only(wanted)])
-    options = {"max_new_tokens": len(wanted), "logits_processor": processors}
-    assert model.generate(ids, **options)[0, 1:].tolist() == wanted
-    stopped = model.generate(ids, **options, stop_strings=["上"], tokenizer=tokenizer)
-    assert tokenizer.decode(stopped[0], skip_special_tokens=True) == "早上"
 
 
 def test_defaults_live_in_the_generation_config(tmp_path, tiny_model) -> None:

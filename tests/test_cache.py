@@ -1,0 +1,104 @@
+"""The cache: steps that go on from it are those of one pass, whatever is done to its rows."""
+
+import pytest
+import torch
+from batches import CLOSE, SIDES, SOURCES
+from oracles import ScalarModel
+from test_decoding import source
+from torch.testing import assert_close
+
+from bahdanau_hf import BahdanauForConditionalGeneration
+from bahdanau_hf.cache_bahdanau import BahdanauCache
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_steps_with_a_cache_are_the_oracles(model, side) -> None:
+    oracle = ScalarModel(model)
+    words = torch.randint(13, (4, 5))
+    cache = None
+    for t in range(5):
+        given = source(side) if cache is None else {"past_key_values": cache}
+        with torch.no_grad():
+            outputs = model(**given, decoder_input_ids=words[:, t : t + 1], use_cache=True)
+        cache = outputs.past_key_values
+        for i in range(4):
+            steps = oracle.run(oracle.encode(SOURCES[i]), words[i, : t + 1].tolist())
+            assert_close(outputs.logits[i, 0].tolist(), steps[-1].logits, **CLOSE)
+            assert_close(cache.state[i].tolist(), steps[-1].states, **CLOSE)
+    assert cache.get_seq_length() == 5
+
+
+@pytest.mark.parametrize("parts", [[1, 4], [3, 2], [2, 2, 1]])
+def test_chunks_with_a_cache_are_the_whole(model, parts) -> None:
+    words = torch.randint(13, (4, 5))
+    with torch.no_grad():
+        whole = model(**source(), decoder_input_ids=words, output_attentions=True)
+        cache, chunks = BahdanauCache(), []
+        for chunk in words.split(parts, dim=1):
+            chunks.append(
+                model(
+                    **source(), decoder_input_ids=chunk, past_key_values=cache,
+                    output_attentions=True,
+                )
+            )  # fmt: skip
+            assert chunks[-1].past_key_values is cache
+    assert_close(torch.cat([x.logits for x in chunks], dim=1), whole.logits, **CLOSE)
+    if model.config.use_attention:
+        weights = torch.cat([x.cross_attentions[0] for x in chunks], dim=2)
+        assert_close(weights, whole.cross_attentions[0], **CLOSE)
+
+
+def filled_cache(model: BahdanauForConditionalGeneration) -> BahdanauCache:
+    with torch.no_grad():
+        words = torch.randint(13, (4, 2))
+        return model(**source(), decoder_input_ids=words, use_cache=True).past_key_values
+
+
+def test_cache_starts_empty_and_is_reset(model) -> None:
+    cache = BahdanauCache()
+    assert (cache.get_seq_length(), cache.batch_size, len(cache)) == (0, 0, 0)
+    assert not cache.is_initialized
+    used = filled_cache(model)
+    assert (used.get_seq_length(), used.batch_size) == (2, 4)
+    assert len(used) == model.config.num_hidden_layers
+    assert used.is_initialized
+    assert not used.is_compileable
+    assert used.get_max_length() == -1
+    assert repr(used) == "BahdanauCache(batch_size=4, steps=2)"
+    used.reset()
+    assert vars(used) == vars(cache)
+
+
+def test_cache_rows_move_together(model) -> None:
+    """Selected and repeated rows go on exactly as they would have."""
+    words = torch.randint(13, (4, 1))
+    with torch.no_grad():
+        expected = model(decoder_input_ids=words, past_key_values=filled_cache_twice(model)).logits
+        chosen = torch.tensor([2, 0])
+        cache = filled_cache_twice(model)
+        cache.batch_select_indices(chosen)
+        actual = model(decoder_input_ids=words[chosen], past_key_values=cache).logits
+        assert_close(actual, expected[chosen], **CLOSE)
+        cache = filled_cache_twice(model)
+        cache.batch_repeat_interleave(3)
+        repeated = words.repeat_interleave(3, 0)
+        actual = model(decoder_input_ids=repeated, past_key_values=cache).logits
+        assert_close(actual, expected.repeat_interleave(3, 0), **CLOSE)
+
+
+def filled_cache_twice(model: BahdanauForConditionalGeneration) -> BahdanauCache:
+    torch.manual_seed(3)
+    return filled_cache(model)
+
+
+def test_cache_reorders_the_state_alone(tiny_model) -> None:
+    cache = filled_cache(tiny_model())
+    state, memory = cache.state.clone(), cache.memory
+    cache.reorder_cache(torch.tensor([3, 3, 0, 1]))
+    assert torch.equal(cache.state, state[[3, 3, 0, 1]])
+    assert cache.memory is memory, "beams of a sentence share its source"
+
+
+def test_cache_cannot_go_back(tiny_model) -> None:
+    with pytest.raises(ValueError, match="cannot be cropped"):
+        filled_cache(tiny_model()).crop(1)
