@@ -73,7 +73,6 @@ def load_model(
                 f"the weights of {where} do not fit its config.json: {len(names)} "
                 f"{what.split('_')[0]}, such as {names[0]}"
             )
-    model.eval()
     return model
 
 
@@ -96,8 +95,8 @@ def checkpoint_location(path_or_repo: str | Path) -> str:
         return str(folder)
     if where and folder.exists():
         raise InputError(f"{where} is a file; give the folder of the checkpoint")
-    # Asking the Hub in vain may take half a minute: only for what can be a name there, `owner/name`,
-    # and does not look like a slip in the name of a folder.
+    # Asking the Hub in vain may take half a minute: only for what can be a name there,
+    # `owner/name`, and does not look like a slip in the name of a folder.
     owner, slash, name = where.partition("/")
     is_path = owner.startswith((".", "~")) or "/" in name or not (owner and slash and name)
     if is_path or Path(owner).is_dir():
