@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .word_alignment import WordAlignment
 
 # Weights may come from a half-precision model or from JSON rounded to four decimals.
 _ROW_SUM_TOLERANCE = 0.02
@@ -21,6 +24,7 @@ class Alignment:
         target_tokens: T tokens as they shall be shown.
         weights: float32 `(T, S)`, read-only. Row t says where the model looked before it wrote
             target token t: each weight in [0, 1], each row sums to 1.
+        words: the same said of words, with their places in the two strings; `None` if unknown.
 
     Raises:
         ValueError: the shape does not fit the tokens, or a row is no distribution.
@@ -29,6 +33,7 @@ class Alignment:
     source_tokens: list[str]
     target_tokens: list[str]
     weights: np.ndarray
+    words: WordAlignment | None = None
 
     def __post_init__(self) -> None:
         source, target = list(self.source_tokens), list(self.target_tokens)

@@ -14,7 +14,7 @@ import dataclasses
 import importlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,12 +113,7 @@ def score_translations(
     from sacrebleu.metrics import BLEU, CHRF
 
     hypotheses, reference_lists = check_translations(predictions, references)
-    most = max(len(alternatives) for alternatives in reference_lists)
-    # sacrebleu wants one stream a reference number; None stands where a sentence has fewer.
-    streams = [
-        [alternatives[i] if i < len(alternatives) else None for alternatives in reference_lists]
-        for i in range(most)
-    ]
+    streams = reference_streams(reference_lists)
     bleu_metric = BLEU(tokenize=bleu_tokenizer(target_lang), lowercase=lowercase)
     chrf_metric = CHRF(lowercase=lowercase)
     bleu = bleu_metric.corpus_score(hypotheses, streams)
@@ -212,6 +207,58 @@ def tutorial_counts(
     return TutorialCounts(sum(score > 0 for score in scores), sum(score > 0.8 for score in scores))
 
 
+class AlignmentScores(NamedTuple):
+    """How well links between words agree with those that people have drawn.
+
+    Attributes:
+        error_rate: AER in [0, 1], 0 is best.
+        precision: share of the links that are possible, in [0, 1]; 1 where there are none.
+        recall: share of the sure links that were found, in [0, 1]; 1 where there are none.
+        num_links: links that were scored.
+    """
+
+    error_rate: float
+    precision: float
+    recall: float
+    num_links: int
+
+
+def alignment_scores(
+    links: Iterable[Collection[tuple[int, int]]],
+    sure: Iterable[Collection[tuple[int, int]]],
+    possible: Iterable[Collection[tuple[int, int]]],
+) -> AlignmentScores:
+    """Compute the alignment error rate over all sentences (Och and Ney 2003, section 4.2).
+
+    AER = 1 - (|A ∩ S| + |A ∩ P|) / (|A| + |S|)
+
+    Args:
+        links: for each sentence the pairs `(source word, target word)` to be scored, A.
+        sure: for each sentence the links that must be there, S.
+        possible: for each sentence the links that may be there, P; sure ones always are.
+
+    Raises:
+        InputError: no sentences, unequal numbers of them, or neither a link nor a sure link.
+    """
+    found, must, may = ([set(own) for own in side] for side in (links, sure, possible))
+    if not len(found) == len(must) == len(may):
+        raise InputError(
+            f"{len(found)} sentences with links, {len(must)} with sure and {len(may)} with "
+            "possible ones: give one entry a sentence"
+        )
+    num_links, num_sure = sum(map(len, found)), sum(map(len, must))
+    if num_links + num_sure == 0:
+        raise InputError("there are no links to score")
+    in_sure = sum(len(a & s) for a, s in zip(found, must, strict=True))
+    in_possible = sum(len(a & (s | p)) for a, s, p in zip(found, must, may, strict=True))
+    return AlignmentScores(
+        error_rate=1 - (in_sure + in_possible) / (num_links + num_sure),
+        precision=in_possible / num_links if num_links else 1.0,
+        recall=in_sure / num_sure if num_sure else 1.0,
+        num_links=num_links,
+    )
+
+
 def _ngrams(tokens: Sequence[str], n: int) -> Counter[str]:
     # Joined, not tuples: the tutorial's key, whose " ".join can make unlike n-grams alike.
     return Counter(" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
@@ -244,6 +291,18 @@ def check_translations(
         if not alternatives:
             raise InputError(f"sentence {number} has no reference")
     return hypotheses, [list(alternatives) for alternatives in reference_lists]
+
+
+def reference_streams(reference_lists: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References as sacrebleu takes them: the first of every sentence, the second, and so on.
+
+    `None` stands where a sentence has fewer.
+    """
+    most = max(map(len, reference_lists))
+    return [
+        [alternatives[i] if i < len(alternatives) else None for alternatives in reference_lists]
+        for i in range(most)
+    ]
 
 
 def _sentences(texts: Iterable[Any], name: str) -> list[Any]:
