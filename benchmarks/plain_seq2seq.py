@@ -1,4 +1,4 @@
-"""The plain loop that everything is measured against: PyTorch's modules, one decoder step at a time.
+"""The plain loop everything is measured against: PyTorch modules, one decoder step at a time.
 
 The same operations, in the same order, as the attention tutorials have them: `nn.GRU` called once a
 step, keys projected anew at every step, the vocabulary layer over all padded positions, a loss that
@@ -41,7 +41,9 @@ class PlainSeq2Seq(nn.Module):
         self.score = nn.Linear(hidden_size, 1, bias=False)
         self.attention_dropout = nn.Dropout(dropout)
         self.target_embedding = nn.Embedding(target_size, embedding_size)
-        self.decoder = nn.GRU(embedding_size + hidden_size, hidden_size, num_layers, dropout=dropout)
+        self.decoder = nn.GRU(
+            embedding_size + hidden_size, hidden_size, num_layers, dropout=dropout
+        )
         self.output = nn.Linear(hidden_size, target_size)
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:

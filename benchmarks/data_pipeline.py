@@ -1,0 +1,47 @@
+"""From text to batches: it must never be what training waits for."""
+
+from __future__ import annotations
+
+from torch.utils.data import DataLoader
+
+from bahdanau_hf.arguments import DataArguments
+from bahdanau_hf.batching import LengthBucketBatchSampler, PairCollator
+from bahdanau_hf.data import encode_pairs, load_pairs, pair_lengths
+
+from .bundled import load_bundle
+from .contenders import make_ours, make_plain
+from .results import Goal, Section
+from .stopwatch import Contender, race
+from .training_speed import Training
+from .workload import BATCH_SIZE, bucketed_batches
+
+
+def measure(quick: bool) -> Section:
+    """Time each part of the pipeline, and training itself."""
+    bundle, data = load_bundle(), DataArguments()
+    encoded, _ = encode_pairs(bundle.train, bundle.tokenizer, data)
+    lengths = pair_lengths(encoded)
+    tokens = int(lengths[1].sum())
+    sampler = LengthBucketBatchSampler(*lengths, batch_size=BATCH_SIZE, seed=0)
+
+    def batch() -> None:
+        for _ in DataLoader(encoded, batch_sampler=sampler, collate_fn=PairCollator()):
+            pass
+
+    training = Training(make_ours(make_plain()), bucketed_batches(1), bf16=True).contender()
+    once, each_epoch = "reading, cleaning and encoding, once", "batches, each epoch"
+    contenders = {
+        "reading and cleaning": Contender(lambda: load_pairs(data), tokens),
+        "encoding": Contender(lambda: encode_pairs(bundle.train, bundle.tokenizer, data), tokens),
+        each_epoch: Contender(batch, tokens),
+        "training, bfloat16": training,
+    }
+    timings = race(contenders, 2 if quick else 5)
+    section = Section("Data pipeline", f"{len(bundle.train):,} bundled pairs, batches of 64.")
+    section.add_race(timings, "target tokens/CPU s")
+    ratio = timings[each_epoch].times_as_fast_as(timings["training, bfloat16"])
+    section.goals.append(Goal(f"data: {each_epoch} / training, bfloat16", 20, ratio))
+    seconds = sum(1 / timings[name].rate for name in ("reading and cleaning", "encoding"))
+    ratio = 1 / (seconds * timings["training, bfloat16"].rate)
+    section.goals.append(Goal(f"data: {once} / training, bfloat16", 2, ratio))
+    return section

@@ -1,0 +1,109 @@
+"""The whole run: check that what is fast is right, then measure, then show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as library_logging
+
+from . import (
+    data_pipeline,
+    decoding_speed,
+    memory,
+    scaling,
+    startup,
+    training_speed,
+    translator_speed,
+)
+from .equality import checks
+from .machine import describe_machine, machine_text
+from .picture import draw
+from .results import Section, goals_text
+
+SECTIONS: dict[str, Callable[[bool], Section]] = {
+    "training": training_speed.measure,
+    "decoding": decoding_speed.measure,
+    "memory": memory.measure,
+    "translator": translator_speed.measure,
+    "data": data_pipeline.measure,
+    "startup": startup.measure,
+    "growth": scaling.measure,
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite; 1 if something fast is wrong, and then nothing is timed."""
+    args = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    library_logging.set_verbosity_error()
+    library_logging.disable_progress_bar()
+    machine = describe_machine()
+    print(machine_text(machine), end="\n\n", flush=True)
+    verdicts = _check()
+    if not all(check["passed"] for check in verdicts):
+        print("Not equal: nothing is timed.", file=sys.stderr)
+        return 1
+    sections = []
+    for name in args.only or SECTIONS:
+        start = time.perf_counter()
+        sections.append(SECTIONS[name](args.quick))
+        seconds = time.perf_counter() - start
+        print(f"\n{sections[-1].text()}\n[{seconds:.0f} s]", flush=True)
+    goals = [goal for section in sections for goal in section.goals]
+    print(f"\n{goals_text(goals)}", flush=True)
+    result = {
+        "machine": machine,
+        "checks": verdicts,
+        "sections": {
+            name: section.as_dict()
+            for name, section in zip(args.only or SECTIONS, sections, strict=True)
+        },
+    }
+    _save(result, sections, args.output_dir, "quick" if args.quick else "full")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about a minute instead of ten")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these parts alone")
+    parser.add_argument(
+        "--output_dir", type=Path, default=RESULTS, help="where results go (JSON, picture)"
+    )
+    return parser
+
+
+def _check() -> list[dict[str, Any]]:
+    verdicts = []
+    for check in checks():
+        verdict = "equal" if check.passed else "NOT EQUAL"
+        print(f"{verdict:<9}  {check.name}  (off by {check.error:.2g})", flush=True)
+        verdicts.append(check._asdict() | {"passed": check.passed})
+    return verdicts
+
+
+def _save(result: dict[str, Any], sections: Sequence[Section], folder: Path, name: str) -> None:
+    """Write NAME.json and, where there are curves and matplotlib, NAME.svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwrote {path}")
+    curves = [curve for section in sections for curve in section.curves]
+    if not curves:
+        return
+    machine = result["machine"]
+    caption = f"{machine['processor']}, one thread; {machine['date']}, {machine['commit']}"
+    try:
+        draw(curves, path.with_suffix(".svg"), caption)
+    except ImportError:
+        print("no picture: matplotlib is not there (extra [plot])", file=sys.stderr)
+    else:
+        print(f"wrote {path.with_suffix('.svg')}")

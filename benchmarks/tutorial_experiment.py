@@ -1,0 +1,314 @@
+"""The tutorial's own experiment: learn 2,000 short pairs, then translate the same pairs again.
+
+    python -m benchmarks.tutorial_experiment PAIRS.tsv --held_out TEST.tsv
+
+It counts the sentences whose BLEU-2, the tutorial's, is above 0 and above 0.8. As the pairs are
+those that were learnt, this measures memory, not translation: BLEU on held-out pairs stands beside
+it. The ceiling is what a perfect memory could reach: pairs whose sources the vocabulary cannot tell
+apart get one translation.
+
+Three ways: `plain`, PyTorch's modules one step at a time, as the tutorial has them; `tutorial`,
+configs/tutorial.yaml; `ours`, a recipe for learning by heart. CPU seconds are those of training
+alone, all threads together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate.utils import set_seed
+
+from bahdanau_hf.arguments import parse_arguments
+from bahdanau_hf.batch_translation import find_translations
+from bahdanau_hf.data import load_pairs, pair_texts
+from bahdanau_hf.metrics import score_translations, tutorial_bleu, tutorial_counts
+from bahdanau_hf.preparation import (
+    open_output_dir,
+    prepare_features,
+    prepare_model,
+    prepare_tokenizer,
+    start_accelerator,
+)
+from bahdanau_hf.tokenization import EOS_ID, SPECIAL_TOKENS
+from bahdanau_hf.training import train
+from bahdanau_hf.training_run import Run, start_run
+
+from .plain_seq2seq import PlainSeq2Seq
+
+ROOT = Path(__file__).parents[1]
+NUM_PAIRS = 2000
+EPOCHS = {"plain": 100, "tutorial": 100, "ours": 20}
+# Every word known, so that no two sources look alike; nothing held back, for nothing is to be
+# carried over to other sentences.
+OURS = {
+    "tokenizer_kind": "word-char",
+    "min_frequency": 1,
+    "embedding_size": 128,
+    "hidden_size": 128,
+    "dropout": 0,
+    "per_device_train_batch_size": 32,
+    "learning_rate": 0.004,
+    "lr_scheduler_type": "linear",
+    "num_warmup_steps": 60,
+    "embedding_initializer_range": 0.3,
+    "adam_beta2": 0.98,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one training has reached.
+
+    Attributes:
+        recipe: `plain`, `tutorial` or `ours`.
+        seed: of initial weights, order and dropout.
+        epochs: passes over the pairs.
+        cpu_seconds: of training.
+        positive: sentences with BLEU-2 above 0.
+        above_0_8: sentences with BLEU-2 above 0.8.
+        held_out_bleu: corpus BLEU on held-out pairs; `None` without any.
+        signature: of that BLEU.
+    """
+
+    recipe: str
+    seed: int
+    epochs: float
+    cpu_seconds: float
+    positive: int
+    above_0_8: int
+    held_out_bleu: float | None
+    signature: str | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print: a line of JSON for each training, then a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pairs", help="file of pairs; the first 2,000 are used")
+    parser.add_argument("--held_out", help="file of further pairs; those in PAIRS are left out")
+    parser.add_argument("--recipes", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--epochs", type=float, help="instead of each recipe's own")
+    parser.add_argument("--num_pairs", type=int, default=NUM_PAIRS)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    results = [measure(recipe, seed, args) for recipe in args.recipes for seed in args.seeds]
+    print_table(results)
+    return 0
+
+
+def measure(recipe: str, seed: int, args: argparse.Namespace) -> Result:
+    """Train once, translate what was learnt and what was not, and count."""
+    epochs = args.epochs or EPOCHS[recipe]
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(recipe, seed, epochs, args, Path(folder) / "run")
+        sources, references = texts(run, "train")
+        began = time.process_time()
+        translate = (learn_plainly if recipe == "plain" else learn)(run, epochs)
+        cpu_seconds = time.process_time() - began
+        counts = tutorial_counts(translate(sources), references)
+        bleu = signature = None
+        if args.held_out:
+            held_sources, held_references = held_out(run, {*sources}, {*references})
+            hypotheses = ["".join(tokens) for tokens in translate(held_sources)]
+            scores = score_translations(hypotheses, held_references)
+            bleu, signature = scores.bleu, scores.bleu_signature
+    result = Result(recipe, seed, epochs, round(cpu_seconds, 1), *counts, bleu, signature)
+    print(json.dumps(asdict(result)), flush=True)
+    if seed == args.seeds[0]:
+        positive, above = ceiling(run, sources, references)
+        print(f"{recipe}: a perfect memory reaches {positive} / {above}", flush=True)
+    return result
+
+
+def prepare(
+    recipe: str, seed: int, epochs: float, args: argparse.Namespace, output_dir: Path
+) -> Run:
+    """Everything up to the first step, as `scripts/train.py` does it."""
+    values: dict[str, Any] = {
+        "train_file": args.pairs,
+        # A validation split must be named, or it would be cut from the pairs. It is only looked at.
+        "validation_file": args.held_out or args.pairs,
+        "max_train_samples": args.num_pairs,
+        "max_length_ratio": 100,  # no pair is left out
+        "output_dir": output_dir,
+        "seed": seed,
+        "num_train_epochs": epochs,
+        "eval_steps": 10**9,
+        "logging_steps": 10**9,
+        "max_eval_translations": 1,
+    }
+    flags = [f"--{name}={value}" for name, value in ({**OURS} if recipe == "ours" else {}).items()]
+    start = [] if recipe == "ours" else [str(ROOT / "configs" / "tutorial.yaml")]
+    flags += [f"--{name}={value}" for name, value in values.items()]
+    model_args, data_args, train_args = parse_arguments(start + flags)
+    accelerator = start_accelerator(train_args)
+    open_output_dir(accelerator, train_args)
+    set_seed(seed)
+    pairs, dropped = load_pairs(data_args)
+    tokenizer = prepare_tokenizer(accelerator, model_args, data_args, pairs["train"])
+    features = prepare_features(pairs, dropped, tokenizer, data_args)
+    model = prepare_model(model_args, data_args, train_args, tokenizer)
+    return start_run(accelerator, model, tokenizer, features, data_args, train_args)
+
+
+def learn(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:
+    """Train our model; returns what translates sentences into tokens."""
+    train(run)
+    model = run.bare_model.eval()
+
+    def translate(sentences: Sequence[str]) -> list[list[str]]:
+        ids = encode(run, sentences)
+        found = []
+        for start in range(0, len(ids), 250):
+            options = {"num_beams": 1, "max_new_tokens": run.data_args.max_target_length}
+            batch = find_translations(model, run.tokenizer, ids[start : start + 250], **options)
+            found += [alternatives[0].ids for alternatives in batch]
+        return [characters(run, row) for row in found]
+
+    return translate
+
+
+def learn_plainly(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:
+    """Train the plain model on the same batches by the same rule; returns what translates."""
+    config, length = run.bare_model.config, run.data_args.max_source_length
+    model = PlainSeq2Seq(
+        config.encoder_vocab_size,
+        config.vocab_size,
+        config.embedding_size,
+        config.hidden_size,
+        config.encoder_layers,
+        float(config.dropout),
+    )
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "embedding" not in name:
+            torch.nn.init.xavier_uniform_(parameter)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.args.learning_rate)
+    for _ in range(int(epochs)):
+        for (batch,), _ in run.batches.steps(run.state, 1):
+            optimizer.zero_grad()
+            lengths = batch["attention_mask"].sum(dim=1)
+            loss = model.loss(batch["input_ids"], lengths, batch["labels"], start=1)
+            (loss / batch["labels"].shape[1]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
+            optimizer.step()
+        run.state.epoch += 1
+    model.eval()
+
+    @torch.no_grad()
+    def translate(sentences: Sequence[str]) -> list[list[str]]:
+        found = []
+        for ids in encode(run, sentences):
+            source = torch.tensor([ids + [0] * (length - len(ids))])
+            annotations, state = model.encode(source)
+            word, words = torch.tensor([[1]]), []
+            for _ in range(run.data_args.max_target_length):
+                logits, state = model.decode(word, annotations, state, torch.tensor([len(ids)]))
+                word = logits.argmax(dim=2)
+                words.append(int(word))
+                if words[-1] == EOS_ID:
+                    break
+            found.append(characters(run, words))
+        return found
+
+    return translate
+
+
+def encode(run: Run, sentences: Sequence[str]) -> list[list[int]]:
+    """Token ids, cut as in training."""
+    longest = run.data_args.max_source_length
+    rows = run.tokenizer(list(sentences), return_attention_mask=False, verbose=False)["input_ids"]
+    return [row if len(row) <= longest else [*row[: longest - 1], EOS_ID] for row in rows]
+
+
+def characters(run: Run, ids: Sequence[int]) -> list[str]:
+    """The tutorial's tokens: characters, and `<unk>` as one."""
+    tokens: list[str] = []
+    for token in run.tokenizer.convert_ids_to_tokens(ids):
+        if token == "<unk>":
+            tokens.append(token)
+        elif token not in SPECIAL_TOKENS:
+            tokens += token.strip()
+    return tokens
+
+
+def texts(run: Run, split: str) -> tuple[list[str], list[str]]:
+    """Both sides of a split, in lower case as the tutorial has them."""
+    langs = (run.data_args.source_lang, run.data_args.target_lang)
+    sources, references = pair_texts(run.pairs.texts[split], *langs)
+    return [text.lower() for text in sources], [text.lower() for text in references]
+
+
+def held_out(run: Run, sources: set[str], references: set[str]) -> tuple[list[str], list[str]]:
+    """The pairs of the held-out file of which neither side was learnt."""
+    pairs = zip(*texts(run, "validation"), strict=True)
+    rest = [pair for pair in pairs if pair[0] not in sources and pair[1] not in references]
+    return [source for source, _ in rest], [reference for _, reference in rest]
+
+
+def ceiling(run: Run, sources: Sequence[str], references: Sequence[str]) -> tuple[int, int]:
+    """The counters of the best choice of one translation for each source as it is encoded."""
+    alike: dict[tuple[int, ...], list[str]] = collections.defaultdict(list)
+    for ids, reference in zip(encode(run, sources), references, strict=True):
+        alike[tuple(ids)].append(reference)
+    positive = above = 0
+    for group in alike.values():
+        scores = [
+            [tutorial_bleu(candidate, reference) for reference in group]
+            for candidate in candidates(run, group)
+        ]
+        positive += max(sum(score > 0 for score in row) for row in scores)
+        above += max(sum(score > 0.8 for score in row) for row in scores)
+    return positive, above
+
+
+def candidates(run: Run, references: Sequence[str]) -> Iterator[list[str]]:
+    """The references as the model could write them: with its words, and no longer than it may."""
+    longest = run.data_args.max_target_length
+    texts = list(dict.fromkeys(references))
+    for ids in run.tokenizer(texts, verbose=False)["input_ids"]:
+        yield characters(run, ids[:longest])
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """The mean of the seeds, and the lowest and highest."""
+    print("\nThe pairs are those that were learnt: the counters measure memory.")
+    print(f"{'recipe':<10}{'epochs':>7}{'CPU-s':>8}{'> 0':>20}{'> 0.8':>20}{'held-out BLEU':>16}")
+    for recipe in dict.fromkeys(result.recipe for result in results):
+        own = [result for result in results if result.recipe == recipe]
+
+        def spread(name: str, own: list[Result] = own) -> str:
+            values = [getattr(result, name) for result in own]
+            return f"{statistics.mean(values):.0f} ({min(values)}-{max(values)})"
+
+        seconds = statistics.mean(result.cpu_seconds for result in own)
+        bleu = [result.held_out_bleu for result in own if result.held_out_bleu is not None]
+        print(
+            f"{recipe:<10}{own[0].epochs:>7g}{seconds:>8.1f}{spread('positive'):>20}"
+            f"{spread('above_0_8'):>20}{f'{statistics.mean(bleu):.2f}' if bleu else '-':>16}"
+        )
+    signatures = {result.signature for result in results if result.signature}
+    for signature in sorted(signatures):
+        print(f"held-out BLEU: {signature}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

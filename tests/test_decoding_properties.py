@@ -1,0 +1,249 @@
+"""Our search loops against the library's general one: any model, any batch, any settings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from batches import SIDES, SOURCES, pad
+from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decoding import decisive
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import BaseStreamer, MaxTimeCriteria
+
+from bahdanau_hf import (
+    BahdanauConfig,
+    BahdanauForConditionalGeneration,
+    decoding_bahdanau,
+    modeling_bahdanau,
+)
+
+START, END, PAD = 1, 2, 0
+
+
+class DoNothing(LogitsProcessor):
+    """Changes nothing, but the general loop must be taken to call it."""
+
+    calls = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.calls += 1
+        return scores
+
+
+class Listener(BaseStreamer):
+    """Collects what it is told."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def put(self, value: Tensor) -> None:
+        self.tokens += value.flatten().tolist()
+
+    def end(self) -> None:
+        pass
+
+
+def in_general(model: BahdanauForConditionalGeneration, *args: Any, **options: Any) -> Tensor:
+    """Generate in the library's own loop."""
+    nothing = DoNothing()
+    output = model.generate(*args, **options, logits_processor=LogitsProcessorList([nothing]))
+    assert nothing.calls, "the general loop was not taken"
+    return output
+
+
+@pytest.fixture
+def own_calls(monkeypatch) -> list[str]:
+    """The names of our searches, one each time that one returns."""
+    calls: list[str] = []
+
+    def recorded(name: str, search: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def record(*args: Any, **options: Any) -> Tensor:
+            output = search(*args, **options)
+            calls.append(name)
+            return output
+
+        return record
+
+    for name in ("greedy_search", "beam_search"):
+        search = getattr(modeling_bahdanau, name)
+        monkeypatch.setattr(modeling_bahdanau, name, recorded(name, search))
+    return calls
+
+
+# Any model and any batch
+
+
+@st.composite
+def models(draw) -> BahdanauForConditionalGeneration:
+    """Of any shape; float64, where no two scores are equal by rounding."""
+    two_ways = draw(st.booleans())
+    layers = draw(st.integers(1, 3))
+    config = BahdanauConfig(
+        **TINY
+        | {
+            "vocab_size": draw(st.integers(7, 17)),
+            "bidirectional_encoder": two_ways,
+            "encoder_layers": draw(st.integers(1, 3)) if two_ways else layers,
+            "decoder_layers": layers,
+            "use_attention": draw(st.booleans()),
+            "readout": draw(st.sampled_from(["linear", "deep"])),
+            "encoder_reads_padding": draw(st.booleans()),
+            "pad_token_id": draw(st.sampled_from([PAD, 3])),
+            "dropout": 0.3,
+            "attention_dropout": 0.3,
+            "initializer_range": draw(st.sampled_from([1.0, 2.0, 3.0])),
+        }
+    )
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    return decisive(BahdanauForConditionalGeneration(config).double().eval())
+
+
+@st.composite
+def calls(draw, vocab_size: int) -> dict[str, Any]:
+    """Sentences, padded anywhere, and what else `generate` is told."""
+    sizes = st.lists(st.integers(1, 7), min_size=1, max_size=9)
+    sources = [[4 + i % 13 for i in range(7 * n, 8 * n)] for n in draw(sizes)]
+    ids, mask = pad(sources, draw(st.sampled_from(SIDES)), extra=draw(st.integers(0, 2)))
+    call: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if draw(st.booleans()):
+        tokens = st.integers(0, vocab_size - 1)
+        length = draw(st.integers(1, 3))
+        rows = st.lists(tokens, min_size=length, max_size=length)
+        prefix = draw(st.lists(rows, min_size=len(sources), max_size=len(sources)))
+        call["decoder_input_ids"] = torch.tensor([[START, *row] for row in prefix])
+    call["max_new_tokens"] = draw(st.integers(1, 12))
+    ends = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=3, unique=True)
+    call["eos_token_id"] = draw(st.none() | st.just(END) | ends)
+    if draw(st.booleans()):
+        beams = draw(st.integers(2, 5))
+        call |= {
+            "num_beams": beams,
+            "num_return_sequences": draw(st.integers(1, beams)),
+            "length_penalty": draw(st.sampled_from([-1.0, 0.0, 0.6, 1.0, 2.0])),
+            "early_stopping": draw(st.sampled_from([True, False, "never"])),
+        }
+    return call
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_the_same_tokens_as_in_general(data) -> None:
+    model = data.draw(models())
+    call = data.draw(calls(model.config.vocab_size))
+    assert model.generate(**call).tolist() == in_general(model, **call).tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_leaving_the_batch_early_changes_nothing(data) -> None:
+    """With sentences taken out as soon as they end, late, or never."""
+    model = data.draw(models())
+    call = data.draw(calls(model.config.vocab_size))
+    outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        for share in (0.999, 0.5, 0.0):
+            patch.setattr(decoding_bahdanau, "SHRINK", share)
+            outputs.append(model.generate(**call).tolist())
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+# Which loop
+
+
+def source() -> dict[str, Tensor]:
+    ids, mask = pad(SOURCES, "left")
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("options", "search"),
+    [
+        ({}, "greedy_search"),
+        ({"eos_token_id": None}, "greedy_search"),
+        ({"decoder_input_ids": torch.tensor([[1, 5]] * 4)}, "greedy_search"),
+        ({"num_beams": 2}, "beam_search"),
+        ({"num_beams": 3, "num_return_sequences": 3}, "beam_search"),
+        ({"num_beams": 2, "early_stopping": "never", "length_penalty": 2.0}, "beam_search"),
+    ],
+)
+def test_tokens_alone_take_our_loop(model, options, search, own_calls) -> None:
+    model.generate(**source(), max_new_tokens=3, **options)
+    assert own_calls == [search]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"return_dict_in_generate": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"return_dict_in_generate": True, "output_logits": True},
+        {"return_dict_in_generate": True, "output_attentions": True},
+        {"return_dict_in_generate": True, "output_hidden_states": True},
+        {"logits_processor": LogitsProcessorList([DoNothing()])},
+        {"stopping_criteria": StoppingCriteriaList([MaxTimeCriteria(60)])},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 2},
+        {"forced_eos_token_id": END},
+        {"prefix_allowed_tokens_fn": lambda batch, ids: list(range(13))},
+    ],
+    ids=lambda extra: [*extra][-1],
+)
+def test_whatever_needs_more_takes_the_librarys(tiny_model, extra, num_beams, own_calls) -> None:
+    model = decisive(tiny_model())
+    model.generate(**source(), max_new_tokens=4, num_beams=num_beams, **extra)
+    assert own_calls == []
+
+
+def test_a_streamer_hears_every_token(tiny_model, own_calls) -> None:
+    model, listener = decisive(tiny_model()), Listener()
+    ids = torch.tensor([SOURCES[2]])
+    output = model.generate(ids, max_new_tokens=6, streamer=listener)
+    assert own_calls == []
+    assert listener.tokens == output[0].tolist()
+    assert model.generate(ids, max_new_tokens=6).tolist() == output.tolist()
+    assert own_calls == ["greedy_search"]
+
+
+# Number formats
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_runs_in_our_loop(model, dtype, num_beams, own_calls) -> None:
+    """At the first word its choice is as good as the exact one, up to its rounding."""
+    decisive(model)
+    exact = model.generate(
+        **source(), max_new_tokens=1, return_dict_in_generate=True, output_logits=True
+    ).logits[0]
+    output = model.to(dtype).generate(**source(), max_new_tokens=5, num_beams=num_beams)
+    assert len(own_calls) == 1
+    assert output.shape[0] == len(SOURCES)
+    assert output[:, 0].tolist() == [START] * 4
+    assert ((output >= 0) & (output < model.config.vocab_size)).all()
+    if num_beams == 1:
+        chosen = exact.gather(1, output[:, 1:2])[:, 0]
+        slack = 0.1 if dtype == torch.bfloat16 else 0.02 if dtype == torch.float16 else 1e-5
+        assert (chosen >= exact.amax(1) - slack * exact.abs().amax(1)).all()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_wide_model_in_float32(num_beams, own_calls) -> None:
+    """Wide enough for oneDNN's products; sentences that leave change their sizes."""
+    torch.manual_seed(0)
+    config = BahdanauConfig(
+        vocab_size=701, embedding_size=96, hidden_size=160, initializer_range=2.0
+    )
+    model = BahdanauForConditionalGeneration(config).eval()
+    ids = torch.randint(4, 701, (23, 6))
+    ends = [END, *range(4, 700, 9)]
+    options = {"max_new_tokens": 12, "num_beams": num_beams, "eos_token_id": ends}
+    output = model.generate(ids, **options)
+    last = torch.isin(output, torch.tensor(ends)).long().argmax(dim=1)
+    assert len(set(last.tolist())) > 3, "sentences must end at different steps for this to count"
+    assert len(own_calls) == 1
+    assert output.tolist() == in_general(model, ids, **options).tolist()
