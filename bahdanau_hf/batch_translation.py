@@ -149,24 +149,6 @@ def attention_weights(
     ]
 
 
-def find_alignments(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sources: Sequence[list[int]],
-    targets: Sequence[list[int]],
-) -> list[Alignment]:
-    """As `attention_weights`, with the tokens' names.
-
-    A token that the model read as `<unk>` is shown as it is.
-    """
-    return [
-        make_alignment(tokenizer, weights, source, target)
-        for source, target, weights in zip(
-            sources, targets, attention_weights(model, tokenizer, sources, targets), strict=True
-        )
-    ]
-
-
 def make_alignment(
     tokenizer: PreTrainedTokenizerFast,
     weights: np.ndarray,
@@ -177,7 +159,8 @@ def make_alignment(
 ) -> Alignment:
     """Name the rows and columns of attention weights.
 
-    The bytes of a character that is spelt in bytes are shown as this one character.
+    A token that the model read as `<unk>` is shown as it is, the bytes of a character that is spelt
+    in bytes as this one character.
 
     Args:
         tokenizer: the model's.

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from .tokenization import BYTE_TOKENS, clean_text
+from .tokenization import BYTE_TOKENS, SPECIAL_TOKENS, clean_text
 
 Span = tuple[int, int]
 Link = tuple[int, int]
@@ -202,15 +202,19 @@ def written_spans(tokens: Sequence[str], text: str) -> list[Span | None]:
         text: what they read, one line.
     """
     spans: list[Span | None] = [None] * len(tokens)
-    position = 0
+    position = missed = 0
     for piece, places in token_pieces(tokens):
         piece = clean_text(piece)
-        start = text.find(piece, position) if piece else -1
-        # Only white space may stand between a token and the one before it.
-        if start >= 0 and not text[position:start].strip():
-            position = start + len(piece)
-            for place in places:
-                spans[place] = (start, position)
+        if not piece or piece in SPECIAL_TOKENS:
+            continue
+        start = text.find(piece, position)
+        # Between two tokens stands white space, and what tokens have become that are not found.
+        if start < 0 or len("".join(text[position:start].split())) > missed:
+            missed += len(piece)
+            continue
+        position, missed = start + len(piece), 0
+        for place in places:
+            spans[place] = (start, position)
     return spans
 
 

@@ -11,7 +11,7 @@ import torch
 from tiny_checkpoint import PAIRS, SENTENCES, SPELT, encode, make_checkpoint
 
 from bahdanau_hf import InputError
-from bahdanau_hf.batch_translation import find_alignments, find_translations
+from bahdanau_hf.batch_translation import attention_weights, find_translations, make_alignment
 from bahdanau_hf.translation import Translator
 
 
@@ -174,7 +174,8 @@ def test_bytes_of_a_character_are_shown_as_one(translator: Translator) -> None:
     tokenizer, model = translator.tokenizer, translator.model
     source = tokenizer("饕I know.")["input_ids"]
     target = tokenizer("我饕😀")["input_ids"]
-    (alignment,) = find_alignments(model, tokenizer, [source], [target])
+    (raw,) = attention_weights(model, tokenizer, [source], [target])
+    alignment = make_alignment(tokenizer, raw, source, target)
     assert alignment.source_tokens[0] == "饕"
     assert alignment.target_tokens == ["我", "饕", "😀", "<eos>"]
     known = [i if i < model.config.vocab_size else 3 for i in target]
@@ -189,7 +190,9 @@ def test_bytes_of_a_character_are_shown_as_one(translator: Translator) -> None:
     expected = torch.cat([rows[:, :3].sum(1, keepdim=True), rows[:, 3:]], dim=1)
     np.testing.assert_allclose(alignment.weights, expected.numpy(), atol=1e-6)
     # Half a character is none.
-    (broken,) = find_alignments(model, tokenizer, [source[1:]], [[*target[1:3], 2]])
+    halves = source[1:], [*target[1:3], 2]
+    (raw,) = attention_weights(model, tokenizer, *([ids] for ids in halves))
+    broken = make_alignment(tokenizer, raw, *halves)
     assert broken.source_tokens[:2] == broken.target_tokens[:2] == ["\ufffd", "\ufffd"]
 
 

@@ -112,7 +112,10 @@ def test_a_model_that_lacks_a_word_shows_the_sources(forgetful: Path) -> None:
         entry = translator.translate(sentence, replace_unknown={looked_at.lower(): "茶"})[0]
         expected = dict(PAIRS)[sentence]
         assert entry.text == expected
-        assert looked_at in [w.text for w in after.alignment.words.target_words]
+        words = after.alignment.words
+        assert list(words.target_words) == split_words(after.text)
+        (j,) = (j for j, w in enumerate(words.target_words) if w.text == looked_at)
+        np.testing.assert_allclose(words.weights[j], weights[:-1], atol=1e-6)
     # Only those that need it are looked up, and nothing else changes.
     known = [s for s, _ in PAIRS if s not in TEA]
     assert translator.translate(known, replace_unknown=True) == translator.translate(known)

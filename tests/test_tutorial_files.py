@@ -73,6 +73,10 @@ def test_a_pickled_module_is_refused_and_the_advice_is_right(
     exec("\n".join(line.strip() for line in code), {"torch": torch})
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["model.pt", "model_h.pt"]
     saved = read_state_dict("model_h.pt")
+    # Never is it the advice to write over what was given.
+    Path("model.pt").rename("model_h.pt")
+    with pytest.raises(InputError, match=r'state_dict\(\), "state_dict.pt"\)'):
+        read_state_dict("model_h.pt")
     assert all(torch.equal(saved[name], weights[name]) for name in weights)
     assert not (tmp_path / "out").exists()
 

@@ -138,6 +138,10 @@ def test_tokens_that_are_not_there_do_not_pull_others_along() -> None:
         (0, 1), None, (2, 3), (3, 4), None,
     ]  # fmt: skip
     assert written_spans(["他", "我"], "我") == [None, (0, 1)]
+    assert written_spans(["们", "我"], "我们") == [None, (0, 1)]
+    # What became another character is passed over, but no more than that.
+    assert written_spans(["e", "\u0301", "a"], "é a") == [None, None, (2, 3)]
+    assert written_spans(["<unk>", "b"], "a b") == [None, None]
     assert written_spans([" ", "<0xE6>", "<0x88>", "<0x91>", "<0xE6>"], "我") == [
         None, (0, 1), (0, 1), (0, 1), None,
     ]  # fmt: skip
@@ -184,6 +188,8 @@ def test_a_token_over_two_words_goes_to_the_larger_part() -> None:
     words = align_words("us. a", "我", [(0, 3), (4, 5)], [(0, 1)], weights)
     assert [w.text for w in words.source_words] == ["us", "a"]
     np.testing.assert_allclose(words.weights, [[0.6, 0.4]], atol=1e-6)
+    words = align_words("I'm.us a", "我", [(3, 6), (6, 8)], [(0, 1)], weights)
+    assert [w.text for w in words.source_words] == ["us", "a"]
 
 
 def test_what_was_cut_off_is_no_word() -> None:
