@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 def sentence_lengths(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of sources and of targets."""
     random = np.random.default_rng(seed)
-    size = random.gamma(10, 0.1, count)
+    size = random.gamma(11, 1 / 11, count)
     source = np.rint(7 * size)
     target = np.rint(MEAN_TARGET * size * random.normal(1, 0.08, count))
     return source.clip(2, LONGEST).astype(int), target.clip(2, LONGEST).astype(int)

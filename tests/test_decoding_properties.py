@@ -232,8 +232,8 @@ def test_lower_precision_runs_in_our_loop(model, dtype, num_beams, own_calls) ->
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_a_wide_model_in_float32(num_beams, own_calls) -> None:
-    """Wide enough for oneDNN's products; sentences that leave change their sizes."""
+def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
+    """Wide enough for oneDNN's products; finished sentences leave the batch, which shrinks."""
     torch.manual_seed(0)
     config = BahdanauConfig(
         vocab_size=701, embedding_size=96, hidden_size=160, initializer_range=2.0
@@ -242,7 +242,17 @@ def test_a_wide_model_in_float32(num_beams, own_calls) -> None:
     ids = torch.randint(4, 701, (23, 6))
     ends = [END, *range(4, 700, 9)]
     options = {"max_new_tokens": 12, "num_beams": num_beams, "eos_token_id": ends}
+    rows = []
+    step = decoding_bahdanau._Beams.step
+    monkeypatch.setattr(
+        decoding_bahdanau._Beams,
+        "step",
+        lambda beams, tokens: rows.append(len(tokens)) or step(beams, tokens),
+    )
     output = model.generate(ids, **options)
+    assert rows[0] == 23 * num_beams
+    assert rows == sorted(rows, reverse=True)
+    assert len(set(rows)) > 3
     last = torch.isin(output, torch.tensor(ends)).long().argmax(dim=1)
     assert len(set(last.tolist())) > 3, "sentences must end at different steps for this to count"
     assert len(own_calls) == 1

@@ -1,0 +1,277 @@
+"""The benchmarks measure what they say: the same mathematics on both sides, and honest numbers."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # the benchmarks are not installed
+
+from benchmarks import results, suite  # noqa: E402
+from benchmarks.contenders import (  # noqa: E402
+    copy_weights_back,
+    counterparts,
+    make_marian,
+    make_ours,
+    make_plain,
+)
+from benchmarks.decoding_speed import fix_lengths, one_by_one  # noqa: E402
+from benchmarks.equality import Check, losses_and_gradients  # noqa: E402
+from benchmarks.machine import describe_machine, machine_text  # noqa: E402
+from benchmarks.memory import Size, in_own_process  # noqa: E402
+from benchmarks.picture import draw  # noqa: E402
+from benchmarks.stopwatch import Contender, Timing, growth, race  # noqa: E402
+from benchmarks.workload import (  # noqa: E402
+    EOS,
+    bucketed_batches,
+    random_batch,
+    sentence_lengths,
+)
+
+WIDTHS = {"embedding_size": 11, "hidden_size": 17, "target_size": 50}
+
+
+# The same model twice
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_weights_correspond_one_to_one(num_layers) -> None:
+    plain = make_plain(**WIDTHS, num_layers=num_layers)
+    ours = make_ours(plain)
+    pairs = list(counterparts(plain, ours))
+    assert {id(own) for _, own in pairs} == {id(p) for p in ours.parameters()}
+    assert {id(theirs) for theirs, _ in pairs} == {id(p) for p in plain.parameters()}
+    assert len(pairs) == len(list(plain.parameters()))
+    assert all(torch.equal(theirs, own) for theirs, own in pairs)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_()
+    copy_weights_back(ours, plain)
+    assert all(torch.equal(theirs, own) for theirs, own in pairs)
+
+
+def test_the_plain_loop_translates_as_ours() -> None:
+    plain = make_plain(**WIDTHS, num_layers=2).double().eval()
+    with torch.no_grad():
+        plain.output.weight.mul_(5)
+        plain.output.bias[EOS] += 1
+    ours = make_ours(plain).double().eval()
+    copy_all(plain, ours)
+    batch = random_batch(*sentence_lengths(20, 3), 3, target_size=50)
+    output = ours.generate(batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=9)
+    lengths = set()
+    for row, source, length in zip(
+        output[:, 1:].tolist(), batch.input_ids.tolist(), batch.source_lengths, strict=True
+    ):
+        words = plain.translate(source[:length], 1, EOS, 9)
+        assert row[: len(words)] == words
+        assert not any(row[len(words) + 1 :])
+        lengths.add(len(words))
+    assert len(lengths) > 2, "sentences must end at different steps for this to count"
+
+
+def copy_all(plain: torch.nn.Module, ours: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for theirs, own in counterparts(plain, ours):
+            own.copy_(theirs)
+
+
+def test_a_wrong_gradient_is_noticed() -> None:
+    """Of a single small parameter; the others are right."""
+    batch = random_batch(*sentence_lengths(6, 1), 1, target_size=50)
+    plain = make_plain(**WIDTHS).double()
+    ours = make_ours(plain, encoder_reads_padding=True).double()
+    copy_all(plain, ours)
+    assert max(losses_and_gradients(plain, ours, batch)) < 1e-9
+    for model in (plain, ours):
+        model.zero_grad()
+    score = ours.model.decoder.attention.score.weight
+    score.register_hook(lambda grad: grad * 1.001)
+    loss, gradient = losses_and_gradients(plain, ours, batch)
+    assert loss < 1e-12
+    assert gradient == pytest.approx(0.001)
+
+
+def test_marian_is_as_large() -> None:
+    size = make_ours(make_plain()).num_parameters()
+    assert make_marian(size).num_parameters() == pytest.approx(size, rel=0.01)
+
+
+def test_no_end_means_no_end() -> None:
+    marian = make_marian(6_000_000).eval()
+    fix_lengths(marian)
+    for beams in (1, 2):
+        output = marian.generate(torch.tensor([[5, 6, 2]]), max_new_tokens=7, num_beams=beams)
+        assert output.shape == (1, 8)
+
+
+def test_steps_of_the_plain_loop(monkeypatch) -> None:
+    """Padded, it takes as many steps as the translation has words, whatever it says."""
+    plain, calls = make_plain(**WIDTHS), []
+    monkeypatch.setattr(plain, "translate", lambda *args: calls.append(args))
+    contender = one_by_one(plain, [[5, 2], [6, 7, 2]], [[9, 2], [8, 8, 8, 2]], padded=True)
+    contender.run()
+    assert contender.amount == 2
+    assert [len(source) for source, *_ in calls] == [30, 30]
+    assert [call[1:] for call in calls] == [(1, -1, 2), (1, -1, 4)]
+
+
+# Sentences
+
+
+def test_lengths_are_everyday_ones() -> None:
+    source, target = sentence_lengths(20_000, 5)
+    assert source.mean() == pytest.approx(7, abs=0.1)
+    assert target.mean() == pytest.approx(11, abs=0.1)
+    assert np.percentile(source, 95) == 11
+    assert np.percentile(target, 95) == 17
+    assert np.corrcoef(source, target)[0, 1] > 0.8
+
+
+def test_batches() -> None:
+    batches = bucketed_batches(3)
+    sizes = [batch.num_target_tokens for batch in batches]
+    assert sizes == sorted(sizes)
+    for batch in batches:
+        assert batch.input_ids.shape == batch.attention_mask.shape
+        ends = batch.input_ids.gather(1, batch.source_lengths[:, None] - 1)
+        assert (ends == EOS).all()
+        assert not batch.input_ids[batch.attention_mask == 0].any()
+        padded = batch.padded(30)
+        assert padded.input_ids.shape == padded.labels.shape == (64, 30)
+        assert padded.num_target_tokens == batch.num_target_tokens
+        assert torch.equal(padded.source_lengths, batch.source_lengths)
+    again = bucketed_batches(3)
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(batches, again, strict=True))
+
+
+# Numbers
+
+
+def test_a_race_takes_turns() -> None:
+    runs: list[str] = []
+    contenders = {
+        name: Contender(lambda name=name: runs.append(name), 10.0) for name in ("a", "b", "c")
+    }
+    timings = race(contenders, rounds=3, least_seconds=0)
+    assert "".join(runs) == "aabbcc" + "abc" + "bca" + "cab"
+    assert all(len(timing.seconds) == 3 for timing in timings.values())
+
+
+def test_timings() -> None:
+    slow, fast = Timing([2.0, 4.0, 3.0], 12), Timing([1.0, 1.0, 3.0], 24)
+    assert slow.rate == 4
+    assert slow.spread == (3, 6)
+    assert fast.times_as_fast_as(slow) == 4  # of 4, 8 and 2
+    assert slow.times_as_fast_as(fast) == 0.25
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_growth(power) -> None:
+    sizes = [10.0, 20.0, 40.0]
+    assert growth(sizes, [3 * size**power for size in sizes]) == pytest.approx(power)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "measured", "at_most", "reached"),
+    [(2, 2.1, False, True), (2, 1.9, False, False), (2, 1.9, True, True), (2, 2.1, True, False)]
+    + [(2, math.nan, at_most, False) for at_most in (True, False)],
+)
+def test_goals(wanted, measured, at_most, reached) -> None:
+    goal = results.Goal("ours / plain", wanted, measured, at_most)
+    assert goal.reached is reached
+    text = results.goals_text([goal])
+    assert ("NOT REACHED" in text) is not reached
+    assert "ours / plain" in text
+
+
+@pytest.mark.parametrize(("error", "passed"), [(0, True), (1, True), (2, False), (math.nan, False)])
+def test_checks(error, passed) -> None:
+    assert Check("a statement", error, 1).passed is passed
+
+
+def test_a_section_as_text_and_as_json() -> None:
+    section = results.Section("Title", "Notes.")
+    section.add_race({"ours": Timing([0.5, 1.0], 1234.5678)}, "words/CPU s")
+    section.add_seconds("start", Timing([0.5, 0.25], 1))
+    section.goals.append(results.Goal("goal", 1, 2.34567))
+    text = section.text()
+    assert "ours       1,646 words/CPU s  (1,235 to 2,469)" in text
+    assert "start      0.375 CPU s  (0.25 to 0.5)" in text
+    data = json.loads(json.dumps(section.as_dict()))
+    assert data["rows"][0] == {
+        "name": "ours", "value": 1646.0, "unit": "words/CPU s", "low": 1235.0, "high": 2469.0,
+    }  # fmt: skip
+    assert data["goals"][0]["measured"] == 2.346
+    assert data["goals"][0]["reached"] is True
+
+
+def test_the_machine_is_named() -> None:
+    machine = describe_machine()
+    json.dumps(machine)
+    assert machine["versions"]["torch"] == torch.__version__
+    assert machine["cores"] >= 1
+    assert machine["processor"] in machine_text(machine)
+
+
+def test_the_picture(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    curves = [
+        results.Curve(panel, axis, name, [1, 4], [10.0, 30.0])
+        for panel in ("training", "decoding")
+        for axis in ("batch size", "length")
+        for name in ("plain loop", "ours", "ours, bfloat16")
+    ]
+    draw(curves, tmp_path / "a.svg", "this machine")
+    draw(copy.deepcopy(curves), tmp_path / "b.svg", "this machine")
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert "this machine" in text
+    assert text.count(">ours, bfloat16<") == 4
+    assert text == (tmp_path / "b.svg").read_text(encoding="utf-8")
+
+
+# The whole run
+
+
+def test_nothing_is_timed_if_something_is_wrong(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(suite, "checks", lambda: [Check("right", 0, 0), Check("wrong", 1, 0)])
+    monkeypatch.setattr(suite, "SECTIONS", {"training": lambda quick: pytest.fail("was timed")})
+    assert suite.main(["--quick", "--output_dir", str(tmp_path)]) == 1
+    assert "NOT EQUAL  wrong" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_are_written(monkeypatch, tmp_path, capsys) -> None:
+    section = results.Section("Title", "Notes.", goals=[results.Goal("a goal", 2, 3)])
+    monkeypatch.setattr(suite, "checks", lambda: [Check("right", 0, 0)])
+    monkeypatch.setattr(suite, "SECTIONS", {"training": lambda quick: section})
+    assert suite.main(["--quick", "--output_dir", str(tmp_path)]) == 0
+    data = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))
+    assert list(data["sections"]) == ["training"]
+    assert data["checks"][0]["passed"] is True
+    assert "a goal" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_batch() -> None:
+    small, large = (in_own_process("ours", Size(n, 20, 20), tidy=True) for n in (8, 32))
+    assert 1.5 * small < large < 4 * small
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path) -> None:
+    command = ["benchmarks/run.py", "--quick", "--only", "data", "--output_dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "equal      loss is the plain loop's" in done.stdout
+    assert "target tokens/CPU s" in done.stdout
+    assert (tmp_path / "quick.json").exists()
