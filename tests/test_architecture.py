@@ -122,7 +122,7 @@ def test_no_script_hides_a_library() -> None:
 
 
 def test_no_path_of_the_machine() -> None:
-    home = str(ROOT.parent) + "/"
+    home = str(ROOT) + "/"
     folders = (PACKAGE, ROOT / "scripts", ROOT / "benchmarks", ROOT / "configs", ROOT / "tests")
     for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
         if path.suffix in {".py", ".md", ".yaml", ".tsv", ".json"}:
