@@ -65,6 +65,7 @@ def test_labels_need_their_special_tokens(tiny_model) -> None:
 def test_padding_without_a_mask_is_announced(tiny_model, caplog, monkeypatch) -> None:
     logger = logging.get_logger("transformers.modeling_utils")
     monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    caplog.set_level("WARNING", logger="transformers")  # whatever an earlier test has left
     logging.warning_once.cache_clear()
     tiny_model()(batch()["input_ids"], decoder_input_ids=torch.ones(4, 1).long())
     assert "passing in an `attention_mask`" in caplog.text

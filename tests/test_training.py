@@ -278,11 +278,16 @@ def test_signal_handlers_are_put_back(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_second_signal_is_not_held_back() -> None:
-    with StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == [True, False]
-        with pytest.raises(KeyboardInterrupt):
+    # Started in the background, this process may have been told to ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received == [True, False]
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
