@@ -28,6 +28,8 @@ from .recurrence_bahdanau import prepare
 
 SHRINK = 0.8  # sentences are taken out of the batch once no more than this share is unfinished
 NEVER = -1.0e9  # the library's score of what must not be chosen
+PIECE = 128  # numbers of a row that are looked at together when its largest are sought
+LONG = 1 << 14  # what has fewer numbers is sought through one by one
 
 
 def asks_for_tokens_only(
@@ -206,6 +208,23 @@ def greedy_search(
     return output[:, :length]
 
 
+def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`x.topk(k)` of a matrix's rows, on CPUs two to three times as fast in long rows.
+
+    `topk` takes one number after the other, where the maximum of a piece takes vector instructions;
+    and none but the k best pieces can hold the k best numbers.
+    """
+    rows, width = x.shape
+    whole = width - width % PIECE
+    if x.device.type != "cpu" or x.numel() < LONG or whole < 4 * k * PIECE:
+        return x.topk(k)
+    best = x[:, :whole].unflatten(1, (-1, PIECE)).amax(dim=-1).topk(k, sorted=False).indices
+    inside = (best.unsqueeze(-1) * PIECE + torch.arange(PIECE)).flatten(1)
+    columns = torch.cat([inside, torch.arange(whole, width).expand(rows, -1)], dim=1)
+    values, chosen = x.gather(1, columns).topk(k)
+    return values, columns.gather(1, chosen)
+
+
 class _Ended(NamedTuple):
     """The best K ended hypotheses of each sentence so far; absent ones score `NEVER`."""
 
@@ -285,7 +304,7 @@ def beam_search(
         log_probs = beams.logits(tokens).log_softmax(dim=-1)
         B, V = sentences.shape[0], log_probs.shape[-1]
         total = log_probs.view(B, K, V).add_(scores.unsqueeze(-1)).view(B, K * V)
-        candidate_scores, index = total.topk(min(num_candidates, K * V))
+        candidate_scores, index = _largest(total, min(num_candidates, K * V))
         origin, word = index // V, index % V
         candidates = running.gather(1, origin.unsqueeze(-1).expand(-1, -1, length - 1))
         candidates = torch.cat([candidates, word.unsqueeze(-1)], dim=-1)

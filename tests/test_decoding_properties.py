@@ -240,8 +240,10 @@ def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
     )
     model = BahdanauForConditionalGeneration(config).eval()
     ids = torch.randint(4, 701, (23, 6))
-    ends = [END, *range(4, 700, 9)]
-    options = {"max_new_tokens": 12, "num_beams": num_beams, "eos_token_id": ends}
+    ends = [END, *range(4, 700, 35)]
+    options = {"max_new_tokens": 40, "num_beams": num_beams, "eos_token_id": ends}
+    monkeypatch.setattr(decoding_bahdanau, "PIECE", 4)
+    monkeypatch.setattr(decoding_bahdanau, "LONG", 0)
     rows = []
     step = decoding_bahdanau._Beams.step
     monkeypatch.setattr(
@@ -257,3 +259,29 @@ def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
     assert len(set(last.tolist())) > 3, "sentences must end at different steps for this to count"
     assert len(own_calls) == 1
     assert output.tolist() == in_general(model, ids, **options).tolist()
+
+
+# The largest numbers
+
+
+@pytest.mark.parametrize("k", [1, 2, 10])
+@pytest.mark.parametrize("width", [128 * 40, 128 * 40 + 1, 128 * 41 - 1, 20, 10])
+def test_the_largest_are_topks(width, k) -> None:
+    for rows in (1, 64):
+        x = torch.randn(rows, width)
+        x[:, ::7] -= 1e9
+        values, columns = decoding_bahdanau._largest(x, k)
+        expected = x.topk(k)
+        assert torch.equal(values, expected.values)
+        assert torch.equal(columns, expected.indices)
+
+
+def test_the_largest_stand_anywhere() -> None:
+    """At the ends of pieces, all in one piece, and in what is left behind the last whole one."""
+    for columns in ([0, 127, 128, 5119, 5120, 5125], range(256, 262), range(5120, 5126)):
+        x = torch.full((9, 5126), -2.0)
+        order = [columns[i] for i in torch.randperm(6)]
+        x[:, order] = torch.arange(6.0, 0, -1)
+        assert decoding_bahdanau._largest(x, 6)[1].tolist() == [order] * 9
+        ties = decoding_bahdanau._largest((x > 0).float(), 6)[1]
+        assert ties.sort(dim=1).values.tolist() == [sorted(columns)] * 9
