@@ -53,9 +53,10 @@ def measure(quick: bool) -> Section:
         f"{LARGE.source} x {LARGE.target} tokens, without optimizer. Growth: from batch "
         f"{MEDIUM.batch}, without what the allocator keeps.",
     )
-    peaks = {model: in_own_process(model, LARGE) for model in MODELS[: 3 if quick else 4]}
+    models = MODELS[:2] if quick else MODELS
+    peaks = {model: in_own_process(model, LARGE) for model in models}
     section.rows = [Row(name, peak, "MB") for name, peak in peaks.items()]
-    for name in MODELS[1:3]:
+    for name in models[1:3]:
         ratio = peaks[name] / peaks["plain loop"]
         section.goals.append(Goal(f"memory: {name} / plain loop", 0.2, ratio, at_most=True))
     for axis, field in () if quick else AXES.items():

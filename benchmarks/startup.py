@@ -38,7 +38,7 @@ def measure(quick: bool) -> Section:
             LOAD_NAME: ["-c", LOAD, folder],
             TRANSLATE: ["-m", "bahdanau_hf", "translate", "--model", folder],
         }
-        for _ in range(2 if quick else 5):
+        for _ in range(1 if quick else 5):
             for name, arguments in commands.items():
                 seconds.setdefault(name, []).append(_cpu_seconds(arguments))
     section = Section("Start-up", "Fresh processes on one thread; user and system time.")
