@@ -42,7 +42,10 @@ def draw(curves: Sequence[Curve], path: Path, caption: str) -> None:
             axes.set(xscale="log", xlabel=axis, ylabel=UNITS[panel], title=panel)
             axes.set_xticks(sizes, [str(n) for n in sizes], minor=False)
             axes.set_xticks([], minor=True)
-            axes.set_ylim(bottom=0)
+            if panel == "decoding":
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
     figure.supxlabel(caption, fontsize="small", color="#666666")

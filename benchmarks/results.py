@@ -106,7 +106,7 @@ class Section:
 
 def goals_text(goals: list[Goal]) -> str:
     """All goals as one table."""
-    width = max(len(goal.name) for goal in goals)
+    width = max((len(goal.name) for goal in goals), default=4)
     lines = [f"{'goal':<{width}}    wanted  measured"]
     for goal in goals:
         wanted = f"{'<=' if goal.at_most else '>='} {goal.wanted:g}"

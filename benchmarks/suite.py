@@ -25,6 +25,7 @@ from . import (
 from .equality import checks
 from .machine import describe_machine, machine_text
 from .picture import draw
+from .readme_tables import update_readme
 from .results import Section, goals_text
 
 SECTIONS: dict[str, Callable[[bool], Section]] = {
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[bool], Section]] = {
 }
 SLOW = ("growth",)  # a quick run leaves it out
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
     }
     _save(result, sections, args.output_dir, "quick" if args.quick else "full")
+    if args.readme:
+        update_readme(README, result)
+        print(f"wrote {README}")
     return 0
 
 
@@ -76,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about a minute instead of ten")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these parts alone")
+    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     parser.add_argument(
         "--output_dir", type=Path, default=RESULTS, help="where results go (JSON, picture)"
     )

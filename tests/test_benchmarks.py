@@ -27,6 +27,7 @@ from benchmarks.equality import Check, losses_and_gradients  # noqa: E402
 from benchmarks.machine import describe_machine, machine_text  # noqa: E402
 from benchmarks.memory import Size, in_own_process  # noqa: E402
 from benchmarks.picture import draw  # noqa: E402
+from benchmarks.readme_tables import update_readme  # noqa: E402
 from benchmarks.stopwatch import Contender, Timing, growth, race  # noqa: E402
 from benchmarks.workload import (  # noqa: E402
     EOS,
@@ -211,6 +212,28 @@ def test_a_section_as_text_and_as_json() -> None:
     }  # fmt: skip
     assert data["goals"][0]["measured"] == 2.346
     assert data["goals"][0]["reached"] is True
+
+
+def test_tables_of_the_readme(tmp_path) -> None:
+    """They replace what stood there, and nothing else."""
+    section = results.Section("Title", "Notes.", goals=[results.Goal("a goal", 2, 3)])
+    section.add_race({"ours": Timing([0.5, 1.0], 1234.5678)}, "words/CPU s")
+    result = {"machine": describe_machine(), "sections": {"training": section.as_dict()}}
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n")
+    update_readme(readme, result)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- results: begin -->\n")
+    assert text.endswith("\n<!-- results: end -->\nafter\n")
+    assert "old" not in text
+    assert "| a goal | ≥ 2 | 3.00 | reached |" in text
+    assert "| ours | 1,646 words/CPU s | 1,235 to 2,469 |" in text
+    update_readme(readme, result)
+    assert readme.read_text(encoding="utf-8") == text
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="once each"):
+        update_readme(readme, result)
+    assert (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").count("results: ") == 2
 
 
 def test_the_machine_is_named() -> None:
