@@ -11,7 +11,7 @@ CODE := bahdanau_hf scripts tests benchmarks
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
-.PHONY: help train test slow format lint types bench demo clean
+.PHONY: help train test browser slow format lint types bench demo clean
 
 help:  ## this list
 	@sed -n -E 's/^([a-z]+):.*## /\1\t/p' Makefile | expand -t 10
@@ -34,6 +34,11 @@ $(VENV)/.installed-demo: $(VENV)/.installed
 	$(INSTALL) '.[demo]'
 	@touch $@
 
+# What the tests of pages need beside Chromium itself; without it `make test` leaves them out.
+$(VENV)/.installed-browser: $(VENV)/.installed
+	$(INSTALL) '.[demo,browser]'
+	@touch $@
+
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
 train: export OMP_WAIT_POLICY ?= PASSIVE
 train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart
@@ -41,6 +46,9 @@ train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: r
 
 test: $(VENV)/.installed  ## the fast tests
 	$(BIN)/python -m pytest
+
+browser: $(VENV)/.installed-browser  ## the tests of the pages, in Chromium
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m browser
 
 slow: $(VENV)/.installed  ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'

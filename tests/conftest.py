@@ -18,6 +18,8 @@ import torch
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 
+pytest_plugins = ["browser"]  # its fixtures
+
 PAIRS = Path(__file__).parent / "data" / "pairs.tsv"
 
 # Odd and all different, so that two dimensions cannot be mistaken for each other.
