@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +23,15 @@ from transformers.dynamic_module_utils import get_relative_imports
 from .errors import InputError
 from .model_card import REPO_PLACEHOLDER, attention_map, read_model_config, write_model_card
 
-__all__ = ["push_folder", "release_files", "write_model_card"]
+__all__ = [
+    "BackgroundPush",
+    "open_repository",
+    "push_folder",
+    "release_files",
+    "write_model_card",
+]
+
+logger = logging.getLogger(__name__)
 
 _REQUIRED = (
     *("README.md", "config.json", "generation_config.json", "model.safetensors"),
@@ -89,15 +100,13 @@ def push_folder(
     names = release_files(folder)
     if create_pr and tag:
         raise InputError("a pull request has no commit to tag yet: leave out --tag or --create_pr")
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise InputError(_one_line(error)) from None
     if dry_run:
+        _check_name(repo_id)
         return None
     api = HfApi(token=token)
+    # Anybody may open a pull request in a repository that he can read.
+    repo_id = open_repository(repo_id, private=private, token=token, write=not create_pr)
     with _clear_errors(repo_id):
-        repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if revision and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.create_commit(
@@ -110,6 +119,79 @@ def push_folder(
         if tag:
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return str(commit.pr_url or commit.commit_url)
+
+
+def open_repository(
+    repo_id: str, *, private: bool = False, token: str | None = None, write: bool = True
+) -> str:
+    """See that a push will be let in, and make the model repository if it does not exist.
+
+    Args:
+        repo_id: `OWNER/NAME`, or `NAME` for a repository of the token's owner.
+        private: make a new repository private; one that exists stays as it is.
+        token: default: the stored one.
+        write: the token must be allowed to write there.
+
+    Returns:
+        The name with its owner.
+
+    Raises:
+        InputError: a name that cannot be, or what the Hub refused and why.
+    """
+    _check_name(repo_id)
+    api = HfApi(token=token)
+    with _clear_errors(repo_id):
+        repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+        if write:  # one that exists may be somebody else's
+            api.auth_check(repo_id, write=True)
+    return str(repo_id)
+
+
+class BackgroundPush:
+    """Pushes releases to one repository while other work goes on, one at a time.
+
+    Args:
+        repo_id: as `push_folder`.
+        private: as `push_folder`.
+        token: as `push_folder`.
+    """
+
+    def __init__(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
+        self.repo_id, self.private, self.token = repo_id, private, token
+        self._api = HfApi()
+        self._last: Future[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last push is still on its way."""
+        return self._last is not None and not self._last.done()
+
+    def start(self, folder: Path, message: str) -> None:
+        """Push a folder and remove it; what goes wrong is a warning, for the work to go on."""
+        self._last = self._api.run_as_future(self._push, folder, message)
+
+    def wait(self) -> None:
+        """Wait until nothing is on its way."""
+        if self._last is not None:
+            self._last.result()
+
+    def _push(self, folder: Path, message: str) -> None:
+        try:
+            url = push_folder(
+                folder, self.repo_id, private=self.private, token=self.token, message=message
+            )
+            logger.info("%s is published: %s", message, url)
+        except Exception as error:
+            logger.warning("%s was not published: %s", message, _one_line(error))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(_one_line(error)) from None
 
 
 def _travelling_code(folder: Path, entries: Iterable[str]) -> list[str]:

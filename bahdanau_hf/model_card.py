@@ -46,7 +46,9 @@ _PROCEDURE = {
 }
 
 
-def write_model_card(folder: str | Path, *, license: str = "apache-2.0") -> Path:
+def write_model_card(
+    folder: str | Path, *, license: str = "apache-2.0", name: str | None = None
+) -> Path:
     """Fill the template `model_card.md` from a checkpoint's own files and save it as `README.md`.
 
     Reads `config.json` and, where they exist, `settings.json`, `eval_results.json`,
@@ -56,6 +58,7 @@ def write_model_card(folder: str | Path, *, license: str = "apache-2.0") -> Path
     Args:
         folder: a checkpoint of ours, as a run ends with.
         license: licence of the weights, as the Hub abbreviates it.
+        name: the model's; default: the run's `hub_model_id`, else the folder's name.
 
     Raises:
         InputError: the folder holds no checkpoint of ours, or a file in it cannot be read.
@@ -67,7 +70,7 @@ def write_model_card(folder: str | Path, *, license: str = "apache-2.0") -> Path
     tokenizer = _read_json(folder / "tokenizer_config.json")
     train, data = _mapping(settings.get("train")), _mapping(settings.get("data"))
     languages = [data.get(side) or tokenizer.get(side) for side in ("source_lang", "target_lang")]
-    name = (train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
+    name = (name or train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
     scores = {
         split: results[split]
         for split in _SPLITS

@@ -21,12 +21,12 @@ from tqdm.auto import tqdm
 from .batching import IGNORED_LABEL
 from .checkpointing import TrainerState
 from .data import pair_lengths, pair_texts
-from .errors import InputError
 from .evaluation import score_on_main, translate_on_all, validation_loss
 from .processes import sum_over_processes
+from .publishing import publish_step
 from .report import write_report
 from .run_folder import list_checkpoints, log_metrics
-from .training_run import Batch, Run, make_collator, publish, save_release
+from .training_run import Batch, Run, make_collator
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +86,10 @@ def train(run: Run) -> TrainerState:
                     folder = run.save()
                 if signum:
                     raise TrainingInterrupted(signum, folder)
-                if has_gained and args.push_to_hub:
-                    _publish_on_the_way(run)
                 if state.finished:
                     break
+                if validates and args.push_to_hub:
+                    publish_step(run)
     return state
 
 
@@ -279,16 +279,6 @@ def _count_step(state: TrainerState, done: StepDone, num_batches: int, ends_epoc
     state.loss_sum += done.loss_sum
     state.num_tokens += done.num_tokens
     state.logged_seconds += done.seconds
-
-
-def _publish_on_the_way(run: Run) -> None:
-    """Push the best model so far; a Hub that cannot be reached does not end the training."""
-    if run.accelerator.is_main_process:
-        save_release(run)
-        try:
-            publish(run)
-        except InputError as error:
-            logger.warning("step %d was not published: %s", run.state.step, error)
 
 
 def _progress_bar(run: Run) -> Any:

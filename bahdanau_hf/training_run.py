@@ -22,7 +22,7 @@ from .batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
 from .checkpointing import TrainerState, load_checkpoint, save_checkpoint
 from .data import pair_lengths
 from .errors import InputError
-from .hub import push_folder, write_model_card
+from .hub import BackgroundPush, write_model_card
 from .preparation import RunPairs, run_identity
 from .run_folder import cut_metrics, remove_checkpoints, set_aside_later, share_files
 
@@ -49,6 +49,7 @@ class Run:
         identity: what a resumed run must share.
         data_args: languages and lengths.
         args: how to train.
+        pushes: what goes to the Hub on the way; `None`: nothing does.
     """
 
     accelerator: Accelerator
@@ -64,6 +65,7 @@ class Run:
     identity: dict[str, Any]
     data_args: DataArguments
     args: TrainArguments
+    pushes: BackgroundPush | None = None
     _started: float = 0.0
 
     def start_clock(self) -> None:
@@ -318,6 +320,7 @@ def start_run(
         identity=identity,
         data_args=data_args,
         args=args,
+        pushes=_background_push(args),
     )
     # From here on the processes draw different dropout.
     set_seed(args.seed, device_specific=True)
@@ -346,29 +349,23 @@ def _go_on(run: Run, checkpoint: Path) -> None:
     logger.info("Going on from %s: %d of %d steps", checkpoint, state.step, run.total_steps)
 
 
-def save_release(run: Run) -> None:
-    """Write the model as it is now into `output_dir`, complete and with a card."""
-    run.bare_model.save_pretrained(run.output_dir)
-    run.tokenizer.save_pretrained(run.output_dir)
-    share_files(run.output_dir)
-    write_model_card(run.output_dir)
-
-
-def publish(run: Run) -> str | None:
-    """Push what `output_dir` holds to the Hub.
-
-    Returns:
-        Where the commit can be seen.
-
-    Raises:
-        InputError: the Hub cannot be reached or refuses.
-    """
-    args = run.args
-    name = args.hub_model_id or run.output_dir.resolve().name
-    return push_folder(
-        run.output_dir,
-        name,
-        private=args.hub_private_repo,
-        token=args.hub_token,
-        message=f"Step {run.state.step}",
+def _background_push(args: TrainArguments) -> BackgroundPush | None:
+    if not args.push_to_hub:
+        return None
+    return BackgroundPush(
+        repository_name(args), private=args.hub_private_repo, token=args.hub_token
     )
+
+
+def repository_name(args: TrainArguments) -> str:
+    """The repository that a run is pushed to."""
+    return args.hub_model_id or Path(args.output_dir).resolve().name
+
+
+def save_release(run: Run, folder: Path | None = None) -> None:
+    """Write the model as it is now, complete and with a card; default: into `output_dir`."""
+    folder = folder or run.output_dir
+    run.bare_model.save_pretrained(folder)
+    run.tokenizer.save_pretrained(folder)
+    share_files(folder)
+    write_model_card(folder, name=repository_name(run.args))

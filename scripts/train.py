@@ -33,9 +33,10 @@ from bahdanau_hf.preparation import (
     start_accelerator,
 )
 from bahdanau_hf.processes import settle_processes, start_promised_processes
+from bahdanau_hf.publishing import open_hub, publish
 from bahdanau_hf.run_folder import write_json
 from bahdanau_hf.training import NonFiniteLossError, TrainingInterrupted, train
-from bahdanau_hf.training_run import publish, start_run
+from bahdanau_hf.training_run import start_run
 
 NUM_EXAMPLES = 8
 
@@ -52,6 +53,7 @@ def run_training(arguments: Sequence[str]) -> None:
     if not accelerator.is_main_process:
         logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
     checkpoint = open_output_dir(accelerator, train_args)
+    open_hub(accelerator, train_args)
     set_seed(train_args.seed)
 
     # Pairs, tokenizer, model

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.hub import release_files
 from bahdanau_hf.metrics import score_translations, sentence_scores
 from bahdanau_hf.tokenization import load_tokenizer
+from bahdanau_hf.training_run import Run
 from bahdanau_hf.translation import Translator
 
 
@@ -161,29 +164,67 @@ def test_scores_that_a_crash_has_cost_are_made_on_resuming(tmp_path: Path) -> No
 def test_publishing_on_the_way_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pushed: list[tuple[str, set[str], dict[str, Any]]] = []
+    """Step 1 is long on its way, so 2 is left out; 3 fails; the end waits, and comes last."""
+    pushed: list[tuple[Any, ...]] = []
+    arrives = threading.Event()
 
-    def push(folder: Path, name: str, **options: Any) -> str:
-        pushed.append((name, set(release_files(folder)), options))
-        if len(pushed) == 1:
+    def push(pushed_folder: Path, name: str, **options: Any) -> str:
+        card = (pushed_folder / "README.md").read_text(encoding="utf-8")
+        scores = json.loads((pushed_folder / "eval_results.json").read_text())
+        pushed.append((name, set(release_files(pushed_folder)), options, card, scores))
+        if options["message"] == "Step 1":
+            assert arrives.wait(60)
+        if options["message"] == "Step 3":
             raise InputError("the Hub is asleep")
         return "https://hub/commit"
 
-    monkeypatch.setattr("bahdanau_hf.training_run.push_folder", push)
-    changes = {"hub_model_id": "me/mine", "hub_token": "hf_x", "hub_private_repo": True}
-    scores = iter(
-        {"eval_loss": loss, "eval_bleu": -loss, "eval_chrf": 0.0} for loss in (3.0, 4.0, 2.0, 9.0)
+    def measure(run: Run) -> dict[str, float]:
+        if run.state.step == 3:
+            assert run.pushes is not None
+            assert run.pushes.is_busy, "training went on meanwhile"
+            arrives.set()
+            run.pushes.wait()
+        return {"eval_loss": 3.0, "eval_bleu": run.state.step / 8, "eval_chrf": 0.0}
+
+    monkeypatch.setattr("bahdanau_hf.hub.push_folder", push)
+    monkeypatch.setattr("bahdanau_hf.publishing.push_folder", push)
+    opened: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        "bahdanau_hf.publishing.open_repository", lambda name, **kw: opened.append((name, kw))
     )
-    monkeypatch.setattr("bahdanau_hf.training.measure", lambda run: next(scores))
+    monkeypatch.setattr("bahdanau_hf.training.measure", measure)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "outside"))
+    (tmp_path / "outside").mkdir()
+    caplog.set_level("INFO", logger="bahdanau_hf")
+    changes = {"hub_model_id": "me/mine", "hub_token": "hf_x", "hub_private_repo": True}
     folder = tmp_path / "run"
     assert train(folder, push_to_hub=True, eval_steps=1, test_file=PAIRS, **changes) == 0
-    # The best so far at the steps 1 and 3, then the finished model with its scores.
-    assert [options["message"] for _, _, options in pushed] == ["Step 1", "Step 3", "Step 4"]
-    assert {name for name, _, _ in pushed} == {"me/mine"}
-    assert all(options["token"] == "hf_x" and options["private"] for _, _, options in pushed)
-    assert all({"README.md", "model.safetensors"} <= files for _, files, _ in pushed)
-    assert ["eval_results.json" in files for _, files, _ in pushed] == [False, False, True]
-    assert "step 1 was not published: the Hub is asleep" in caplog.text
+    assert opened == [("me/mine", {"private": True, "token": "hf_x"})]
+    names, files, options, cards, scores = zip(*pushed, strict=True)
+    assert [option["message"] for option in options] == ["Step 1", "Step 3", "Step 4"]
+    assert set(names) == {"me/mine"}
+    assert all(option["token"] == "hf_x" and option["private"] for option in options)
+    # Each is as complete as the last, and states its own scores.
+    assert files[0] == files[1] == files[2] == set(release_files(folder))
+    assert {"eval_results.json", "alignment.svg"} <= files[0]
+    assert [score["validation"]["bleu"] for score in scores[:2]] == [1 / 8, 3 / 8]
+    assert all("# mine\n" in card and "tok:zh" in card for card in cards)
+    assert "step 3" in cards[1]
+    assert "Step 2 is not published: the last push is still on its way" in caplog.text
+    assert "Step 3 was not published: the Hub is asleep" in caplog.text
+    assert not any((tmp_path / "outside").iterdir()), "what was pushed is removed"
+
+
+def test_a_run_that_may_not_push_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str, **options: Any) -> None:
+        raise InputError(f"cannot push to {name}: the token may not write there")
+
+    monkeypatch.setattr("bahdanau_hf.publishing.open_repository", refuse)
+    assert train(tmp_path / "mine", push_to_hub=True, hub_token="hf_x") == 2
+    assert "error: cannot push to mine: the token may not" in capsys.readouterr().err
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_going_on_from_a_model(finished: Path, tmp_path: Path) -> None:
