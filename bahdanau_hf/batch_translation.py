@@ -1,152 +1,36 @@
-"""What a model makes of one batch of sentences: translations, and where it looked.
+"""What becomes of where a model looked: alignments, and words for what it could not write.
 
 An unknown word (`<unk>`) in a translation can be replaced by what the model looked at when it wrote
 it (Luong et al. 2015, "Addressing the Rare Word Problem in Neural Machine Translation", section
 3.3, with attention in place of their positional tokens).
 
-Dimensions: B batch, S source, T target.
+Dimensions: S source, T target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .alignment import Alignment
-from .tokenization import EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, clean_text
-from .word_alignment import Span, Word, align_words, read_spans, split_words, token_pieces
+from .batch_bahdanau import name_attention, read_attention
+from .text_bahdanau import SPECIAL_TOKENS, UNK_ID, clean_text
+from .word_alignment import Span, Word, align_words, read_spans, split_words
 
 UNK_TOKEN = SPECIAL_TOKENS[UNK_ID]
-_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 
 
-class Hypothesis(NamedTuple):
-    """One result of the search.
-
-    Attributes:
-        ids: tokens, `<eos>` last unless the limit came first.
-        text: the same as one line of text.
-        score: as `Translation.score`.
-    """
-
-    ids: list[int]
-    text: str
-    score: float | None
-
-
-def max_source_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """Tokens of a sentence that the model reads, the end included; `None`: any number."""
-    longest = tokenizer.model_max_length
-    return int(longest) if longest < _NO_LIMIT else None
-
-
-def cut_keeps_end(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a sentence cut to the model's length ends in `<eos>`; some checkpoints say no."""
-    return bool(tokenizer.init_kwargs.get("cut_keeps_end", True))
-
-
-def find_translations(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sources: Sequence[list[int]],
-    num_return_sequences: int = 1,
-    return_scores: bool = False,
-    **generate_kwargs: Any,
-) -> list[list[Hypothesis]]:
-    """Translate a batch with `model.generate`.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
-        sources: token ids of each sentence, `<eos>` last, without padding.
-        num_return_sequences: results of the search for each sentence.
-        return_scores: say how probable each is. The search then runs in the library's loop, which
-            keeps the scores of all words at each step, `rows * vocab_size * 4` bytes.
-        **generate_kwargs: further arguments of `generate`.
-
-    Returns:
-        For each sentence at least one hypothesis, the best first, no two with the same text.
-    """
-    input_ids, attention_mask = _source_batch(model, tokenizer, sources)
-    outputs = model.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        num_return_sequences=num_return_sequences,
-        return_dict_in_generate=return_scores,
-        output_scores=return_scores,
-        **generate_kwargs,
-    )
-    sequences = outputs.sequences if return_scores else outputs
-    sequences = sequences[:, 1:]  # (B * returns, T), without the start token
-    is_last = (sequences == EOS_ID) | (sequences == PAD_ID)
-    # Behind the end, beam search fills up with <eos>, the others with <pad>.
-    is_real = (is_last.cumsum(dim=1) - is_last.long() == 0) & (sequences != PAD_ID)
-    is_real[:, 0] = True
-    scores: Sequence[float | None] = [None] * len(sequences)
-    if return_scores:
-        scores = _scores(outputs, sequences, is_real).tolist()
-    lengths = is_real.sum(dim=1).tolist()
-    ids = [row[:length] for row, length in zip(sequences.tolist(), lengths, strict=True)]
-    texts = map(clean_text, tokenizer.batch_decode(ids, skip_special_tokens=True))
-    found = list(map(Hypothesis, ids, texts, scores))
-    n = num_return_sequences
-    return [_distinct(found[i : i + n]) for i in range(0, len(found), n)]
-
-
-def _scores(outputs: Any, sequences: Tensor, is_real: Tensor) -> Tensor:
-    """Score of each row: what beam search ranked by, else the sum of the log-probabilities."""
-    if getattr(outputs, "sequences_scores", None) is not None:
-        return outputs.sequences_scores
-    log_probs = [
-        step.gather(1, sequences[:, t, None])[:, 0] - step.logsumexp(dim=1)
-        for t, step in enumerate(outputs.scores)
-    ]
-    return torch.stack(log_probs, dim=1).masked_fill(~is_real, 0).sum(dim=1)
-
-
-@torch.no_grad()
 def attention_weights(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     sources: Sequence[list[int]],
     targets: Sequence[list[int]],
 ) -> list[np.ndarray]:
-    """Read each target to the model, token by token, and keep its attention.
-
-    A token outside the target part of the vocabulary is read as `<unk>`.
-
-    Args:
-        model: in evaluation mode, with attention.
-        tokenizer: the model's.
-        sources: token ids of each sentence, without padding.
-        targets: token ids of each translation, without start token and padding.
-
-    Returns:
-        For each sentence float32 `(T, S)`; a row for each token of the target.
-    """
-    if not sources:
-        return []
-    input_ids, attention_mask = _source_batch(model, tokenizer, sources)
-    start, size = model.config.decoder_start_token_id, model.config.vocab_size
-    known = [[start, *(i if i < size else UNK_ID for i in ids[:-1])] for ids in targets]
-    outputs = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        decoder_input_ids=_padded(known, input_ids.device),
-        use_cache=False,
-        output_attentions=True,
-        logits_to_keep=1,
-    )
-    weights = outputs.cross_attentions[0][:, 0].float().cpu().numpy()  # (B, T, S)
-    return [
-        rows[: len(target), : len(source)]
-        for source, target, rows in zip(sources, targets, weights, strict=True)
-    ]
+    """`read_attention` as arrays."""
+    return [weights.numpy() for weights in read_attention(model, tokenizer, sources, targets)]
 
 
 def make_alignment(
@@ -170,15 +54,14 @@ def make_alignment(
         texts: sentence and translation as strings, for links between their words.
         target_spans: where each target token stands in the translation.
     """
-    columns = token_pieces(tokenizer.convert_ids_to_tokens(source_ids))
-    rows = token_pieces(tokenizer.convert_ids_to_tokens(target_ids))
     words = None
     if texts is not None:
         source_spans = read_spans(tokenizer, texts[0], len(source_ids))
         words = align_words(*texts, source_spans, target_spans, weights)
-    merged = np.stack([weights[:, piece].sum(axis=1) for _, piece in columns], axis=1)
-    merged = np.stack([merged[piece].mean(axis=0) for _, piece in rows])
-    return Alignment([text for text, _ in columns], [text for text, _ in rows], merged, words)
+    columns, rows, merged = name_attention(
+        tokenizer, torch.from_numpy(np.asarray(weights)), source_ids, target_ids
+    )
+    return Alignment(columns, rows, merged.numpy(), words)
 
 
 # --- unknown words -------------------------------------------------------------------------------
@@ -220,28 +103,3 @@ def join_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> st
     """One line of text from tokens, whether the vocabulary has them or not; marks are left out."""
     written = [token for token in tokens if token not in SPECIAL_TOKENS]
     return clean_text(tokenizer.backend_tokenizer.decoder.decode(written))
-
-
-def _source_batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sources: Sequence[list[int]]
-) -> tuple[Tensor, Tensor]:
-    """Ids and mask, `(B, S)`."""
-    # An encoder that reads padding must always find as much of it as in training.
-    width = (max_source_length(tokenizer) or 0) if model.config.encoder_reads_padding else 0
-    input_ids = _padded(sources, model.device, width)
-    lengths = torch.tensor([[len(row)] for row in sources], device=model.device)
-    positions = torch.arange(input_ids.shape[1], device=model.device)
-    return input_ids, (positions < lengths).long()
-
-
-def _padded(rows: Sequence[list[int]], device: torch.device, at_least: int = 0) -> Tensor:
-    width = max(at_least, *map(len, rows))
-    return torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows], device=device)
-
-
-def _distinct(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
-    """Best first; of those that read the same, though their tokens differ, only the best."""
-    by_text: dict[str, Hypothesis] = {}
-    for hypothesis in sorted(hypotheses, key=lambda h: h.score or 0.0, reverse=True):
-        by_text.setdefault(hypothesis.text, hypothesis)
-    return list(by_text.values())

@@ -90,7 +90,15 @@ class BahdanauConfig(PreTrainedConfig):
             "AutoModel": "modeling_bahdanau.BahdanauForConditionalGeneration",
             "AutoModelForSeq2SeqLM": "modeling_bahdanau.BahdanauForConditionalGeneration",
         }
+        self.custom_pipelines = {
+            "translation": {
+                "impl": "pipeline_bahdanau.BahdanauTranslationPipeline",
+                "pt": ["AutoModelForSeq2SeqLM"],
+                "type": "text",
+            }
+        }
         kwargs.pop("auto_map", None)
+        kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:

@@ -17,7 +17,7 @@ Departures from Bahdanau et al. 2015 (its sections in brackets):
 """
 
 # No `from __future__ import annotations`: the library reads `config: BahdanauConfig` as a type.
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ from .encoder_bahdanau import (
 )
 from .loss_bahdanau import cross_entropy
 from .products_bahdanau import Linear
+
+if TYPE_CHECKING:  # what is named here is saved with a model
+    from .pipeline_bahdanau import BahdanauTranslationPipeline  # noqa: F401
 
 IGNORED_LABEL = -100
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
+from .batch_bahdanau import beam_number, limit_argument, new_token_limit
 from .errors import InputError
-
-_NEW_TOKENS = 128  # where neither caller nor checkpoint set a limit
 
 
 class SearchRequest(NamedTuple):
@@ -53,28 +52,20 @@ def make_request(
     defaults = model.generation_config
     check_positive(num_return_sequences=num_return_sequences)
     is_sampling = generate_kwargs.get("do_sample", defaults.do_sample)
-    if num_beams is None:
-        num_beams = defaults.num_beams or 1
-        num_beams = num_beams if is_sampling else max(num_beams, num_return_sequences)
+    num_beams = beam_number(defaults, num_beams, num_return_sequences, is_sampling)
     check_positive(num_beams=num_beams)
     if num_return_sequences > num_beams and not is_sampling:
         raise InputError(
             f"{num_return_sequences} translations of a sentence need at least as many beams, "
             f"not {num_beams}"
         )
-    max_length = generate_kwargs.pop("max_length", None)  # it counts the start token too
-    if max_new_tokens is None and max_length is not None:
-        max_new_tokens = max_length - 1
-    if max_new_tokens is None:
-        max_new_tokens = defaults.max_new_tokens or (defaults.max_length or _NEW_TOKENS + 1) - 1
+    max_new_tokens = new_token_limit(
+        defaults, max_new_tokens, generate_kwargs.pop("max_length", None)
+    )
     check_positive(max_new_tokens=max_new_tokens)
     if length_penalty is not None and num_beams > 1:
         generate_kwargs["length_penalty"] = float(length_penalty)
-    # The library warns if one limit is in the defaults and the other one is passed.
-    if defaults.max_new_tokens is None:
-        generate_kwargs["max_length"] = max_new_tokens + 1
-    else:
-        generate_kwargs["max_new_tokens"] = max_new_tokens
+    generate_kwargs |= limit_argument(defaults, max_new_tokens)
     if not isinstance(replace_unknown, bool | Mapping):
         raise InputError(
             f"replace_unknown must be True, False or a dictionary, not {replace_unknown!r:.60}"

@@ -18,8 +18,6 @@ first two groups are the target part: what the decoder embeds and can emit.
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,10 +27,28 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from .errors import InputError
+from .text_bahdanau import (
+    BOS_ID,
+    BYTE_TOKENS,
+    EOS_ID,
+    PAD_ID,
+    SPECIAL_TOKENS,
+    UNK_ID,
+    clean_text,
+)
 
-SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
-PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
-BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+__all__ = [
+    "BOS_ID",
+    "BYTE_TOKENS",
+    "EOS_ID",
+    "PAD_ID",
+    "SPECIAL_TOKENS",
+    "UNK_ID",
+    "clean_text",
+    "load_tokenizer",
+    "target_vocab_size",
+    "train_tokenizer",
+]
 
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}"
 _CJK_MARKS = r"\x{3000}-\x{303F}\x{FF00}-\x{FFEF}"
@@ -51,20 +67,6 @@ _UNWRITTEN_SPACE = (
     rf" (?=[{_CJK}{_CJK_MARKS}])|(?<=[{_CJK}{_CJK_MARKS}]) "
     r"| (?=[.,!?;:%)\]\}’”…/])|(?<=[(\[\{‘“$£€/]) "
 )
-
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
-
-
-def clean_text(text: str) -> str:
-    """Bring a sentence into the form that is compared, encoded and stored.
-
-    Unicode NFC; control characters, soft hyphens, zero-width spaces, byte order marks and lone
-    surrogates are removed; runs of white space (ideographic and no-break spaces too) become one
-    space; both ends are stripped. Applying it twice changes nothing more.
-    """
-    if not (text.isascii() and text.isprintable()):
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
-    return " ".join(text.split())
 
 
 def train_tokenizer(

@@ -8,42 +8,37 @@ not depend on its neighbours.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .alignment import Alignment
-from .batch_translation import (
+from .batch_bahdanau import (
+    EncodedSentence,
     Hypothesis,
-    attention_weights,
-    cut_keeps_end,
+    encode_sentences,
+    evaluating,
     find_translations,
-    join_tokens,
-    make_alignment,
     max_source_length,
-    replace_tokens,
 )
+from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
 from .errors import InputError
 from .loading import check_tokenizer, load_model, move_model
 from .search_request import SearchRequest, check_attention, check_positive, make_request
-from .tokenization import EOS_ID, UNK_ID, clean_text, load_tokenizer
+from .tokenization import UNK_ID, load_tokenizer
 from .word_alignment import read_spans, words_looked_at, written_spans
 
 logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES = 32  # batches whose sentences are sorted by length together
-_ANY_NUMBER = sys.maxsize
 _TOKENS_PER_ROW = 256  # of longer sentences a batch has fewer
 _SCORE_BYTES = 2**29  # generate() keeps the scores of all words at each step
-_CHARACTERS_PER_TOKEN = 256  # what is longer than so many a token is cut before it is encoded
 
 
 @dataclass(frozen=True)
@@ -68,14 +63,6 @@ class Translation:
     truncated: bool = False
 
 
-class _Sentence(NamedTuple):
-    """A sentence on its way through; without ids if there is nothing to translate."""
-
-    text: str
-    ids: list[int]
-    truncated: bool
-
-
 class Translator:
     """Translates with a model and its tokenizer.
 
@@ -88,7 +75,6 @@ class Translator:
 
     Attributes:
         max_source_length: tokens of a sentence that the model reads, the end included; `None`: all.
-        cut_keeps_end: whether a sentence that is cut still ends in the end token.
 
     Raises:
         InputError: the tokenizer does not belong to the model, a size below 1, or a device or
@@ -109,7 +95,6 @@ class Translator:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_source_length = max_source_length(tokenizer)
-        self.cut_keeps_end = cut_keeps_end(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -235,20 +220,20 @@ class Translator:
                 raise InputError("the sentence is blank: there is nothing to align")
             return translation.alignment
         check_attention(self.model)
-        sentence = self._encode([source])[0]
-        target_ids = self._encode([target], keep_whole=True)[0].ids
+        (sentence,) = encode_sentences(self.tokenizer, [source], self.max_source_length)
+        target_ids = encode_sentences(self.tokenizer, [target])[0].ids
         if not sentence.ids or not target_ids:
             raise InputError("one of the sentences is blank: there is nothing to align")
         if sentence.truncated:
             self._announce_truncated(1, 1, 1)
-        with self._evaluating():
+        with evaluating(self.model):
             (weights,) = attention_weights(self.model, self.tokenizer, [sentence.ids], [target_ids])
         spans = read_spans(self.tokenizer, target, len(target_ids))
         return make_alignment(
             self.tokenizer, weights, sentence.ids, target_ids, (source, target), spans
         )
 
-    # --- from sentences to ids -------------------------------------------------------------------
+    # --- from sentences to translations ----------------------------------------------------------
 
     def _stream(self, texts: Iterator[str], window: int, request: SearchRequest) -> Iterator[Any]:
         num_read = num_truncated = first_truncated = 0
@@ -257,7 +242,7 @@ class Translator:
                 for i, text in enumerate(chunk, start=num_read + 1):
                     if not isinstance(text, str):
                         raise InputError(f"sentence {i} is not text: {text!r:.60}")
-                sentences = self._encode(chunk)
+                sentences = encode_sentences(self.tokenizer, chunk, self.max_source_length)
                 for i, sentence in enumerate(sentences, start=num_read + 1):
                     first_truncated = first_truncated or i * sentence.truncated
                     num_truncated += sentence.truncated
@@ -274,26 +259,8 @@ class Translator:
             f"tokens and lost their end; the first is number {first}"
         )
 
-    def _encode(self, texts: Sequence[str], keep_whole: bool = False) -> list[_Sentence]:
-        limit = _ANY_NUMBER if keep_whole else self.max_source_length or _ANY_NUMBER
-        most = limit * _CHARACTERS_PER_TOKEN
-        cleaned = [clean_text(text) for text in texts]
-        rows = self.tokenizer(
-            [text[:most] for text in cleaned], return_attention_mask=False, verbose=False
-        )["input_ids"]
-        sentences = []
-        for text, clean, ids in zip(texts, cleaned, rows, strict=True):
-            truncated = len(ids) > limit or len(clean) > most
-            if len(ids) > limit:
-                ids = [*ids[: limit - 1], EOS_ID] if self.cut_keeps_end else ids[:limit]
-            # What holds nothing but the end has no words: the model is not asked.
-            sentences.append(_Sentence(text, ids if len(ids) > 1 else [], truncated))
-        return sentences
-
-    # --- from ids to translations ----------------------------------------------------------------
-
     def _translations(
-        self, sentences: Sequence[_Sentence], request: SearchRequest
+        self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
         """Translate a window; the alternatives of each sentence, in their order."""
         blank = 0.0 if request.return_scores else None
@@ -304,7 +271,7 @@ class Translator:
             key=lambda i: len(sentences[i].ids),
             reverse=True,
         )
-        with self._evaluating():
+        with evaluating(self.model):
             while order:
                 size = self._batch_rows(len(sentences[order[0]].ids), request)
                 batch, order = order[:size], order[size:]
@@ -323,7 +290,7 @@ class Translator:
         return max(1, rows)
 
     def _translate_batch(
-        self, sentences: Sequence[_Sentence], request: SearchRequest
+        self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
         found = find_translations(
             self.model,
@@ -352,7 +319,11 @@ class Translator:
         return [list(islice(translations, len(hypotheses))) for hypotheses in found]
 
     def _look_up(
-        self, sentence: _Sentence, found: Hypothesis, weights: np.ndarray, request: SearchRequest
+        self,
+        sentence: EncodedSentence,
+        found: Hypothesis,
+        weights: np.ndarray,
+        request: SearchRequest,
     ) -> Translation:
         """Use what is known of where the model looked, `(T, S)`."""
         tokens = self.tokenizer.convert_ids_to_tokens(found.ids)
@@ -368,12 +339,3 @@ class Translator:
                 self.tokenizer, weights, sentence.ids, found.ids, (sentence.text, text), spans
             )
         return Translation(sentence.text, text, found.score, alignment, sentence.truncated)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train(was_training)

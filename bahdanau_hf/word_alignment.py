@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from .tokenization import BYTE_TOKENS, SPECIAL_TOKENS, clean_text
+from .text_bahdanau import SPECIAL_TOKENS, clean_text, token_pieces
 
 Span = tuple[int, int]
 Link = tuple[int, int]
@@ -32,8 +32,6 @@ _IDEOGRAPH = (
 )
 _RUN = rf"(?:[^\W{_IDEOGRAPH}][\u0300-\u036f]*)+"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|{_RUN}(?:['’-]{_RUN})*|\S")
-_BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Word(NamedTuple):
@@ -216,35 +214,6 @@ def written_spans(tokens: Sequence[str], text: str) -> list[Span | None]:
         for place in places:
             spans[place] = (start, position)
     return spans
-
-
-def token_pieces(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Tokens as they are shown, with the places they come from: one, or a character's bytes."""
-    pieces: list[tuple[str, list[int]]] = []
-    i = 0
-    while i < len(tokens):
-        text, width = tokens[i].strip() or tokens[i], 1
-        if tokens[i] in _BYTES:
-            spelt: list[int] = []
-            while i + len(spelt) < len(tokens) and len(spelt) < 4:
-                token = tokens[i + len(spelt)]
-                if token not in _BYTES:
-                    break
-                spelt.append(_BYTES[token])
-            text, width = _first_character(bytes(spelt))
-        pieces.append((text, list(range(i, i + width))))
-        i += width
-    return pieces
-
-
-def _first_character(spelt: bytes) -> tuple[str, int]:
-    """The character that these UTF-8 bytes begin with, and how many of them it takes."""
-    for width in range(1, len(spelt) + 1):
-        try:
-            return spelt[:width].decode(), width
-        except UnicodeDecodeError:
-            continue
-    return _REPLACEMENT, 1
 
 
 def clean_with_origins(text: str) -> tuple[str, list[Span]]:

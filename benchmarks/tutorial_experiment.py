@@ -32,7 +32,7 @@ import transformers
 from accelerate.utils import set_seed
 
 from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.batch_translation import find_translations
+from bahdanau_hf.batch_bahdanau import find_translations
 from bahdanau_hf.data import load_pairs, pair_texts
 from bahdanau_hf.metrics import score_translations, tutorial_bleu, tutorial_counts
 from bahdanau_hf.preparation import (

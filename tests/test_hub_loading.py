@@ -94,6 +94,10 @@ def test_auto_map_is_written(saved) -> None:
     folder, _ = saved
     written = json.loads((folder / "config.json").read_text())
     assert written["auto_map"] == BahdanauConfig().auto_map
+    (task,) = written["custom_pipelines"].items()
+    module, _, name = task[1]["impl"].partition(".")
+    assert task[0] == "translation"
+    assert name in (folder / f"{module}.py").read_text()
 
 
 @pytest.mark.parametrize("auto", [AutoModel, AutoModelForSeq2SeqLM])
