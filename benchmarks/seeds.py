@@ -1,4 +1,4 @@
-"""Is one system better than another, over several seeds? A paired bootstrap of their mean scores."""
+"""Is a system better than another, over several seeds? Paired bootstrap of their mean scores."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def compare_means(
         score=float(np.mean(full[: len(system)])),
         baseline_score=float(np.mean(full[len(system) :])),
         difference=difference,
-        p_value=(by_chance + 1) / (num_samples + 1),
+        # sacrebleu's count would call equal runs a sure difference.
+        p_value=(by_chance + 1) / (num_samples + 1) if difference else 1.0,
         num_samples=num_samples,
     )

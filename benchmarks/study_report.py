@@ -196,7 +196,7 @@ def tuning_table(tuning: Result) -> str:
 
 
 def draw_by_length(results: Sequence[Result], path: Path) -> None:
-    """Draw BLEU against the length of the source, a panel for each study, like the paper's figure 2.
+    """Draw BLEU against the length of the source, a panel a study: figure 2 of the paper.
 
     A line is the mean of the seeds, its band their range. Groups of few sentences are left out.
 

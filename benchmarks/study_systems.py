@@ -23,7 +23,7 @@ from bahdanau_hf.tokenization import BOS_ID, EOS_ID, PAD_ID, target_vocab_size
 
 SYSTEMS = ("attention", "no attention", "MarianMT")
 MARIAN_LAYERS = 2
-_HEAD_SIZES = (16, 24, 32, 40, 48, 64)
+_HEAD_SIZES = (8, 16, 24, 32, 40, 48, 64)
 _FFN_PER_WIDTH = 4  # the usual shape of a transformer: ffn_dim = 4 * d_model
 
 Batch = dict[str, Tensor]
@@ -58,17 +58,17 @@ def make_system(
         shape = dataclasses.replace(model_args, **changes)
         return prepare_model(shape, data_args, train_args, tokenizer)
 
+    with torch.device("meta"):  # sizes alone
+        wanted = count(ours(use_attention=True))
+        if name == "no attention":
+            width = _widest(lambda n: count(ours(use_attention=False, hidden_size=n)), wanted, 8)
+        elif name == "MarianMT":
+            shape = marian_shape(wanted, tokenizer)
     torch.manual_seed(seed)
     if name == "attention":
         return ours(use_attention=True)
-    with torch.random.fork_rng():
-        wanted = ours(use_attention=True).num_parameters()
     if name == "no attention":
-        width = _widest(lambda n: count(ours(use_attention=False, hidden_size=n)), wanted, 8)
-        torch.manual_seed(seed)
         return ours(use_attention=False, hidden_size=width)
-    shape = marian_shape(wanted, tokenizer)
-    torch.manual_seed(seed)
     return make_marian(*shape, tokenizer, data_args)
 
 
@@ -113,7 +113,7 @@ def make_marian(
     tokenizer: Tokenizer,
     data_args: DataArguments | None = None,
 ) -> MarianMTModel:
-    """transformers' MarianMT over our vocabulary; as ours, it ties output layer and embedding."""
+    """Make MarianMT over our vocabulary; like ours, it ties output layer and embedding."""
     longest = data_args.max_target_length if data_args else 16
     places = max(longest, data_args.max_source_length) + 2 if data_args else 16
     config = MarianConfig(
