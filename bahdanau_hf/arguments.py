@@ -161,7 +161,7 @@ class TrainArguments:
     dataloader_num_workers: int = _field(0, "processes that collate batches")
     skip_test: bool = _field(False, "do not translate and score the test split at the end")
     report_to: str = _field(
-        "none", "tracker: none, tensorboard, trackio, wandb, ...; comma between"
+        "none", "trackers: none, tensorboard, trackio, wandb, visdom, ...; comma between"
     )
     push_to_hub: bool = _field(False, "publish at each validation and at the end")
     hub_model_id: str | None = _field(None, "repository name; default: name of output_dir")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from .metrics import TranslationScores, score_translations, sentence_scores
 from .plotting import save_alignment
 from .processes import gather_lists, on_main_process, sum_over_processes
 from .run_folder import write_json, write_whole
-from .translation import Translator
+from .translation import Translation, Translator
 
 NUM_ALIGNMENTS = 12
 _TABLE_BREAKS = str.maketrans("\t\n\r", "   ")
@@ -118,21 +119,40 @@ def write_test_results(
     write_whole(output_dir / "test_predictions.tsv", "\n".join(lines) + "\n")
 
 
+def translate_some(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    sources: Sequence[str],
+    number: int,
+    **options: Any,
+) -> list[Translation]:
+    """Translate, with alignments, sentences spread evenly over a split; always the same ones.
+
+    Args:
+        model: its mode is left as it was; of one without attention nothing comes.
+        tokenizer: the model's.
+        sources: the split.
+        number: how many, at most.
+        **options: as those of `Translator.translate`.
+    """
+    if not model.config.use_attention or not sources:
+        return []
+    chosen = [sources[i] for i in _evenly(len(sources), number)]
+    return Translator(model, tokenizer).translate(chosen, return_alignments=True, **options)
+
+
 def write_alignments(
     output_dir: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     sources: Sequence[str],
 ) -> list[Alignment]:
-    """Draw where the model looks in some sentences spread evenly over the split.
+    """Draw where the model looks in some sentences of a split.
 
     Writes `alignments.json`, and the map of one of them as `alignment.svg` and, where the extra
     [plot] is installed, as `alignment.png`. Without attention nothing is written.
     """
-    if not model.config.use_attention or not sources:
-        return []
-    chosen = [sources[i] for i in _evenly(len(sources), NUM_ALIGNMENTS)]
-    translations = Translator(model, tokenizer).translate(chosen, return_alignments=True)
+    translations = translate_some(model, tokenizer, sources, NUM_ALIGNMENTS)
     alignments = [t.alignment for t in translations if t.alignment is not None]
     if not alignments:
         return []

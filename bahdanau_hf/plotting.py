@@ -8,7 +8,8 @@ pyplot or changes a setting of matplotlib. The maps that need no matplotlib are 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ from .alignment_markup import (
 from .errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 __all__ = [
     "ALIGNMENT_CSS",
     "alignment_html",
+    "alignment_pixels",
     "alignment_svg",
     "alignment_text",
     "plot_alignment",
@@ -116,8 +119,7 @@ def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if figure is not None:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+            with _boxes_for_missing_characters():
                 figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
         if figure is None or missing:
             shown.write_text(writers[shown.suffix.lower()](), encoding="utf-8")
@@ -130,6 +132,33 @@ def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None 
             stacklevel=2,
         )
     return shown
+
+
+def alignment_pixels(alignment: Alignment, *, title: str | None = None) -> tuple[np.ndarray, str]:
+    """Draw the map into pixels.
+
+    Returns:
+        uint8 `(height, width, 3)`, and the characters that show as boxes: no font here has them.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    import numpy as np
+
+    figure, missing = _figure(alignment, title)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with _boxes_for_missing_characters():
+        canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy(), missing
+
+
+@contextmanager
+def _boxes_for_missing_characters() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        yield
 
 
 def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:

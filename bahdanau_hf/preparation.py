@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import logging
 import operator
 import platform
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import LoggerType
 from datasets import Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
@@ -31,23 +29,23 @@ from .modeling_bahdanau import BahdanauForConditionalGeneration
 from .processes import on_main_process
 from .run_folder import find_checkpoint, prepare_output_dir
 from .tokenization import load_tokenizer, target_vocab_size, train_tokenizer
+from .trackers import choose_trackers
 from .version import __version__
 
 logger = logging.getLogger(__name__)
 
 _NOT_SHAPE = {"model_name_or_path", "tokenizer_name", "model_revision"}
 SHAPE_FIELDS = [f.name for f in dataclasses.fields(ModelArguments) if f.name not in _NOT_SHAPE]
-_OUR_EXTRA = {"tensorboard", "trackio"}
 
 
 def start_accelerator(args: TrainArguments) -> Accelerator:
     """Make the accelerator that `accelerate launch` has described.
 
     Raises:
-        InputError: a tracker that is unknown or not installed; a way of distributing that splits
-            the model's weights, which this trainer cannot save.
+        InputError: a tracker that is unknown, not installed or not there; a way of distributing
+            that splits the model's weights, which this trainer cannot save.
     """
-    trackers = _trackers(args.report_to)
+    trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
     if args.push_to_hub and not (args.hub_token or get_token()):
         raise InputError("--push_to_hub needs a token: run `hf auth login`, or set HF_TOKEN")
     accelerator = Accelerator(
@@ -63,18 +61,6 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
             "plain data parallel training (run accelerate config)"
         )
     return accelerator
-
-
-def _trackers(report_to: str) -> list[str]:
-    names = [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
-    known = [str(kind.value) for kind in LoggerType if kind.value != "all"]
-    for name in names:
-        if name not in known:
-            raise InputError(f"--report_to {name}: accelerate knows {', '.join(known)}, and none")
-        if importlib.util.find_spec(name) is None:
-            package = "'bahdanau-hf[trackers]'" if name in _OUR_EXTRA else name
-            raise InputError(f"--report_to {name}: it is not installed; pip install {package}")
-    return names
 
 
 def open_output_dir(accelerator: Accelerator, args: TrainArguments) -> Path | None:
@@ -292,16 +278,6 @@ def run_settings(
         "num_pairs": {name: len(split) for name, split in counted.items()},
         "dropped": {name: lost.as_dict() for name, lost in pairs.dropped.items()},
     }
-
-
-def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as trackers take them: one level, no absent values."""
-    flat = {
-        f"{group}/{name}": value
-        for group, values in settings.items()
-        for name, value in (values.items() if isinstance(values, dict) else [("value", values)])
-    }
-    return {name: v for name, v in flat.items() if isinstance(v, bool | int | float | str)}
 
 
 # What may change when a run goes on is not here: how long, how often to log, validate and save.

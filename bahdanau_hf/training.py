@@ -21,14 +21,18 @@ from tqdm.auto import tqdm
 from .batching import IGNORED_LABEL
 from .checkpointing import TrainerState
 from .data import pair_lengths, pair_texts
-from .evaluation import score_on_main, translate_on_all, validation_loss
+from .evaluation import score_on_main, translate_on_all, translate_some, validation_loss
 from .processes import sum_over_processes
 from .publishing import publish_step
 from .report import write_report
-from .run_folder import list_checkpoints, log_metrics
+from .run_folder import list_checkpoints, log_metrics, write_json
+from .trackers import log_attention
 from .training_run import Batch, Run, make_collator
 
 logger = logging.getLogger(__name__)
+
+NUM_WATCHED = 4  # validation sentences whose attention is shown while a run goes on
+REPORT_SECONDS = 30  # between two reports without a validation
 
 
 class NonFiniteLossError(RuntimeError):
@@ -188,9 +192,9 @@ def validate(run: Run) -> bool:
     else:
         state.validations_without_gain += 1
         state.finished = state.finished or run.reason_to_stop()
-    _record(run, line)
     if run.accelerator.is_main_process:
-        write_report(run.output_dir)
+        _show_attention(run)
+    _record(run, line, is_validation=True)
     best = " (best)" if has_gained else ""
     logger.info(
         "step %d: validation loss %.3f, BLEU %.2f%s",
@@ -213,8 +217,6 @@ def measure(run: Run) -> dict[str, float]:
     sources, references = pair_texts(
         run.pairs.texts["validation"], *langs, args.max_eval_translations
     )
-    # A model that has not yet learnt to end would write all the way to its limit.
-    longest = int(pair_lengths(run.pairs.encoded["validation"])[1].max())
     hypotheses = translate_on_all(
         run.bare_model,
         run.tokenizer,
@@ -222,7 +224,7 @@ def measure(run: Run) -> dict[str, float]:
         run.accelerator,
         batch_size=args.per_device_eval_batch_size,
         num_beams=args.eval_num_beams or 1,
-        max_new_tokens=min(run.data_args.max_target_length, longest + longest // 2),
+        max_new_tokens=_length_limit(run),
     )
     scores = score_on_main(run.accelerator, hypotheses, references, langs[1])
     return {"eval_loss": loss, "eval_bleu": scores.bleu, "eval_chrf": scores.chrf}
@@ -312,9 +314,37 @@ def _log(run: Run, bar: Any, learning_rate: float, grad_norm: float) -> None:
     _record(run, line)
 
 
-def _record(run: Run, line: dict[str, Any]) -> None:
-    """Write a line of `metrics.jsonl` and tell the trackers."""
+def _record(run: Run, line: dict[str, Any], is_validation: bool = False) -> None:
+    """Write a line of `metrics.jsonl`, tell the trackers, and keep `report.html` up to date."""
     values = {name: value for name, value in line.items() if name != "step"}
     run.accelerator.log(values, step=line["step"])
     if run.accelerator.is_main_process:
         log_metrics(run.output_dir, line)
+        if is_validation or run.seconds - run.reported_at >= REPORT_SECONDS:
+            write_report(run.output_dir)
+            run.reported_at = run.seconds
+
+
+def _show_attention(run: Run) -> None:
+    """Hand the report and the trackers maps of a few validation sentences, always the same."""
+    sources, _ = pair_texts(
+        run.pairs.texts["validation"], run.data_args.source_lang, run.data_args.target_lang
+    )
+    translations = translate_some(
+        run.bare_model,
+        run.tokenizer,
+        sources,
+        NUM_WATCHED,
+        num_beams=1,
+        max_new_tokens=_length_limit(run),
+    )
+    alignments = [t.alignment.as_dict() for t in translations if t.alignment is not None]
+    if alignments:
+        write_json(run.output_dir / "alignments.json", alignments)
+    log_attention(run.accelerator, translations, run.state.step)
+
+
+def _length_limit(run: Run) -> int:
+    """Tokens of a translation: a model that has not yet learnt to end would write on and on."""
+    longest = int(pair_lengths(run.pairs.encoded["validation"])[1].max())
+    return min(run.data_args.max_target_length, longest + longest // 2)

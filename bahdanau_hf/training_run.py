@@ -50,6 +50,7 @@ class Run:
         data_args: languages and lengths.
         args: how to train.
         pushes: what goes to the Hub on the way; `None`: nothing does.
+        reported_at: when `report.html` was last written.
     """
 
     accelerator: Accelerator
@@ -66,6 +67,7 @@ class Run:
     data_args: DataArguments
     args: TrainArguments
     pushes: BackgroundPush | None = None
+    reported_at: float = -math.inf  # seconds
     _started: float = 0.0
 
     def start_clock(self) -> None:

@@ -24,7 +24,6 @@ from bahdanau_hf.errors import InputError
 from bahdanau_hf.finishing import ScoredSplit, finish
 from bahdanau_hf.preparation import (
     dropped_table,
-    flat_settings,
     open_output_dir,
     prepare_features,
     prepare_model,
@@ -35,6 +34,7 @@ from bahdanau_hf.preparation import (
 from bahdanau_hf.processes import settle_processes, start_promised_processes
 from bahdanau_hf.publishing import open_hub, publish
 from bahdanau_hf.run_folder import write_json
+from bahdanau_hf.trackers import start_trackers
 from bahdanau_hf.training import NonFiniteLossError, TrainingInterrupted, train
 from bahdanau_hf.training_run import start_run
 
@@ -80,7 +80,7 @@ def run_training(arguments: Sequence[str]) -> None:
     if accelerator.is_main_process:
         results.unlink(missing_ok=True)
         write_json(output_dir / "settings.json", settings)
-    accelerator.init_trackers("bahdanau_hf", flat_settings(settings))
+    start_trackers(accelerator, output_dir, settings, run.state.step)
     train(run)
 
     # Scores and release

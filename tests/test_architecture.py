@@ -29,7 +29,7 @@ FLOORS: list[str] = [
     """,
     """
     batch_translation checkpointing evaluation finishing hub loading preparation processes
-    publishing search_request training training_run translation tutorial
+    publishing search_request trackers training training_run translation tutorial
     """,
     """
     __main__ cli command_line score_command
