@@ -5,12 +5,14 @@ with two directions), L decoder layers, V target vocabulary.
 
 Departures from Bahdanau et al. 2015 (its sections in brackets):
 
-- GRUs are PyTorch's: the reset gate acts on `U s` instead of `s`, and its update gate is one minus
-  the paper's (A.1.1, A.1.2; see `gru_step`).
+- GRUs are PyTorch's: the reset gate acts on `U s` (and a bias of its own) instead of `s`, and the
+  update gate is one minus the paper's (A.1.1, A.2.1, A.2.2; see `gru_step`).
 - Any number of layers; with two directions every decoder layer's start state is a tanh layer over
   both directions' final states, where the paper takes the backward one (A.2.2).
 - Biases stand throughout, which the paper leaves out of its equations, but not in the attention
   (A.1.2).
+- Initial values are those of `_init_weights`; the paper draws matrices from N(0, 0.01²), those of
+  the attention from N(0, 0.001²), and starts v_a at 0 (B.1).
 - `readout="deep"` reads the new state s_i, as p(y_i | s_i, y_{i-1}, c_i) has it, where the paper's
   formula of the maxout layer prints s_{i-1} (A.2.2).
 - `readout="linear"` reads the top layer's state alone.
