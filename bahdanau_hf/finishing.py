@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from .alignment_quality import alignment_quality
 from .checkpointing import load_weights, mean_weights
 from .data import pair_texts
 from .errors import InputError
@@ -17,6 +18,7 @@ from .report import write_report
 from .run_folder import list_checkpoints, write_json
 from .training import measure
 from .training_run import Run, save_release
+from .translation import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
             for name, split in sorted(splits.items())
         }
         results["validation"]["loss"] = chosen.pop("loss")
+        if _held_alignments_out(run):
+            results["alignment"] = alignment_quality(Translator(run.bare_model, run.tokenizer))
         results |= {
             "steps": run.state.step,
             "epochs": run.state.epoch,
@@ -68,6 +72,15 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
         write_report(output_dir)
     run.accelerator.wait_for_everyone()
     return splits
+
+
+def _held_alignments_out(run: Run) -> bool:
+    """Whether the bundled alignments are of sentences like the run's, and not of its training's."""
+    data = run.data_args
+    is_bundled = not data.train_file and not data.dataset_name
+    return (
+        is_bundled and data.chinese_script != "traditional" and run.bare_model.config.use_attention
+    )
 
 
 def choose_weights(run: Run) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def write_model_card(
         num_pairs=_counts(settings.get("num_pairs")),
         dropped=_dropped(settings.get("dropped")),
         procedure=_procedure(settings, results, tokenizer, config),
+        alignment=_alignment(results.get("alignment")),
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
@@ -286,6 +287,20 @@ def _procedure(
 def _score_row(scores: Mapping[str, Any], **labels: str) -> dict[str, str]:
     row = {key: f"{scores[key]:.2f}" for key in ("bleu", "chrf") if _is_number(scores.get(key))}
     return {**labels, **row, "num_sentences": _number(scores.get("num_sentences")) or ""}
+
+
+def _alignment(value: Any) -> dict[str, Any]:
+    """Alignment error rates in percent, the model's and what knows nothing of the words."""
+    rates = _mapping(value)
+    labels = {
+        "error_rate": "this model's attention",
+        "diagonal_error_rate": "the diagonal",
+        "uniform_error_rate": "drawn at random",
+    }
+    if not all(_is_number(rates.get(name)) for name in (*labels, "num_sentences")):
+        return {}
+    rows = {label: f"{100 * rates[name]:.1f}" for name, label in labels.items()}
+    return {"num_sentences": f"{rates['num_sentences']:,}", "rows": rows}
 
 
 def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:

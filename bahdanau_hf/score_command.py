@@ -1,4 +1,4 @@
-"""`bahdanau-hf score`: a model on a file of pairs, or translations against references, as JSON."""
+"""`bahdanau-hf score`: a model on pairs or on alignments, or files against each other, as JSON."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         help="with --predictions: what was translated, one a line, to score by length too",
     )
     parser.add_argument(
+        "--alignments",
+        action="store_true",
+        help="with --model: alignment error rate of its attention on the 150 hand-made alignments "
+        "that come with the package (English and Chinese, either direction)",
+    )
+    parser.add_argument(
+        "--backward_model",
+        metavar="DIR",
+        help="with --alignments: a model of the other direction; only links of both are scored",
+    )
+    parser.add_argument(
         "--compare",
         metavar="FILE",
         help="another system's translations of the same sentences, one a line: tell by paired "
@@ -69,7 +80,11 @@ def run_score(args: argparse.Namespace) -> None:
         name: getattr(args, name) is not None
         for name in ("model", "test_file", "predictions", "references")
     }
-    if [name for name, is_given in given.items() if is_given] == ["model", "test_file"]:
+    if args.backward_model is not None and not args.alignments:
+        raise InputError("--backward_model goes with --alignments")
+    if args.alignments:
+        result = _score_alignments(args, given)
+    elif [name for name, is_given in given.items() if is_given] == ["model", "test_file"]:
         result = _score_model(args)
     elif not any((given["model"], given["test_file"])) and given["predictions"]:
         result = _score_files(args)
@@ -78,6 +93,23 @@ def run_score(args: argparse.Namespace) -> None:
             "give --model and --test_file, or --predictions and --references: one of the two"
         )
     standard_output().write(json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+
+
+def _score_alignments(args: argparse.Namespace, given: dict[str, bool]) -> dict[str, Any]:
+    if [name for name, is_given in given.items() if is_given] != ["model"]:
+        raise InputError("--alignments goes with --model alone: its pairs come with the package")
+    translator, backward = load_translator(args), None
+    if args.backward_model is not None:
+        other = argparse.Namespace(**{**vars(args), "model": args.backward_model, "revision": None})
+        backward = load_translator(other)
+
+    from .alignment_quality import alignment_quality
+
+    models = {"model": args.model, "backward_model": args.backward_model}
+    return {
+        **alignment_quality(translator, backward),
+        **{name: value for name, value in models.items() if value is not None},
+    }
 
 
 def _score_model(args: argparse.Namespace) -> dict[str, Any]:

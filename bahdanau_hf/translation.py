@@ -219,19 +219,37 @@ class Translator:
             if translation.alignment is None:
                 raise InputError("the sentence is blank: there is nothing to align")
             return translation.alignment
+        return self.align_pairs([source], [target])[0]
+
+    def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
+        """Align sentences with translations that are given, as `align` does one.
+
+        Args:
+            sources: sentences.
+            targets: of each its translation.
+
+        Raises:
+            InputError: as `align`.
+        """
         check_attention(self.model)
-        (sentence,) = encode_sentences(self.tokenizer, [source], self.max_source_length)
-        target_ids = encode_sentences(self.tokenizer, [target])[0].ids
-        if not sentence.ids or not target_ids:
+        sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
+        target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]
+        if not all(sentence.ids for sentence in sentences) or not all(target_ids):
             raise InputError("one of the sentences is blank: there is nothing to align")
-        if sentence.truncated:
-            self._announce_truncated(1, 1, 1)
+        cut = [number for number, s in enumerate(sentences, start=1) if s.truncated]
+        if cut:
+            self._announce_truncated(len(cut), len(sentences), cut[0])
+        weights: list[np.ndarray] = []
         with evaluating(self.model):
-            (weights,) = attention_weights(self.model, self.tokenizer, [sentence.ids], [target_ids])
-        spans = read_spans(self.tokenizer, target, len(target_ids))
-        return make_alignment(
-            self.tokenizer, weights, sentence.ids, target_ids, (source, target), spans
-        )
+            for start in range(0, len(sentences), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                ids = [sentence.ids for sentence in sentences[rows]]
+                weights += attention_weights(self.model, self.tokenizer, ids, target_ids[rows])
+        tok = self.tokenizer
+        return [
+            make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
+            for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
+        ]
 
     # --- from sentences to translations ----------------------------------------------------------
 

@@ -74,6 +74,25 @@ class WordAlignment:
                 found.append((int(row.argmax()), j))
         return found
 
+    def regroup(self, source_words: Sequence[Word], target_words: Sequence[Word]) -> WordAlignment:
+        """The same between words cut otherwise, such as Chinese words of several characters.
+
+        A new word takes the words that begin in it: the sum over those of the source and the mean
+        over those of the translation. One in which none begins has weights of 0.
+
+        Args:
+            source_words: words of `source`, from left to right.
+            target_words: words of `target`, likewise.
+        """
+        columns = _members(self.source_words, source_words)
+        rows = _members(self.target_words, target_words)
+        rows = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+        merged = (rows @ self.weights @ columns.T).astype(np.float32)
+        merged.flags.writeable = False
+        return WordAlignment(
+            self.source, self.target, tuple(source_words), tuple(target_words), merged
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The sentences and their links as plain JSON values, weights to four decimals."""
         links = []
@@ -154,6 +173,13 @@ def _words_of_tokens(text: str, spans: Sequence[Span | None]) -> tuple[list[Word
             members[first + overlaps.index(max(overlaps)), token] = 1
     known = np.flatnonzero(members.any(axis=1))
     return [words[i] for i in known], members[known]
+
+
+def _members(parts: Sequence[Word], wholes: Sequence[Word]) -> np.ndarray:
+    """Which words begin in which others, `(wholes, parts)`: 1 or 0."""
+    starts = np.array([part.start for part in parts])
+    bounds = np.array([(whole.start, whole.end) for whole in wholes]).reshape(-1, 2, 1)
+    return ((bounds[:, 0] <= starts) & (starts < bounds[:, 1])).astype(np.float64)
 
 
 def intersect_links(links: Iterable[Link], backward: Iterable[Link]) -> list[Link]:

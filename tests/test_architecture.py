@@ -24,12 +24,12 @@ FLOORS: list[str] = [
     """,
     """
     alignment alignment_markup arguments batching charts data errors metrics model_card pair_files
-    pair_sources plotting report run_folder score_analysis tokenization translation_metric
-    version word_alignment
+    pair_sources plotting reference_alignments report run_folder score_analysis
+    tokenization translation_metric version word_alignment
     """,
     """
-    batch_translation checkpointing evaluation finishing hub loading preparation processes
-    publishing search_request trackers training training_run translation tutorial
+    alignment_quality batch_translation checkpointing evaluation finishing hub loading preparation
+    processes publishing search_request trackers training training_run translation tutorial
     """,
     """
     __main__ cli command_line score_command

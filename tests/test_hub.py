@@ -125,6 +125,23 @@ def test_card_states_what_the_run_recorded(run_folder: Path) -> None:
     assert not re.search(r"{[{%]|[}%]}|\bNone\b|\bnan\b", text)
 
 
+def test_alignment_error_rate_stands_beside_what_knows_nothing(run_folder: Path) -> None:
+    assert "AER" not in text_of(run_folder)
+    rates = {"error_rate": 0.23456, "precision": 0.8, "recall": 0.7, "num_sentences": 150}
+    none = {"uniform_error_rate": 0.875, "diagonal_error_rate": 0.6}
+    save(run_folder / "eval_results.json", {"test": SCORES, "alignment": {**rates, **none}})
+    text = write_model_card(run_folder).read_text(encoding="utf-8")
+    assert "on 150 held-out\npairs" in text
+    table = (
+        "| this model's attention | 23.5 |\n| the diagonal | 60.0 |\n| drawn at random | 87.5 |\n"
+    )
+    assert f"| links | AER, % |\n| --- | ---: |\n{table}" in text
+    assert "\n\n\n" not in text
+    # Half a measurement is none.
+    save(run_folder / "eval_results.json", {"test": SCORES, "alignment": rates})
+    assert "AER" not in write_model_card(run_folder).read_text(encoding="utf-8")
+
+
 def test_scores_by_length_are_those_of_the_sentences(run_folder: Path) -> None:
     row = r"^\| (\d+)–(\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$"
     rows = re.findall(row, text_of(run_folder), re.M)

@@ -183,6 +183,20 @@ def test_links_of_translations(translator: Translator) -> None:
     assert split > 5, "no word is made of several tokens"
 
 
+def test_pairs_are_aligned_together_as_alone(translator: Translator) -> None:
+    sources, targets = zip(*PAIRS, strict=True)
+    together = Translator(translator.model, translator.tokenizer, batch_size=5)
+    for source, target, found in zip(
+        sources, targets, together.align_pairs(sources, targets), strict=True
+    ):
+        alone = translator.align(source, target)
+        assert found.target_tokens == alone.target_tokens
+        np.testing.assert_allclose(found.weights, alone.weights, atol=1e-5)
+        assert found.words.links == alone.words.links
+    with pytest.raises(InputError, match="blank"):
+        translator.align_pairs(["Call us.", "I know."], ["联系我们。", " "])
+
+
 def test_links_of_a_given_target_and_of_alternatives(translator: Translator) -> None:
     source = "Call us."
     own = translator.align(source).words
