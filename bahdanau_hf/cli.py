@@ -31,6 +31,7 @@ from .score_command import add_score_flags, run_score
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .alignment import Alignment
     from .translation import Translation
 
 PROGRAM = "bahdanau-hf"
@@ -108,6 +109,16 @@ def _parser() -> argparse.ArgumentParser:
     add_model(align, required=True)
     align.add_argument("sentence", metavar="SENTENCE", help="the sentence to translate")
     align.add_argument("--target", metavar="TEXT", help="its translation; default: the model's own")
+    align.add_argument(
+        "--num_beams", type=positive, metavar="N", help="beams; default: the checkpoint's"
+    )
+    align.add_argument(
+        "--n_best",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="up to N translations of its own, best first; with --links as a list",
+    )
     align.add_argument(
         "--output",
         metavar="FILE",
@@ -206,14 +217,40 @@ def _align(args: argparse.Namespace) -> None:
     # Said before the model is loaded.
     if args.output and Path(args.output).suffix.lower() not in SUFFIXES:
         raise InputError(f"--output {args.output}: the name must end in {', '.join(SUFFIXES)}")
-    alignment = load_translator(args).align(args.sentence, args.target)
+    if args.output and args.n_best > 1:
+        raise InputError("--output takes one map: leave out --n_best")
+    if args.target is not None and (args.num_beams is not None or args.n_best > 1):
+        raise InputError(
+            "with --target nothing is searched for: leave out --num_beams and --n_best"
+        )
+    alignments = _alignments(args)
     if args.output:
-        print(f"wrote {save_alignment(alignment, args.output)}", file=sys.stderr)
-    if args.links and alignment.words is not None:
-        text = json.dumps(alignment.words.as_dict(), ensure_ascii=False, indent=2) + "\n"
+        print(f"wrote {save_alignment(alignments[0], args.output)}", file=sys.stderr)
+    if args.links:
+        links = [a.words.as_dict() for a in alignments if a.words is not None]
+        value = links if args.n_best > 1 else links[0]
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
         standard_output().write(text.encode())
     elif not args.output:
-        standard_output().write(alignment_text(alignment).encode())
+        standard_output().write("\n".join(map(alignment_text, alignments)).encode())
+
+
+def _alignments(args: argparse.Namespace) -> list[Alignment]:
+    """Of the given translation, or of the model's own: one, or with `--n_best` several."""
+    translator = load_translator(args)
+    if args.target is not None:
+        return [translator.align(args.sentence, args.target)]
+    (found,) = translator.translate(
+        [args.sentence],
+        num_beams=args.num_beams,
+        num_return_sequences=args.n_best,
+        return_alignments=True,
+    )
+    several: list[Translation] = found if args.n_best > 1 else [found]
+    alignments = [translation.alignment for translation in several]
+    if None in alignments:
+        raise InputError("the sentence is blank: there is nothing to align")
+    return [alignment for alignment in alignments if alignment is not None]
 
 
 # --- convert-tutorial ----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import pytest
 from tiny_checkpoint import LONG, PAIRS, make_checkpoint
 
 from bahdanau_hf import __version__, cli
+from bahdanau_hf.alignment_quality import alignment_quality
 from bahdanau_hf.command_line import read_lines
 from bahdanau_hf.metrics import score_translations
 from bahdanau_hf.translation import WINDOW_BATCHES, Translator
@@ -286,6 +287,18 @@ def test_score_of_files(call: Call, tmp_path: Path) -> None:
     assert json.loads(out)["bleu"] == expected["bleu"]
 
 
+def test_score_tells_the_alignment_error_rate(call: Call, translator: Translator) -> None:
+    status, out, err = call("score", "--alignments")
+    assert status == 0
+    assert err.count("\n") == 1  # this model reads short sentences only
+    assert "of 150 sentences had more than" in err
+    result = json.loads(out)
+    expected = alignment_quality(translator)
+    assert {name: result[name] for name in expected} == expected
+    assert set(result) - set(expected) == {"model"}
+    assert result["num_sentences"] == 150
+
+
 # --- align ---------------------------------------------------------------------------------------
 
 
@@ -308,6 +321,36 @@ def test_align_writes_every_kind(
     assert (status, err) == (0, "")
     assert out == (tmp_path / "maps" / "map.txt").read_text(encoding="utf-8")
     assert [line.split()[0] for line in out.splitlines()[1:]] == tokens
+
+
+def test_align_takes_the_search_and_gives_links_of_several(
+    call: Call, translator: Translator
+) -> None:
+    source = "  Call  us."
+    status, out, err = call("align", source, "--links", "--n_best", "3")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    expected = translator.translate(source, num_return_sequences=3, return_alignments=True)[0]
+    assert [links["target"] for links in found] == [t.text for t in expected]
+    assert len(found) > 1
+    for own, translation in zip(found, expected, strict=True):
+        assert own == translation.alignment.words.as_dict()
+        assert own["links"]
+        for link in own["links"]:
+            assert source[slice(*link["source_span"])] == link["source"]
+            assert translation.text[slice(*link["target_span"])] == link["target"]
+    _, out, _ = call("align", source, "--links", "--num_beams", "2")
+    beams = translator.translate(source, num_beams=2, return_alignments=True)[0]
+    assert json.loads(out) == beams.alignment.words.as_dict()
+    _, out, _ = call("align", source, "--n_best", "2")
+    assert out.count("Call") == 2  # a table each
+    target = "我们 联系。"
+    _, out, _ = call("align", source, "--links", "--target", target)
+    given = json.loads(out)
+    assert (given["source"], given["target"]) == (source, target)
+    for link in given["links"]:
+        assert source[slice(*link["source_span"])] == link["source"]
+        assert target[slice(*link["target_span"])] == link["target"]
 
 
 def test_align_draws_a_png_or_says_what_it_made_instead(call: Call, tmp_path: Path) -> None:
@@ -337,7 +380,13 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
     none = str(tmp_path / "none")
     with_model: list[tuple[list[str], str]] = [
         (["align", " "], "blank"),
+        (["align", " ", "--n_best", "2"], "blank"),
         (["align", "a", "--output", "map.gif"], "must end in .png, .svg, .html, .txt"),
+        (["align", "a", "--output", "map.svg", "--n_best", "2"], "--output takes one map"),
+        (["align", "a", "--target", "b", "--num_beams", "2"], "nothing is searched for"),
+        (["score", "--alignments", "--test_file", none], "--alignments goes with --model alone"),
+        (["score", "--alignments", "--backward_model", none], "no such folder"),
+        (["score", "--test_file", none, "--backward_model", none], "goes with --alignments"),
         (["score"], "give --model and --test_file, or"),
         (["score", "--test_file", none], f"no such file: {none}"),
         (["score", "--test_file", name["latin.tsv"]], "latin.tsv:2: not UTF-8"),
@@ -349,6 +398,7 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
         (["translate", "--model", none], "no such folder"),
         (["align", "--model", none, "a"], "no such folder"),
         (["score", "--predictions", name["two"]], "needs --references"),
+        (["score", "--alignments"], "--alignments goes with --model alone"),
         (["score", "--references", name["two"]], "give --model and --test_file, or"),
         (["score", "--predictions", none, "--references", name["two"]], f"cannot read {none}"),
         (["score", "--predictions", name["bad"], "--references", name["two"]], "bad:2: not UTF-8"),
