@@ -16,7 +16,7 @@ from transformers.utils import can_return_tuple
 from .cache_bahdanau import BahdanauCache
 from .configuration_bahdanau import BahdanauConfig
 from .encoder_bahdanau import BahdanauPreTrainedModel, embed
-from .products_bahdanau import Linear
+from .products_bahdanau import Linear, linear
 from .recurrence_bahdanau import (
     DecoderWeights,
     DropoutMasks,
@@ -127,7 +127,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         if mask is not None:
             bias = bias.masked_fill(~mask.bool(), torch.finfo(bias.dtype).min)
         context_weights = self.layers[0].get_parameter("weight_ih")[:, : annotations.shape[-1]]
-        return Memory(annotations, bias, keys, F.linear(annotations, context_weights))
+        return Memory(annotations, bias, keys, linear(annotations, context_weights))
 
     def _dropout_masks(self, num_steps: int, memory: Memory, state: Tensor) -> DropoutMasks:
         """Draw the factors of all steps before the loop; none outside training."""

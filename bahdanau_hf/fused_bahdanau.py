@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .products_bahdanau import multiply
+from .products_bahdanau import multiply, multiply_turned
 
 Weights = tuple[tuple[Tensor, Tensor], ...]  # (weight, bias) of each layer
 
@@ -71,9 +71,12 @@ def recur(
     if torch.is_autocast_enabled(device):
         product_dtype = torch.get_autocast_dtype(device)
     flat = [tensor for pair in (*recurrent, *inputs) for tensor in pair]
-    states, alpha = _Recurrence.apply(
-        x, state, keys, gates, bias, score, layer_masks, attention_masks, hold, product_dtype, *flat
-    )
+    # Autocast would narrow the products with the annotations too, and cast these at every step.
+    with torch.autocast(device, enabled=False):
+        states, alpha = _Recurrence.apply(
+            x, state, keys, gates, bias, score, layer_masks, attention_masks, hold, product_dtype,
+            *flat,
+        )  # fmt: skip
     return states, alpha if keys is not None else None
 
 
@@ -185,8 +188,9 @@ class Stepper:
         return torch.baddbmm(x, alpha, self._gates).view(-1, D)
 
 
-def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return multiply(x.to(dtype), weight.t()).to(x.dtype)
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x W^T`, computed in the type of W, in that of x."""
+    return multiply(x.to(weight.dtype), weight).to(x.dtype)
 
 
 def _weight_gradients(
@@ -195,8 +199,43 @@ def _weight_gradients(
     """Gradients of `x W^T + b` over all steps at once; grad `(T, B, out)`, x `(T, B, in)`."""
     weight, bias = pair
     grad, x = grad.flatten(0, 1), x.flatten(0, 1)
-    weight_grad = multiply(grad.to(dtype).t(), x.to(dtype).t())
+    weight_grad = multiply_turned(grad.to(dtype), x.to(dtype))
     return weight_grad.to(weight.dtype), grad.sum(0).to(bias.dtype)
+
+
+def _fill_with_factors(
+    trace: _Trace, dx: Tensor, drec: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Write what turns the gradient of a new state into those of its gates, for all steps at once.
+
+    With s' = (1 - z) n + z s and n = tanh(x_n + r u), u being the new gate's part of the state:
+
+        n: (1 - z) (1 - n^2)        z: (s - n) z (1 - z)        r: [that of n] u r (1 - r)
+
+    The way to u itself is that of n, times r.
+
+    Args:
+        trace: what the forward pass left.
+        dx: gets the factors of the input's gates, `(T, L, B, 3H)`.
+        drec: gets those of the state's gates, of each layer, at least `(T, B, 3H)`.
+
+    Returns:
+        Each layer's two, gate by gate: views `(T, B, 3, H)`.
+    """
+    H, n = trace.new.shape[-1], trace.new
+    r, z = trace.reset_update.chunk(2, dim=-1)
+    factors = dx.unflatten(-1, (3, H))
+    of_r, of_z, of_n = factors.unbind(-2)
+    torch.mul(n, n, out=of_n).sub_(1).mul_(z - 1)
+    torch.sub(trace.states[:-1], n, out=of_z).mul_(z).mul_(1 - z)
+    torch.mul(of_n, trace.recurrent_new, out=of_r).mul_(r).mul_(1 - r)
+    per_gate = []
+    for layer, own in enumerate(drec):
+        own = own[..., : 3 * H].unflatten(-1, (3, H))
+        own[..., :2, :] = factors[:, layer, :, :2]
+        torch.mul(of_n[:, layer], r[:, layer], out=own[..., 2, :])
+        per_gate.append((factors[:, layer], own))
+    return per_gate
 
 
 class _Recurrence(torch.autograd.Function):
@@ -277,66 +316,56 @@ class _Recurrence(torch.autograd.Function):
         trace, product_dtype = _Trace(*saved[:6]), ctx.product_dtype
         keys, gates, score, layer_masks, attention_masks, *flat = saved[6:]
         T, L, B, H = trace.new.shape
-        weights = [tensor.to(product_dtype) for tensor in flat]
-        recurrent, inputs = weights[0 : 2 * L : 2], weights[2 * L :: 2]
+        # Turned round once, for all steps.
+        turned = [weight.to(product_dtype).t().contiguous() for weight in flat[::2]]
+        recurrent, inputs = turned[:L], turned[L:]
         attends = keys is not None
         A = keys.shape[2] if attends else 0
         make = trace.states.new_empty
-        ds = trace.states.new_zeros(L, B, H)
+        ds = list(trace.states.new_zeros(L, B, H).unbind(0))
         dx = make(T, L, B, 3 * H)
         # The top layer's also has the query's gradient, so that one product serves both.
-        dtop = make(T, B, 3 * H + A)
-        drec = [make(T, B, 3 * H) for _ in range(L - 1)] + [dtop]
+        drec = [make(T, B, 3 * H) for _ in range(L - 1)] + [make(T, B, 3 * H + A)]
+        z = trace.reset_update[..., H:]
+        per_gate = _fill_with_factors(trace, dx, drec)
         alphas, queries = trace.alpha, trace.query
         used = alphas
         if alphas is not None and attention_masks is not None:
             used = alphas * attention_masks
         if attends:
             dtype = trace.states.dtype
-            double_keys, wide_gates, wide_score = (
-                2 * keys.to(dtype),
-                gates.to(dtype),
-                score.to(dtype),
-            )
+            double_keys, wide_gates = 2 * keys.to(dtype), gates.to(dtype)
+            quadruple_score = 4 * score.to(dtype)
             features, dkeys = torch.empty_like(double_keys), torch.zeros_like(double_keys)
-            dscore = torch.zeros_like(wide_score)
+            dscore = torch.zeros_like(quadruple_score)
         for t in reversed(range(T)):
-            if grad_states is not None:
-                ds += grad_states[t]
             for layer in reversed(range(L)):
-                d, s, n = ds[layer], trace.states[t, layer], trace.new[t, layer]
-                r, z = trace.reset_update[t, layer].chunk(2, dim=-1)
-                dx_t, drec_t = dx[t, layer], drec[layer][t]
-                d_keep = d * z
-                dn = torch.addcmul(d - d_keep, d - d_keep, n * n, value=-1)  # d (1 - z) (1 - n^2)
-                dz = (s - n).mul_(d_keep).mul_(1 - z)
-                dr = (dn * trace.recurrent_new[t, layer]).mul_(torch.addcmul(r, r, r, value=-1))
-                dx_t[:, :H], dx_t[:, H : 2 * H], dx_t[:, 2 * H :] = dr, dz, dn
-                drec_t[:, : 2 * H] = dx_t[:, : 2 * H]
-                torch.mul(dn, r, out=drec_t[:, 2 * H : 3 * H])
-                ds[layer] = d_keep
+                d = ds[layer] if grad_states is None else ds[layer].add_(grad_states[t, layer])
+                for factors in per_gate[layer]:
+                    factors[t].mul_(d.unsqueeze(1))
+                d.mul_(z[t, layer])
                 if layer > 0:
-                    below = _product(dx_t, inputs[layer - 1], product_dtype)
+                    below = _product(dx[t, layer], inputs[layer - 1])
                     if layer_masks is not None:
                         below.mul_(layer_masks[t, layer - 1])
-                    ds[layer - 1] += below
+                    ds[layer - 1].add_(below)
             if alphas is not None and queries is not None:
-                alpha = alphas[t]
-                da = torch.bmm(wide_gates, dx[t, 0].unsqueeze(-1)).squeeze(-1)
+                # This way round, bmm copies neither operand.
+                da = torch.bmm(dx[t, 0].unsqueeze(1), wide_gates.transpose(1, 2)).squeeze(1)
                 if attention_masks is not None:
                     da.mul_(attention_masks[t])
                 if grad_alpha is not None:
                     da += grad_alpha[t]
-                de = alpha * (da - (alpha * da).sum(-1, keepdim=True))
+                de = torch._softmax_backward_data(da, alphas[t], -1, da.dtype)
                 torch.add(double_keys, queries[t].unsqueeze(1), alpha=2, out=features).sigmoid_()
-                dscore += torch.mv(features.flatten(0, 1).t(), de.flatten())
-                # tanh' = 4 sigmoid (1 - sigmoid); the factor 4 v waits until after the loop.
+                dscore.addmv_(features.flatten(0, 1).t(), de.flatten())
+                # tanh' = 4 sigmoid (1 - sigmoid); the keys' factor 4 v waits until after the loop.
                 torch.addcmul(features, features, features, value=-1, out=features)
                 dkeys.addcmul_(features, de.unsqueeze(-1))
                 dq = torch.bmm(de.unsqueeze(1), features).squeeze(1)
-                torch.mul(dq, 4 * wide_score, out=dtop[t, :, 3 * H :])
+                torch.mul(dq, quadruple_score, out=drec[-1][t, :, 3 * H :])
             for layer in range(L):
-                ds[layer] += _product(drec[layer][t], recurrent[layer], product_dtype)
+                ds[layer].add_(_product(drec[layer][t], recurrent[layer]))
 
         grads: list[Tensor] = []
         for layer in range(L):
@@ -352,12 +381,12 @@ class _Recurrence(torch.autograd.Function):
         dx = dx[:, 0]
         keys_grad = gates_grad = score_grad = None
         if used is not None:
-            keys_grad = dkeys.mul_(4 * wide_score).to(keys.dtype)
+            keys_grad = dkeys.mul_(quadruple_score).to(keys.dtype)
             gates_grad = torch.bmm(used.permute(1, 2, 0), dx.transpose(0, 1)).to(gates.dtype)
             # The softmax's gradients sum to 0 in each row: what tanh's -1 would add is nothing.
             score_grad = dscore.mul_(2).to(score.dtype)
         x_dtype, state_dtype = ctx.dtypes
-        dstate = ds.transpose(0, 1).to(state_dtype)
+        dstate = torch.stack(ds, dim=1).to(state_dtype)
         return (
             dx.to(x_dtype), dstate, keys_grad, gates_grad, None, score_grad,
             None, None, None, None, *grads,

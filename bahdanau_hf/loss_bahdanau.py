@@ -1,5 +1,6 @@
 """Output layer and cross-entropy in one, so that the logits of a batch never exist at once."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .products_bahdanau import multiply
+from .products_bahdanau import multiply, multiply_turned
 
 ROWS_PER_CHUNK = 512
 
@@ -71,31 +72,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
         w, b = weight.to(dtype), bias.to(dtype)
         uniform = label_smoothing / weight.shape[0]
         total = hidden.new_zeros((), dtype=wide)
-        hidden_grad = torch.empty_like(hidden) if needs else None
-        weight_grad = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs else None
+        hidden_grad = torch.empty_like(hidden)
         bias_grad = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs else None
-        for start in range(0, hidden.shape[0], ROWS_PER_CHUNK):
-            rows = slice(start, start + ROWS_PER_CHUNK)
-            h, y = hidden[rows].to(dtype), labels[rows].unsqueeze(1)
-            z = multiply(h, w, b).to(wide)  # (rows, V)
-            total -= (1 - label_smoothing) * z.gather(1, y).sum()
+        weight_grad = None
+        num_chunks = max(1, math.ceil(hidden.shape[0] / ROWS_PER_CHUNK))
+        # Even ones: a small rest costs nearly as much as a whole chunk.
+        for chunk in zip(
+            *(x.chunk(num_chunks) for x in (hidden, labels, hidden_grad)), strict=True
+        ):
+            h, y = chunk[0].to(dtype), chunk[1].unsqueeze(1)
+            z = multiply(h, w, b)  # (rows, V)
+            p = z.softmax(dim=1, dtype=wide)
+            # log sum_j e^z_j = max z - log max p, where p is no smaller than 1 / V: a second
+            # exponential of all logits, which is what takes the time here, is not needed.
+            total += (z.amax(dim=1) - p.amax(dim=1).log()).sum()
+            total -= (1 - label_smoothing) * z.gather(1, y).sum(dtype=wide)
             if label_smoothing:
-                total -= uniform * z.sum()
-            largest = z.amax(dim=1, keepdim=True)
-            normaliser = z.sub_(largest).exp_().sum(dim=1, keepdim=True)
-            total += (normaliser.log() + largest).sum()
-            if hidden_grad is None or weight_grad is None or bias_grad is None:
+                total -= uniform * z.sum(dtype=wide)
+            if bias_grad is None:
                 continue
-            # d loss / d z = softmax(z) - target distribution, in place of z
-            z.div_(normaliser)
+            # d loss / d z = softmax(z) - target distribution, in place of p
             if label_smoothing:
-                z.sub_(uniform)
-            z.scatter_add_(1, y, z.new_full(y.shape, label_smoothing - 1))
-            bias_grad += z.sum(dim=0)
-            z = z.to(dtype)
-            hidden_grad[rows] = multiply(z, w.t())
-            weight_grad += multiply(z.t(), h.t())
-        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+                p.sub_(uniform)
+            p.scatter_add_(1, y, p.new_full(y.shape, label_smoothing - 1))
+            bias_grad += p.sum(dim=0)
+            dz = p.to(dtype)
+            chunk[2].copy_(multiply(dz, w.t()))
+            product = multiply_turned(dz, h)
+            # A single chunk's stays as it is: to widen it and to add takes as long as the softmax.
+            weight_grad = product if weight_grad is None else weight_grad.to(wide).add_(product)
+        if needs:
+            ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = weight.dtype, bias.dtype
         return total
 
@@ -104,9 +111,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
+        weight_grad = weight_grad.to(weight_dtype, copy=True).mul_(grad)
         return (
             hidden_grad * grad.to(hidden_grad.dtype),
-            (weight_grad * grad).to(weight_dtype),
+            weight_grad,
             (bias_grad * grad).to(bias_dtype),
             None,
             None,

@@ -50,6 +50,25 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
 
 
+def multiply_turned(x: Tensor, y: Tensor) -> Tensor:
+    """X^T Y of matrices, outside the graph: how gradients of weights are formed.
+
+    oneDNN writes a turned first operand out before it begins; the narrower one costs less of that,
+    even if the result has to be turned back.
+
+    Args:
+        x: `(R, M)`.
+        y: `(R, N)`, of x's type.
+
+    Returns:
+        `(M, N)`, in the type of x; strides are not promised.
+    """
+    (R, M), N = x.shape, y.shape[1]
+    if 2 * N * (R + M) < R * M and _onednn_is_faster(y.t(), x.t()):
+        return multiply(y.t(), x.t()).t()
+    return multiply(x.t(), y.t())
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, `(..., K)` to `(..., N)`, through `multiply` where it pays."""
     rows = x.flatten(0, -2)
@@ -73,7 +92,7 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             multiply(grad, weight.t()) if needs_x else None,
-            multiply(grad.t(), x.t()) if needs_weight else None,
+            multiply_turned(grad, x) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
 

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from bahdanau_hf import products_bahdanau
-from bahdanau_hf.products_bahdanau import SMALLEST, Linear, linear, multiply
+from bahdanau_hf.products_bahdanau import (
+    SMALLEST,
+    Linear,
+    linear,
+    multiply,
+    multiply_turned,
+)
 
 # Both sides of the threshold, at it, and sizes that no vector width divides.
 SHAPES = [
@@ -92,6 +98,25 @@ def test_multiply_whatever_the_strides(rows, x_form, weight_form) -> None:
     assert_close(multiply(x, weight, bias), reference(x, weight, bias), **CLOSE)
     assert torch.equal(x, before[0])
     assert torch.equal(weight, before[1])
+
+
+@pytest.mark.parametrize("columns", [(1031, 37), (37, 1031), (251, 241), (3, 5)])
+@pytest.mark.parametrize("forms", [("rows", "columns"), ("slice", "every other row")])
+def test_multiply_turned(columns, forms) -> None:
+    """The wider operand first and last, of sizes for either library."""
+    x, y = strided(131, columns[0], forms[0]), strided(131, columns[1], forms[1])
+    product = multiply_turned(x, y)
+    assert product.shape == columns
+    assert_close(product.double(), x.double().t() @ y.double(), rtol=1e-5, atol=1e-4)
+
+
+@NEEDS_ONEDNN
+def test_the_narrower_operand_is_turned(onednn_calls) -> None:
+    """Whichever oneDNN gets first is written out anew."""
+    wide, narrow = torch.randn(512, 4000), torch.randn(512, 32)
+    multiply_turned(wide, narrow)
+    multiply_turned(narrow, wide)
+    assert [x.shape[0] for x, _ in onednn_calls] == [32, 32]
 
 
 @NEEDS_ONEDNN
