@@ -37,7 +37,7 @@ from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.metrics import score_translations
 from bahdanau_hf.score_analysis import compare_systems, scores_by_length
 
-from .machine import describe_machine
+from .machine import command_line, describe_machine
 from .seeds import compare_means
 from .study_report import render
 from .study_systems import SYSTEMS, count
@@ -261,8 +261,7 @@ def comparisons(
 def about(study: Study, args: argparse.Namespace) -> dict[str, Any]:
     """What a reader needs to know to run it again."""
     machine = describe_machine()
-    flags = [Path(flag).name if "/" in flag else flag for flag in sys.argv[1:]]
-    machine["command"] = " ".join(["python -m benchmarks.attention_study", *flags])
+    machine["command"] = command_line("benchmarks.attention_study")
     return {
         "machine": machine,
         "name": args.name,

@@ -36,6 +36,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def command_line(module: str) -> str:
+    """How this process was started, files without their folders."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return " ".join(["python -m", module, *words])
+
+
 def machine_text(machine: dict[str, Any]) -> str:
     """The same as a few lines of text."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())

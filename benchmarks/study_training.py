@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
 from bahdanau_hf.arguments import DataArguments, ModelArguments, TrainArguments
-from bahdanau_hf.batch_translation import find_translations
+from bahdanau_hf.batch_bahdanau import find_translations
 from bahdanau_hf.batching import IGNORED_LABEL, LengthBucketBatchSampler, PairCollator
 from bahdanau_hf.data import encode_pairs, load_pairs, pair_lengths, pair_texts
 from bahdanau_hf.preparation import prepare_features, prepare_tokenizer
@@ -132,20 +132,21 @@ class Learner:
         return loss.item()
 
 
-def race_training(study: Study, systems: Sequence[str], rounds: int = 3) -> dict[str, float]:
-    """Steps of training that each system takes in a CPU second, timed in turns on one set of steps.
-
-    The batches are the same for all and drawn from a whole pass.
-    """
+def racer(study: Study, system: str) -> Contender:
+    """Some steps of training, for a race; the batches are drawn from a whole pass."""
     sampler, collate = study.sampler(seed=0), PairCollator()
     chosen = [rows for _, rows in zip(range(RACE_BATCHES), sampler, strict=False)]
     batches = [collate(study.encoded.__getitems__(rows)) for rows in chosen]
+    learner = Learner(study, study.make(system, 0), 1e-4, 10**6, 0.0)
+    return Contender(lambda: [learner.step(batch) for batch in batches], len(batches))
 
-    def contender(system: str) -> Contender:
-        learner = Learner(study, study.make(system, 0), 1e-4, 10**6, 0.0)
-        return Contender(lambda: [learner.step(batch) for batch in batches], len(batches))
 
-    timings = race({name: contender(name) for name in systems}, rounds)
+def race_training(study: Study, systems: Sequence[str], rounds: int = 3) -> dict[str, float]:
+    """Steps of training that each system takes in a CPU second, timed in turns on one set of steps.
+
+    The batches are the same for all.
+    """
+    timings = race({name: racer(study, name) for name in systems}, rounds)
     return {name: timing.rate for name, timing in timings.items()}
 
 

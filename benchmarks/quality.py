@@ -1,0 +1,265 @@
+"""How well recipes translate: train one, score its test split, keep the numbers, show the table.
+
+    python -m benchmarks.quality run base-simplified --data FOLDER
+    python -m benchmarks.quality render
+
+FOLDER holds train.tsv, validation.tsv and test.tsv (or .tsv.gz). `run` starts scripts/train.py as a
+user would, counts the CPU time of all its processes, validation and scoring included, then lets
+`bahdanau-hf score` translate the test split greedily and with 5 beams, and leaves the numbers in
+benchmarks/results/quality. `render` puts the tables into benchmarks/quality.md, and with --readme
+the row of results into README.md, where their marks are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .ledger_report import ledger_tables
+from .machine import ROOT, describe_machine
+from .study_report import update_marks
+from .tutorial_report import tutorial_tables
+
+RESULTS = Path(__file__).parent / "results" / "quality"
+PAGE = Path(__file__).parent / "quality.md"
+README = ROOT / "README.md"
+BEAMS = (1, 5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training to score.
+
+    Attributes:
+        title: what it is, for the table.
+        flags: of scripts/train.py, besides the files.
+        chinese_script: of training pairs and references.
+        budget: CPU seconds that it may take.
+        wanted: least BLEU by number of beams; empty where a number is only to be stated.
+    """
+
+    title: str
+    flags: tuple[str, ...]
+    chinese_script: str
+    budget: float
+    wanted: dict[int, float]
+
+
+RECIPES = {
+    "base-simplified": Recipe(
+        "Tatoeba, as Simplified, 20 minutes of two cores",
+        ("configs/base.yaml",),
+        "simplified",
+        2400,
+        {1: 33, 5: 35},
+    ),
+    "long-simplified": Recipe(
+        "Tatoeba, as Simplified, two hours of two cores",
+        ("configs/base.yaml", "--hidden_size=512", "--num_train_epochs=60"),
+        "simplified",
+        14_400,
+        {5: 38},
+    ),
+    "base-as-is": Recipe(
+        "Tatoeba, scripts as they are",
+        ("configs/base.yaml",),
+        "keep",
+        2400,
+        {5: 30},
+    ),
+    "base-reverse": Recipe(
+        "Tatoeba, Chinese to English",
+        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en"),
+        "simplified",
+        2400,
+        {},
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=["run", "render"])
+    parser.add_argument("name", nargs="?", choices=RECIPES)
+    parser.add_argument("--data", type=Path, help="folder of the three splits")
+    parser.add_argument("--output_dir", type=Path, help="of the run; default runs/NAME")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--readme", action="store_true", help="put the results into README.md too")
+    args = parser.parse_args(arguments)
+    if args.action == "render":
+        results = load_results(args.results)
+        texts = {
+            "targets": target_table(results),
+            "ledger": ledger_tables(args.results / "ledger"),
+            "tutorial": tutorial_tables(args.results.parent / "tutorial.json"),
+        }
+        update_marks(PAGE, texts)
+        if args.readme:
+            update_marks(README, {"quality": readme_table(results)})
+        return 0
+    if args.name is None or args.data is None:
+        parser.error("run needs a name and --data")
+    result = run(args.name, args.data, args.output_dir or ROOT / "runs" / args.name, args.threads)
+    args.results.mkdir(parents=True, exist_ok=True)
+    path = args.results / f"{args.name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]:
+    """Train a recipe and score it."""
+    recipe = RECIPES[name]
+    machine = describe_machine()
+    machine["command"] = f"python -m benchmarks.quality run {name} --data FOLDER"
+    machine["threads_used"] = threads
+    files = {split: split_file(data, split) for split in ("train", "validation", "test")}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision=bf16"]
+    launch += ["--num_processes=1", "--num_machines=1", "--dynamo_backend=no"]
+    launch += [f"--num_cpu_threads_per_process={threads}", "scripts/train.py", *recipe.flags]
+    launch += [f"--{split}_file={path}" for split, path in files.items()]
+    launch += [f"--chinese_script={recipe.chinese_script}", f"--output_dir={output_dir}"]
+    started, cpu = time.monotonic(), children_cpu_seconds()
+    subprocess.run(launch, cwd=ROOT, check=True, env=environment(threads))
+    cpu, wall = children_cpu_seconds() - cpu, time.monotonic() - started
+    settings = json.loads((output_dir / "settings.json").read_text(encoding="utf-8"))
+    finished = json.loads((output_dir / "eval_results.json").read_text(encoding="utf-8"))
+    scores = {}
+    for beams in BEAMS:
+        command = [sys.executable, "-m", "bahdanau_hf", "score", f"--model={output_dir}"]
+        command += [f"--test_file={files['test']}", f"--num_beams={beams}"]
+        command += [f"--chinese_script={recipe.chinese_script}"]
+        done = subprocess.run(
+            command, cwd=ROOT, check=True, env=environment(threads), stdout=subprocess.PIPE
+        )
+        found = json.loads(done.stdout)
+        kept = ("bleu", "bleu_signature", "chrf", "chrf_signature", "num_sentences")
+        scores[str(beams)] = {key: found[key] for key in kept}
+    return {
+        "name": name,
+        "machine": machine,
+        "cpu_seconds": round(cpu),
+        "wall_seconds": round(wall),
+        "parameters": settings["num_parameters"],
+        "pairs": settings["num_pairs"]["train"],
+        "epochs": finished["epochs"],
+        "seed": settings["train"]["seed"],
+        "weights": finished["weights"],
+        "validation_bleu": finished["validation"]["bleu"],
+        "scores": scores,
+    }
+
+
+def split_file(folder: Path, split: str) -> Path:
+    """A split's file in a folder.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    for name in (f"{split}.tsv", f"{split}.tsv.gz"):
+        if (folder / name).exists():
+            return (folder / name).resolve()
+    raise SystemExit(f"error: {folder} has neither {split}.tsv nor {split}.tsv.gz")
+
+
+def children_cpu_seconds() -> float:
+    """User and system time of all processes that were started from here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def environment(threads: int) -> dict[str, str]:
+    """As many threads as said."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def load_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `run` has left, by name."""
+    paths = {name: folder / f"{name}.json" for name in RECIPES}
+    return {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in paths.items()
+        if path.exists()
+    }
+
+
+def target_table(results: dict[str, dict[str, Any]]) -> str:
+    """Every target beside what was measured, or `not measured`."""
+    lines = [
+        "| recipe | search | wanted | measured | CPU-seconds, allowed | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    notes = []
+    for name, recipe in RECIPES.items():
+        result = results.get(name)
+        for beams in recipe.wanted or BEAMS:
+            wanted = recipe.wanted.get(beams)
+            search = "greedy" if beams == 1 else f"beam {beams}"
+            score = result["scores"][str(beams)]["bleu"] if result else None
+            used = f"{result['cpu_seconds']:,}" if result else "–"
+            cells = [
+                f"{recipe.title} (`{name}`)",
+                search,
+                "to state" if wanted is None else f"≥ {wanted:g}",
+                "not measured" if score is None else f"{score:.1f}",
+                f"{used}, {recipe.budget:,.0f}",
+                verdict(wanted, score, result["cpu_seconds"] if result else 0, recipe.budget),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        flags = " ".join(recipe.flags)
+        line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
+        line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16."
+        if result:
+            machine = result["machine"]
+            line += (
+                f" {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
+                f"average {machine['load_average']}; {result['parameters'] / 1e6:.1f} M parameters,"
+                f" {result['pairs']:,} pairs, {result['epochs']} passes, seed {result['seed']}; "
+                f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
+            )
+        notes.append(line)
+    return "\n".join([*lines, "", *notes])
+
+
+def verdict(wanted: float | None, score: float | None, used: float, budget: float) -> str:
+    """In a word."""
+    if score is None or wanted is None:
+        return ""
+    if used > budget:
+        return "**over the budget**"
+    return "reached" if score >= wanted else "**not reached**"
+
+
+def readme_table(results: dict[str, dict[str, Any]]) -> str:
+    """What README.md shows."""
+    lines = [
+        "| data | pairs | parameters | CPU minutes | BLEU greedy | 5 beams |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, result in results.items():
+        greedy, beam = (result["scores"][str(n)]["bleu"] for n in BEAMS)
+        lines.append(
+            f"| {RECIPES[name].title.split(', 20')[0]} | {result['pairs']:,} "
+            f"| {result['parameters'] / 1e6:.1f} M | {result['cpu_seconds'] / 60:.0f} "
+            f"| {greedy:.1f} | {beam:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

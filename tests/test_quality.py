@@ -1,0 +1,144 @@
+"""What the pages show is what was measured, and what was not measured says so."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_pairs import PAIRS, write_tsv
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # the benchmarks are not installed
+
+from benchmarks import ledger, quality, tutorial_experiment, tutorial_report  # noqa: E402
+from benchmarks.ledger_report import ledger_tables  # noqa: E402
+
+MACHINE = {"command": "a command", "date": "a day", "commit": "abc", "processor": "a processor"}
+
+
+def made_result(greedy: float, beam: float, cpu_seconds: int) -> dict[str, Any]:
+    scores = {
+        str(beams): {"bleu": bleu, "bleu_signature": "a signature"}
+        for beams, bleu in ((1, greedy), (5, beam))
+    }
+    return {
+        "machine": MACHINE | {"load_average": 0.1},
+        "cpu_seconds": cpu_seconds,
+        "parameters": 7_270_920,
+        "pairs": 30_023,
+        "epochs": 20,
+        "seed": 42,
+        "scores": scores,
+    }
+
+
+def test_targets_and_what_was_measured() -> None:
+    table = quality.target_table({"base-simplified": made_result(33.04, 34.9, 1300)})
+    assert "| greedy | ≥ 33 | 33.0 | 1,300, 2,400 | reached |" in table
+    assert "| beam 5 | ≥ 35 | 34.9 | 1,300, 2,400 | **not reached** |" in table
+    assert "(`base-as-is`) | beam 5 | ≥ 30 | not measured | –, 2,400 |  |" in table
+    assert "(`base-reverse`) | greedy | to state | not measured" in table
+    assert "a day, commit abc" in table
+    assert "`a signature`" in table
+
+
+def test_a_dear_result_is_no_success() -> None:
+    table = quality.target_table({"base-simplified": made_result(40, 40, 2401)})
+    assert table.count("**over the budget**") == 2
+    assert "| reached |" not in table
+
+
+def test_the_readmes_rows() -> None:
+    rows = quality.readme_table({"base-as-is": made_result(24.26, 27.15, 1260)})
+    assert rows.endswith("| Tatoeba, scripts as they are | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), (
+        rows
+    )
+
+
+def test_a_folder_without_a_split(tmp_path) -> None:
+    (tmp_path / "test.tsv.gz").touch()
+    assert quality.split_file(tmp_path, "test").name == "test.tsv.gz"
+    with pytest.raises(SystemExit, match=r"neither train\.tsv nor train\.tsv\.gz"):
+        quality.split_file(tmp_path, "train")
+
+
+def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
+    page = tmp_path / "quality.md"
+    page.write_text(quality.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(quality, "PAGE", page)
+    assert quality.main(["render"]) == 0
+    shown = page.read_text(encoding="utf-8")
+    assert shown == quality.PAGE.read_text(encoding="utf-8")
+    assert shown == (ROOT / "benchmarks" / "quality.md").read_text(encoding="utf-8"), (
+        "run python -m benchmarks.quality render"
+    )
+
+
+# The ledger
+
+
+def test_an_idea_counts_if_every_seed_is_ahead(tmp_path) -> None:
+    def keep(name: str, *bleu: float) -> None:
+        runs = [{"seed": seed, "bleu": value} for seed, value in enumerate(bleu)]
+        result = {"machine": MACHINE, "cpu_seconds": 100, "signature": "a signature", "runs": runs}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+
+    assert "not measured" in ledger_tables(tmp_path)
+    keep("as-it-is", 20, 21)
+    keep("wider", 20.5, 25)
+    keep("untied", 22, 23)
+    keep("xavier", 18, 19)
+    table = ledger_tables(tmp_path)
+    assert "| +2.2 | 20.5, 25.0 | no: within the spread |" in table
+    assert "| +2.0 | 22.0, 23.0 | worth a whole training |" in table
+    assert "| -2.0 | 18.0, 19.0 | no |" in table
+    assert "4,000 instead of 8,000 subwords | `--vocab_size=4000` | +0.5 | not measured" in table
+
+
+def test_the_ledger_tries_what_is_missing(tmp_path, monkeypatch) -> None:
+    path = write_tsv(tmp_path / "pairs.tsv", PAIRS)
+    monkeypatch.setattr(ledger, "IDEAS", {"wider": ledger.Idea("wide", ("--hidden_size=16",), "")})
+    monkeypatch.setattr(ledger, "race", fixed_race)
+    command = [f"--train_file={path}", f"--validation_file={path}", "--tokenizer_kind=word-char"]
+    command += ["--hidden_size=8", "--embedding_size=8", f"--output_dir={tmp_path / 'run'}"]
+    command += ["--cpu_seconds", "0.3", "--seeds", "1", "--results", str(tmp_path / "ledger")]
+    command += ["--ideas", "wider", "--max_length_ratio=20"]
+    assert ledger.main(command) == 0
+    first, wider = (
+        json.loads((tmp_path / "ledger" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("as-it-is", "wider")
+    )
+    assert (first["steps"], wider["steps"]) == (3, 2), "the wider one is slower"
+    assert wider["flags"] == ["--hidden_size=16"]
+    monkeypatch.setattr(ledger, "try_idea", lambda *args: pytest.fail("it was done"))
+    assert ledger.main(command) == 0
+
+
+def fixed_race(contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Ten steps a second alone; three quarters of that beside the recipe as it is."""
+    from benchmarks.stopwatch import Timing
+
+    seconds = {"as it is": 0.75, "variant": 1.0}
+    return {name: Timing([seconds[name]], 10) for name in contenders}
+
+
+# The tutorial's experiment
+
+
+def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
+    """A word that occurs once is `<unk>` for the tutorial: its sentence looks like another."""
+    pairs = [("I run.", "我跑步。"), ("I sing.", "我唱歌。"), ("I walk.", "他走了。"), *PAIRS[:6]]
+    path, results = write_tsv(tmp_path / "pairs.tsv", pairs), tmp_path / "tutorial.json"
+    command = [path, "--seeds", "1", "--epochs", "1", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", ["tutorial_experiment.py", *command])
+    for recipe in ("ours", "ours-all-words"):
+        assert tutorial_experiment.main([*command, "--recipes", recipe]) == 0
+    few, all_words = json.loads(results.read_text(encoding="utf-8"))
+    assert few["sources"] < all_words["sources"] == len(pairs)
+    assert few["ceiling"][1] < all_words["ceiling"][1] == len(pairs)
+    table = tutorial_report.tutorial_tables(results)
+    assert "| by heart, every word known | 1 | 1 |" in table
+    assert f"| {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
+    assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
+    assert str(tmp_path) not in table, "no path of this machine"
