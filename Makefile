@@ -7,7 +7,7 @@ RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
-CODE := bahdanau_hf scripts tests benchmarks
+CODE := bahdanau_hf scripts tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ $(BIN)/python:
 # The stamp is younger than what it was made from: a second call installs nothing.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Setting up $(VENV); the first time takes some minutes."
-	$(INSTALL) '.[dev,plot,zh]'
+	$(INSTALL) '.[dev,plot,zh,onnx]'
 	@touch $@
 
 $(VENV)/.installed-demo: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""The command `bahdanau-hf`: translate, score, align, convert-tutorial.
+"""The command `bahdanau-hf`: translate, score, align, export, convert-tutorial.
 
 It uses a checkpoint; text goes in by standard input or files, results come out on standard output,
 messages on standard error. Exit status: 0, 2 for a mistake that the user can mend (one line says
@@ -27,6 +27,7 @@ from .command_line import (
     standard_output,
 )
 from .errors import InputError
+from .export_command import add_export_flags, run_export
 from .score_command import add_score_flags, run_score
 from .version import __version__
 
@@ -130,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
         help="print, as JSON, which word is linked with which and where both stand",
     )
     align.set_defaults(run=_align)
+
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint for use without Python and PyTorch",
+        description="Write a checkpoint for ONNX Runtime: encoder, decoder step, tokenizer and the "
+        "search's settings (extra [onnx]).",
+        allow_abbrev=False,
+    )
+    add_export_flags(export)
+    export.set_defaults(run=run_export)
 
     convert = commands.add_parser(
         "convert-tutorial",

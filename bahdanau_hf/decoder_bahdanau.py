@@ -198,14 +198,15 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
                 )
             hold = (1 - attention_mask[:, -embeddings.shape[1] :].to(state.dtype)) * HOLD
         masks = self._dropout_masks(embeddings.shape[1], memory, state)
-        if past_key_values is None:
+        if past_key_values is None or torch.compiler.is_exporting():
             decoded = decode(embeddings, state, memory, self.weights(), masks, hold)
         else:
             if past_key_values.prepared is None or self.training:
-                past_key_values.memory = memory
                 past_key_values.prepared = prepare(self.weights(), config.annotation_size)
             prepared = past_key_values.prepared
             decoded = decode_fast(embeddings, state, memory, prepared, masks, hold)
+        if past_key_values is not None:
+            past_key_values.memory = memory
             past_key_values.update_state(decoded.states[-1].transpose(0, 1), embeddings.shape[1])
 
         dtype = embeddings.dtype  # the recurrence itself keeps at least float32

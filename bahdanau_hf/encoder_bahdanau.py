@@ -175,17 +175,18 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         mask = _source_mask(attention_mask, inputs_embeds)
+        position = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         if self.config.encoder_reads_padding:
-            order = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+            order = position
             lengths = torch.full_like(mask.sum(1), mask.shape[1])
         else:
-            # Real tokens first, in their order; what follows them cannot reach them.
-            order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+            # Real tokens first, in their order; what follows them cannot reach them. No two keys
+            # are equal, so that any sort will do (ONNX has no stable one).
+            order = torch.where(mask, position, position + mask.shape[1]).argsort(dim=1)
             lengths = mask.sum(1).clamp(min=1)  # a compiled model cannot refuse an empty row
         orders = [order]
         if self.backward_layers:
             # The same, with each row's real tokens turned round.
-            position = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
             last = lengths[:, None] - 1
             orders.append(order.gather(1, torch.where(position <= last, last - position, position)))
         # Rows of the flattened batch: there (steps first), back again, and each row's last step.

@@ -18,7 +18,7 @@ import torch
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 
-pytest_plugins = ["browser"]  # its fixtures
+pytest_plugins = ["browser", "exported_checkpoint"]  # their fixtures
 
 PAIRS = Path(__file__).parent / "data" / "pairs.tsv"
 

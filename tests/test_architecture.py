@@ -28,11 +28,12 @@ FLOORS: list[str] = [
     tokenization translation_metric version word_alignment
     """,
     """
-    alignment_quality batch_translation checkpointing evaluation finishing hub loading preparation
-    processes publishing search_request trackers training training_run translation tutorial
+    alignment_quality batch_translation checkpointing evaluation finishing hub loading
+    onnx_export preparation processes publishing search_request trackers training training_run
+    translation tutorial
     """,
     """
-    __main__ cli command_line score_command
+    __main__ cli command_line export_command score_command
     """,
 ]
 # It travels and knows nothing but text: any floor may use it.
