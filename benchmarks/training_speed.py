@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bahdanau_hf import BahdanauForConditionalGeneration
+from bahdanau_hf.products_bahdanau import multiply
 
 from . import joeynmt_peer
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_marian, make_ours, make_plain
@@ -64,6 +65,39 @@ class Training:
         return Contender(self, sum(batch.num_target_tokens for batch in self.batches))
 
 
+def multiplications(batches: Sequence[Batch]) -> int:
+    """Of a training step's products, one layer each side, whoever computes them and however.
+
+    The products of attention, small against the others, are left out. Each product counts three
+    times: forwards, and once for each operand's gradient.
+    """
+    E, H = EMBEDDING_SIZE, HIDDEN_SIZE
+    each_source = E * 3 * H + H * 3 * H + H * H + H * 3 * H  # gates, keys, context's gates
+    each_step = E * 3 * H + H * 3 * H + H * H  # gates, query
+    return 3 * sum(
+        batch.input_ids.numel() * each_source
+        + batch.labels.numel() * each_step
+        + batch.num_target_tokens * H * TARGET_SIZE
+        for batch in batches
+    )
+
+
+def products_alone(batches: Sequence[Batch], dtype: torch.dtype) -> Contender:
+    """As many multiplications as a training step cannot do without, in products of one easy size.
+
+    No training of this model can be faster with the same library of products.
+    """
+    x, weight = torch.randn(512, 512, dtype=dtype), torch.randn(2048, 512, dtype=dtype)
+    repeats = 20
+
+    def run() -> None:
+        for _ in range(repeats):
+            multiply(x, weight)
+
+    share = repeats * x.shape[0] * weight.numel() / multiplications(batches)
+    return Contender(run, share * sum(batch.num_target_tokens for batch in batches))
+
+
 def measure(quick: bool) -> Section:
     """Race all models over the same sentences."""
     batches = bucketed_batches(1 if quick else 4)
@@ -83,13 +117,17 @@ def measure(quick: bool) -> Section:
         "ours, 32 wide, 2 layers": Training(make_ours(tutorial), batches),
     }
     racing = {name: training.contender() for name, training in contenders.items()}
+    racing["its products alone"] = products_alone(batches, torch.float32)
+    racing["its products alone, bfloat16"] = products_alone(batches, torch.bfloat16)
     if joeynmt_peer.is_installed():
         racing["JoeyNMT"] = joeynmt_peer.JoeyTraining(batches).contender()
     timings = race(racing, 2 if quick else 5)
     section = Section(
         "Training",
         f"Width {EMBEDDING_SIZE}/{HIDDEN_SIZE}, one layer each side, {TARGET_SIZE} target words, "
-        f"batches of {BATCH_SIZE} of like length; MarianMT has as many parameters.",
+        f'batches of {BATCH_SIZE} of like length; MarianMT has as many parameters. "Its products '
+        'alone": as many multiplications as a step of ours needs, in matrices of one easy size; '
+        "nothing that computes the same can be faster here.",
     )
     section.add_race(timings, "target tokens/CPU s")
     from_padded = f"plain loop, all padded to {PADDED_LENGTH}"

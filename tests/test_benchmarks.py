@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from bahdanau_hf import fused_bahdanau, loss_bahdanau, products_bahdanau
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
 
@@ -29,9 +31,11 @@ from benchmarks.memory import Size, in_own_process  # noqa: E402
 from benchmarks.picture import draw  # noqa: E402
 from benchmarks.readme_tables import update_readme  # noqa: E402
 from benchmarks.stopwatch import Contender, Timing, growth, race  # noqa: E402
+from benchmarks.training_speed import Training, multiplications  # noqa: E402
 from benchmarks.workload import (  # noqa: E402
     EOS,
     bucketed_batches,
+    even_batch,
     random_batch,
     sentence_lengths,
 )
@@ -103,6 +107,24 @@ def test_a_wrong_gradient_is_noticed() -> None:
 def test_marian_is_as_large() -> None:
     size = make_ours(make_plain()).num_parameters()
     assert make_marian(size).num_parameters() == pytest.approx(size, rel=0.01)
+
+
+def test_multiplications_are_those_of_a_step(monkeypatch) -> None:
+    """Counted by hand, and as they happen."""
+    batch = even_batch(3, 5, 7)
+    done = 0
+    product = products_bahdanau.multiply
+
+    def count(x, weight, bias=None):
+        nonlocal done
+        done += x.numel() * weight.shape[0]
+        return product(x, weight, bias)
+
+    for module in (products_bahdanau, fused_bahdanau, loss_bahdanau):
+        monkeypatch.setattr(module, "multiply", count)
+    monkeypatch.setattr(products_bahdanau, "SMALLEST", 1)
+    Training(make_ours(make_plain()), [batch]).backward(batch)
+    assert done == multiplications([batch])
 
 
 def test_no_end_means_no_end() -> None:
