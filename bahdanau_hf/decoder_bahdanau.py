@@ -199,7 +199,9 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             hold = (1 - attention_mask[:, -embeddings.shape[1] :].to(state.dtype)) * HOLD
         masks = self._dropout_masks(embeddings.shape[1], memory, state)
         if past_key_values is None or torch.compiler.is_exporting():
-            decoded = decode(embeddings, state, memory, self.weights(), masks, hold)
+            decoded = decode(
+                embeddings, state, memory, self.weights(), masks, hold, self.implementation
+            )
         else:
             if past_key_values.prepared is None or self.training:
                 past_key_values.prepared = prepare(self.weights(), config.annotation_size)

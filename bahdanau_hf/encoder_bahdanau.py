@@ -16,7 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_bahdanau import BahdanauConfig
-from .recurrence_bahdanau import run_gru
+from .recurrence_bahdanau import choose, run_gru
 
 
 @dataclass
@@ -77,6 +77,22 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     _is_stateful = True  # assisted decoding is refused: a recurrent state cannot be rolled back
     _no_split_modules = ["BahdanauEncoder", "BahdanauDecoder"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    implementation: str | None = None
+
+    def set_implementation(self, implementation: str | None) -> None:
+        """Choose how the recurrence is computed; only speed and rounding depend on it.
+
+        Args:
+            implementation: `"reference"`, `"fast"`, `"graph"`, `"triton"`, or `None` for the
+                default; see `choose`. Not saved with the model.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        choose(implementation)
+        for module in self.modules():
+            if isinstance(module, BahdanauPreTrainedModel):
+                module.implementation = implementation
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -39,8 +39,10 @@ from .encoder_bahdanau import (
     BahdanauPreTrainedModel,
     check_ids,
 )
+from .graph_bahdanau import graphed_beam_search, graphed_greedy_search
 from .loss_bahdanau import cross_entropy
 from .products_bahdanau import Linear
+from .recurrence_bahdanau import choose
 
 if TYPE_CHECKING:  # what is named here is saved with a model
     from .pipeline_bahdanau import BahdanauTranslationPipeline  # noqa: F401
@@ -307,7 +309,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             generation_config, logits_processor, stopping_criteria, model_kwargs
         ):
             pad = generation_config._pad_token_tensor
-            return greedy_search(
+            on_graph = choose(self.implementation) == "graph"
+            return (graphed_greedy_search if on_graph else greedy_search)(
                 self.model.decoder,
                 self.lm_head,
                 input_ids,
@@ -344,7 +347,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             fill = 0 if pad is None else int(pad)
             if fill == 0 and eos is not None:
                 fill = int(eos[0])  # what the library's beam search puts there
-            return beam_search(
+            on_graph = choose(self.implementation) == "graph"
+            return (graphed_beam_search if on_graph else beam_search)(
                 self.model.decoder,
                 self.lm_head,
                 input_ids,

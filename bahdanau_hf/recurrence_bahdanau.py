@@ -15,6 +15,7 @@ A decoder step looks at the source with the top layer's previous state, then upd
 the bottom up, the first one from `[c; y]` and every other one from the layer below it.
 """
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ from torch.nn import functional as F
 
 from .fused_bahdanau import recur
 from .products_bahdanau import linear
+from .triton_bahdanau import recur_on_chip
+
+IMPLEMENTATIONS = ("reference", "fast", "graph", "triton")
 
 
 class GRUWeights(NamedTuple):
@@ -179,19 +183,42 @@ def decode(
         weights: the recurrence's weights.
         masks: dropout factors, drawn by the caller.
         hold: `(B, T)`, 0 on real inputs; a large number where a row's state must not move.
-        implementation: `"reference"`, `"fast"`, or `None` to choose.
+        implementation: see `choose`.
 
     Returns:
         States `(T, L, B, H)` and, with attention, weights `(T, B, S)`.
     """
-    if implementation is None:
-        implementation = "reference" if torch.compiler.is_exporting() else "fast"
+    implementation = choose(implementation)
     if implementation == "reference":
         return decode_reference(embeddings, state, memory, weights, masks, hold)
-    if implementation != "fast":
-        raise ValueError(f'implementation must be "reference" or "fast", not {implementation!r}')
     prepared = prepare(weights, memory.annotations.shape[-1])
-    return decode_fast(embeddings, state, memory, prepared, masks, hold)
+    return decode_fast(embeddings, state, memory, prepared, masks, hold, implementation)
+
+
+def choose(implementation: str | None) -> str:
+    """Settle how the recurrence is computed; the results differ by rounding alone.
+
+    - `"reference"`: as the equations say.
+    - `"fast"`: a loop of PyTorch's operations, on any device; the default.
+    - `"graph"`: the same, and `generate` replays its steps as CUDA graphs.
+    - `"triton"`: known inputs in one kernel on a GPU (training, scoring); else as `"fast"`.
+
+    Args:
+        implementation: one of these, or `None` for what the environment variable
+            `BAHDANAU_IMPLEMENTATION` says, or else the default. Exports are of the equations.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if implementation is None:
+        implementation = os.environ.get("BAHDANAU_IMPLEMENTATION") or None
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ValueError(
+            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}"
+        )
+    if implementation != "fast" and torch.compiler.is_exporting():
+        return "reference"
+    return implementation or "fast"
 
 
 def prepare(weights: DecoderWeights, context_size: int) -> Prepared:
@@ -222,6 +249,7 @@ def decode_fast(
     prepared: Prepared,
     masks: DropoutMasks = DropoutMasks(),  # noqa: B008 (immutable)
     hold: Tensor | None = None,
+    implementation: str = "fast",
 ) -> Decoded:
     """Run the recurrence with all that does not depend on the state taken out of the loop.
 
@@ -232,7 +260,8 @@ def decode_fast(
     attends = prepared.score is not None
     if not attends:
         x = x + memory.gates.transpose(0, 1)  # (1, B, 3H): the same context at every step
-    states, alpha = recur(
+    run = recur_on_chip if implementation == "triton" else recur
+    states, alpha = run(
         x,
         state,
         prepared.recurrent,
@@ -251,11 +280,13 @@ def decode_fast(
 def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
     """Run one GRU layer from a zero state, `(S, B, input)` to `(S, B, H)`.
 
-    On CPUs by the same loop as the decoder's; on GPUs, and while tracing, by PyTorch's own.
+    On CPUs by the same loop as the decoder's; on GPUs (by cuDNN), and while tracing, by PyTorch's
+    own, told to keep what gradients need also where the model is not in training.
     """
+    weight_ih, weight_hh, bias_ih, bias_hh = weights = layer.all_weights[0]
     if x.device.type != "cpu" or torch.compiler.is_exporting():
-        return layer(x)[0]
-    weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
+        start, keep = x.new_zeros(1, x.shape[1], layer.hidden_size), torch.is_grad_enabled()
+        return torch.gru(x, start, [*weights], True, 1, 0.0, keep, False, False)[0]
     gates = linear(x, weight_ih, bias_ih)
     start = x.new_zeros(x.shape[1], 1, layer.hidden_size)
     states, _ = recur(gates, start, ((weight_hh, bias_hh),))

@@ -1,0 +1,206 @@
+"""Searches on memory that stays in place: the ordinary ones' tokens, whatever came before.
+
+What a CUDA graph does, a recorder imitates here: the operations of one run are done again on the
+same memory, with all that Python chose in between left as it was.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from batches import SOURCES, pad
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decoding import decisive
+from test_decoding_properties import calls, models
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bahdanau_hf import BahdanauForConditionalGeneration, graph_bahdanau
+
+SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "_unique2", "masked_select"}
+
+
+class Recorder(TorchDispatchMode):
+    """Records a run as a CUDA graph does, and refuses what such a one refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Callable, tuple, dict, Any]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        name = func.name().removeprefix("aten::").partition(".")[0]
+        assert name not in SYNCHRONISING, f"{name} makes the host wait for the device"
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        for func, args, kwargs, result in self.operations:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> list[str]:
+    """Searches are recorded once each and replayed from then on; the kinds recorded."""
+    kinds: list[str] = []
+
+    def capture(search) -> tuple[Callable[[], None], Callable[[], None]]:
+        kinds.append(type(search).__name__)
+        search.begin()
+        search.step()
+        bodies = []
+        for body in (search.begin, search.step):
+            with Recorder() as recorder:
+                body()
+            bodies.append(recorder.replay)
+        return bodies[0], bodies[1]
+
+    monkeypatch.setattr(graph_bahdanau, "capture", capture)
+    return kinds
+
+
+def source(sentences: list[list[int]] = SOURCES, side: str = "right") -> dict[str, Tensor]:
+    ids, mask = pad(sentences, side)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def both(model: BahdanauForConditionalGeneration, **call: Any) -> tuple[list, list]:
+    """The tokens of the ordinary search and of the one on static memory."""
+    outputs = []
+    for implementation in ("fast", "graph"):
+        model.set_implementation(implementation)
+        outputs.append(model.generate(**call).tolist())
+    return outputs[0], outputs[1]
+
+
+def check_any_model_and_call(data) -> None:
+    model = data.draw(models())
+    for _ in range(2):
+        ordinary, static = both(model, **data.draw(calls(model.config.vocab_size)))
+        assert static == ordinary
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_any_model_and_call_gives_the_same_tokens(data) -> None:
+    check_any_model_and_call(data)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_many_models_and_calls_give_the_same_tokens(data) -> None:
+    check_any_model_and_call(data)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_replayed_searches_give_the_same_tokens(model, num_beams, recorded) -> None:
+    """Of other sentences, in other numbers and lengths, than those they were recorded with."""
+    decisive(model)
+    options = {"num_beams": num_beams, "num_return_sequences": num_beams}
+    sizes = [(SOURCES, 9), (SOURCES[1:4], 12), (SOURCES[::-1], 3), ([SOURCES[2]] * 3, 12)]
+    for sentences, most in sizes:
+        ordinary, static = both(model, **source(sentences), max_new_tokens=most, **options)
+        assert static == ordinary
+    assert recorded == ["GreedySearch" if num_beams == 1 else "BeamSearch"]
+
+
+@pytest.mark.parametrize("rules", [(1.0, "never"), (0.5, True), (-1.0, False), (2.0, "never")])
+def test_replayed_rules_of_beam_search(tiny_model, rules, recorded) -> None:
+    model = decisive(tiny_model(decoder_layers=2))
+    options = dict(zip(("length_penalty", "early_stopping"), rules, strict=True))
+    for most in (4, 11):
+        call = source() | {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": most}
+        ordinary, static = both(model, **call, **options)
+        assert static == ordinary
+    assert recorded == ["BeamSearch"]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_changed_weights_are_seen(tiny_model, num_beams, recorded) -> None:
+    """In place by the graph as it is; in another place, it is recorded again."""
+    model = decisive(tiny_model(readout="deep"))
+    call = source() | {"max_new_tokens": 8, "num_beams": num_beams}
+    ordinary, static = both(model, **call)
+    assert static == ordinary
+    before = static
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.7 * torch.randn_like(parameter)
+    ordinary, static = both(model, **call)
+    assert static == ordinary != before
+    assert len(recorded) == 1
+    before = static
+    model.load_state_dict(
+        {name: torch.randn_like(x) for name, x in model.state_dict().items()}, assign=True
+    )
+    ordinary, static = both(model, **call)
+    assert static == ordinary != before
+    assert len(recorded) == 2
+
+
+def test_a_call_in_inference_mode_leaves_no_trace(tiny_model, recorded) -> None:
+    model = decisive(tiny_model())
+    with torch.inference_mode():
+        first = both(model, **source(), max_new_tokens=5)
+    second = both(model, **source(), max_new_tokens=5)
+    assert first[0] == first[1] == second[0] == second[1]
+
+
+def test_searches_are_kept_but_not_copied(tiny_model, recorded, monkeypatch) -> None:
+    monkeypatch.setattr(graph_bahdanau, "MOST_SEARCHES", 2)
+    model = decisive(tiny_model())
+    model.set_implementation("graph")
+    for num_beams in (1, 2, 1, 3, 1, 2):
+        model.generate(**source(), num_beams=num_beams, max_new_tokens=3)
+    assert recorded == ["GreedySearch"] + 3 * ["BeamSearch"]
+    other = copy.deepcopy(model)
+    assert other.implementation == "graph"
+    with torch.no_grad():
+        other.lm_head.bias += torch.randn(13) * 9
+    ordinary, static = both(other, **source(), max_new_tokens=6)
+    assert static == ordinary
+    assert model.state_dict().keys() == other.state_dict().keys()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_number_formats(model, dtype, num_beams, recorded) -> None:
+    """The first token is the ordinary one where no other is nearly as likely."""
+    decisive(model).to(dtype)
+    ordinary, static = both(model, **source(), num_beams=num_beams, max_new_tokens=1)
+    assert static == ordinary
+    if dtype == torch.float32:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model.generate(**source(), num_beams=num_beams, max_new_tokens=6)
+        ids = torch.tensor(output)
+        assert ((ids >= 0) & (ids < 13)).all()
+
+
+def test_it_stops_once_all_have_ended(tiny_model, monkeypatch) -> None:
+    model, steps = decisive(tiny_model()), []
+    model.set_implementation("graph")
+    with torch.no_grad():
+        model.lm_head.bias[2] += 1e3
+    step = graph_bahdanau.GreedySearch.step
+    monkeypatch.setattr(
+        graph_bahdanau.GreedySearch, "step", lambda search: steps.append(0) or step(search)
+    )
+    output = model.generate(**source(), max_new_tokens=500)
+    assert output.shape == (4, 2)
+    assert len(steps) <= graph_bahdanau.ASK_EVERY
+
+
+def test_what_begins_with_more_than_one_token_goes_the_ordinary_way(tiny_model, recorded) -> None:
+    model = decisive(tiny_model())
+    prefix = torch.tensor([[1, 5, 6]] * 4)
+    ordinary, static = both(model, **source(), decoder_input_ids=prefix, max_new_tokens=4)
+    assert static == ordinary
+    assert recorded == []
