@@ -52,7 +52,8 @@ class Search:
         self.mask = torch.zeros(B, S, dtype=torch.bool, device=device)
         self.is_real = torch.zeros(B, dtype=torch.bool, device=device)  # sentence, not filling
         self.first = torch.zeros(B, 1, dtype=torch.long, device=device)
-        self.limit = torch.full((1,), M, dtype=torch.long, device=device)  # tokens of an output at most
+        # Tokens of an output at most.
+        self.limit = torch.full((1,), M, dtype=torch.long, device=device)
         self.states = torch.zeros(
             config.decoder_layers, B * K, config.hidden_size, dtype=wide, device=device
         )
