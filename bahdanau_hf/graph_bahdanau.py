@@ -41,9 +41,10 @@ def capture(search: Search) -> tuple[Callable[[], None], Callable[[], None]]:
             search.step()
         torch.cuda.current_stream().wait_stream(stream)
         begin, step = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(begin):
+        how = {"capture_error_mode": "thread_local"}  # other threads may use the device meanwhile
+        with torch.cuda.graph(begin, **how):
             search.begin()
-        with torch.cuda.graph(step, pool=begin.pool()):  # what `begin` made lives there
+        with torch.cuda.graph(step, pool=begin.pool(), **how):  # what `begin` made lives there
             search.step()
     return begin.replay, step.replay
 

@@ -38,7 +38,8 @@ class Search:
     """Rooms for the inputs and the states; the way from a token to the next one's logits.
 
     `begin` prepares the weights and the source for the steps and puts all counters back; `step`
-    takes one. Neither asks the device for anything, nor depends on what it finds there.
+    takes one. Neither asks the device for anything, depends on what is found there, or sends it
+    numbers (as `where` does with a plain number, and `torch.tensor`).
     """
 
     def __init__(self, decoder: BahdanauDecoder, head: torch.nn.Linear, plan: Plan):
@@ -159,7 +160,7 @@ class GreedySearch(Search):
     def step(self) -> None:
         """Take one step."""
         tokens = self._logits().argmax(dim=-1)
-        written = tokens.where(self.running, self.plan.fill_token_id)
+        written = tokens.masked_fill(~self.running, self.plan.fill_token_id)
         self.output.index_copy_(1, self.position, written.unsqueeze(1))
         self.length.add_(self.running.any())
         self.running.logical_and_(~self._ends(tokens))
@@ -201,7 +202,7 @@ class BeamSearch(Search):
         self.running.fill_(self.plan.fill_token_id)
         self.running[:, :, 0].copy_(self.first.expand(-1, self.plan.num_beams))
         self.ended.copy_(self.running)
-        self.scores.fill_(NEVER)[:, 0] = 0.0  # beams begin alike: one is enough
+        self.scores.fill_(NEVER)[:, :1].zero_()  # beams begin alike: one is enough
         self.ended_scores.fill_(NEVER)
         self.lengths.zero_()
         self.done.copy_(~self.is_real)
@@ -220,7 +221,7 @@ class BeamSearch(Search):
         ends = self._ends(word) | (length == self.limit)
         # The best K of those that have ended and those that end now.
         divisor = self.divisors.index_select(0, self.position)
-        normalised = (candidate_scores[:, :K] / divisor).where(ends[:, :K], NEVER)
+        normalised = (candidate_scores[:, :K] / divisor).masked_fill(~ends[:, :K], NEVER)
         ended_scores, best = torch.cat([self.ended_scores, normalised], dim=1).topk(K)
         pool = torch.cat([self.ended, candidates[:, :K]], dim=1)
         lengths = torch.cat([self.lengths, ends[:, :K] * length], dim=1).gather(1, best)

@@ -16,6 +16,7 @@ from transformers.utils import logging as library_logging
 from . import (
     data_pipeline,
     decoding_speed,
+    gpu_speed,
     memory,
     scaling,
     startup,
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Callable[[bool], Section]] = {
     "data": data_pipeline.measure,
     "startup": startup.measure,
     "growth": scaling.measure,
+    "gpu": gpu_speed.measure,
 }
 SLOW = ("growth",)  # a quick run leaves it out
 RESULTS = Path(__file__).parent / "results"
@@ -54,8 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(check["passed"] for check in verdicts):
         print("Not equal: nothing is timed.", file=sys.stderr)
         return 1
-    sections = []
+    sections: list[Section] = []
     names = args.only or [name for name in SECTIONS if not (args.quick and name in SLOW)]
+    if "gpu" in names and not torch.cuda.is_available():
+        names = [name for name in names if name != "gpu"]
+        print("\ngpu: left out, there is no CUDA device", flush=True)
     for name in names:
         start = time.perf_counter()
         sections.append(SECTIONS[name](args.quick))

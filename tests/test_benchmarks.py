@@ -16,7 +16,7 @@ from bahdanau_hf import fused_bahdanau, loss_bahdanau, products_bahdanau
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
 
-from benchmarks import results, suite  # noqa: E402
+from benchmarks import gpu_speed, results, suite  # noqa: E402
 from benchmarks.contenders import (  # noqa: E402
     copy_weights_back,
     counterparts,
@@ -302,6 +302,30 @@ def test_results_are_written(monkeypatch, tmp_path, capsys) -> None:
     assert list(data["sections"]) == ["training"]
     assert data["checks"][0]["passed"] is True
     assert "a goal" in capsys.readouterr().out
+
+
+def test_without_a_gpu_its_part_is_left_out(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(suite, "checks", lambda: [Check("right", 0, 0)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(suite, "SECTIONS", {"gpu": lambda quick: pytest.fail("was measured")})
+    assert suite.main(["--output_dir", str(tmp_path)]) == 0
+    assert "gpu: left out, there is no CUDA device" in capsys.readouterr().out
+
+
+def test_the_gpus_part_runs_on_toy_sizes() -> None:
+    """What it calls is there and fits together; its numbers mean nothing here."""
+    section = gpu_speed.measure_on(torch.device("cpu"), gpu_speed.TOY)
+    names = {row.name for row in section.rows}
+    assert {
+        "recurrence, fast, bfloat16",
+        "recurrence, triton, bfloat16, time over the floor",
+        "recurrence, floor, bfloat16",
+        "training, ours, triton, bfloat16",
+        "decoding, ours, graph, 5 beams, batch 2, bfloat16",
+        "decoding, MarianMT, greedy, batch 1, bfloat16",
+    } <= names
+    assert all(math.isfinite(row.value) and row.value > 0 for row in section.rows)
+    assert len(section.goals) == 2 + 2 * 4
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from bahdanau_hf import BahdanauForConditionalGeneration, graph_bahdanau
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "_unique2", "masked_select"}
+SENDING = {"lift_fresh"}  # torch.tensor
 
 
 class Recorder(TorchDispatchMode):
@@ -34,6 +35,9 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
         name = func.name().removeprefix("aten::").partition(".")[0]
         assert name not in SYNCHRONISING, f"{name} makes the host wait for the device"
+        assert name not in SENDING, f"{name} sends a number to the device"
+        if name == "where":
+            assert all(x.dim() > 0 for x in args), "a plain number would be sent to the device"
         result = func(*args, **(kwargs or {}))
         self.operations.append((func, args, kwargs or {}, result))
         return result
