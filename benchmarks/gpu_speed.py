@@ -29,7 +29,6 @@ from .workload import BATCH_SIZE, MEAN_TARGET, Batch, even_batch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LENGTH = 50  # of the recurrence that is timed alone, source and target
-SMALLEST_MARIAN = 6_000_000
 GAIN = 1.3  # what a path has to gain to be worth its lines
 
 
@@ -97,9 +96,8 @@ def _ours(
 
 
 def _marian(device: torch.device, scale: Scale) -> GenerationMixin:
-    """Of the size of ours; on toy sizes, the smallest there is."""
     size = make_ours(make_plain(scale.embedding_size, scale.hidden_size)).num_parameters()
-    return make_marian(max(size, SMALLEST_MARIAN)).to(device)
+    return make_marian(size).to(device)
 
 
 def _on(batch: Batch, device: torch.device) -> Batch:

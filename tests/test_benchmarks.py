@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import MarianConfig, MarianMTModel
 
 from bahdanau_hf import fused_bahdanau, loss_bahdanau, products_bahdanau
 
@@ -312,8 +313,21 @@ def test_without_a_gpu_its_part_is_left_out(monkeypatch, tmp_path, capsys) -> No
     assert "gpu: left out, there is no CUDA device" in capsys.readouterr().out
 
 
-def test_the_gpus_part_runs_on_toy_sizes() -> None:
+def test_the_gpus_part_runs_on_toy_sizes(monkeypatch) -> None:
     """What it calls is there and fits together; its numbers mean nothing here."""
+    layer = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
+    sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in layer.items()}
+    marian = MarianConfig(
+        vocab_size=5000,
+        d_model=8,
+        **sides,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        forced_eos_token_id=None,
+    )
+    monkeypatch.setattr(gpu_speed, "make_marian", lambda size: MarianMTModel(marian))
+    monkeypatch.setattr("benchmarks.stopwatch.gc.collect", lambda: 0)  # a third of a second each
     section = gpu_speed.measure_on(torch.device("cpu"), gpu_speed.TOY)
     names = {row.name for row in section.rows}
     assert {
