@@ -41,10 +41,11 @@ def capture(search: Search) -> tuple[Callable[[], None], Callable[[], None]]:
             search.step()
         torch.cuda.current_stream().wait_stream(stream)
         begin, step = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        how = {"capture_error_mode": "thread_local"}  # other threads may use the device meanwhile
-        with torch.cuda.graph(begin, **how):
+        mode = "thread_local"  # other threads may use the device meanwhile
+        with torch.cuda.graph(begin, capture_error_mode=mode):
             search.begin()
-        with torch.cuda.graph(step, pool=begin.pool(), **how):  # what `begin` made lives there
+        pool = begin.pool()  # what `begin` made lives there
+        with torch.cuda.graph(step, pool=pool, capture_error_mode=mode):
             search.step()
     return begin.replay, step.replay
 
