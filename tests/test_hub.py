@@ -14,7 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from fake_hub import FakeHub
+from hub_server import HubServer
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from tiny_checkpoint import PAIRS, make_checkpoint
@@ -165,7 +165,7 @@ def test_what_was_not_measured_is_absent(checkpoint: Path, tmp_path: Path) -> No
     assert not {"model-index", "metrics", "language", "datasets"} & set(data)
     assert "Not measured." in text
     body = text.split("## Limits")[0]
-    body = re.sub(r"(?s)```.*?```|license: [\w.-]+|seq2seq|et al\. 2015", "", body)
+    body = re.sub(r"(?is)```.*?```|license: [\w.-]+|seq2seq|et al\. 2015", "", body)
     numbers = set(re.findall(r"\d+", body))
     assert numbers == {"1", "40"}  # layers and width, from config.json
     assert not re.search(r"{[{%]|\bNone\b|CC0|\]\(alignment", text)
@@ -286,12 +286,14 @@ def test_release_alone_gives_the_same_tokens(run_folder: Path, tmp_path: Path) -
 
 
 @pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    fake = FakeHub()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", fake.url)
-    yield fake
-    fake.close()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    server = HubServer()
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    yield server
+    server.close()
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -302,87 +304,135 @@ def fingerprint(folder: Path) -> dict[str, str]:
     }
 
 
+def push(folder: Path, name: str = "alice/tea", token: str = "hf_alice", **options: Any) -> str:
+    url = push_folder(folder, name, token=token, **options)
+    assert url is not None
+    return url
+
+
 def test_push_sends_the_release_and_leaves_the_folder_alone(
-    run_folder: Path, fake_hub: FakeHub
+    run_folder: Path, server: HubServer
 ) -> None:
     before = fingerprint(run_folder)
-    url = push_folder(run_folder, "me/tea", private=True, token="hf_x")
-    assert url == f"{fake_hub.url}/me/tea/commit/aaa"
+    url = push(run_folder, private=True)
+    repo = server.repos["model", "alice/tea"]
+    assert url == f"{server.url}/alice/tea/commit/{repo.refs['main']}"
+    assert repo.private
     assert fingerprint(run_folder) == before
-    assert set(fake_hub.files) == set(release_files(run_folder))
-    for name in set(fake_hub.files) - {"README.md"}:
-        assert hashlib.sha256(fake_hub.files[name]).hexdigest() == before[name]
-    card = fake_hub.files["README.md"].decode()
-    assert card == text_of(run_folder).replace(REPO_PLACEHOLDER, "me/tea")
-    assert 'Translator.from_pretrained("me/tea", revision="COMMIT")' in card
-    assert fake_hub.requests[0][1][0]["visibility"] == "private"
-    assert not [call for call in fake_hub.calls() if "branch" in call or "tag" in call]
+    files = server.files("alice/tea")
+    assert set(files) == set(release_files(run_folder))
+    for name in set(files) - {"README.md"}:
+        assert hashlib.sha256(files[name]).hexdigest() == before[name]
+    card = files["README.md"].decode()
+    assert card == text_of(run_folder).replace(REPO_PLACEHOLDER, "alice/tea")
+    assert 'Translator.from_pretrained("alice/tea", revision="COMMIT")' in card
+    assert set(repo.refs) == {"main"}
 
 
-def test_push_to_a_branch_with_a_tag(run_folder: Path, fake_hub: FakeHub) -> None:
-    push_folder(run_folder, "me/tea", revision="next", tag="v1", token="hf_x")
-    # Besides, the client has the card looked at, once or twice.
-    calls = [call for call in fake_hub.calls() if call != "validate-yaml"]
-    kinds = [call.removeprefix("models/me/tea/") for call in calls]
-    assert kinds == [
-        "repos/create",
-        "branch/next",
-        "preupload/next",
-        "commit/next",
-        f"tag/{'a' * 40}",
-    ]
-    assert fake_hub.requests[-1][1][0]["tag"] == "v1"
+def test_pushing_again_changes_nothing_unless_something_changed(
+    run_folder: Path, server: HubServer
+) -> None:
+    url = push(run_folder)
+    commits = len(server.repos["model", "alice/tea"].commits)
+    assert push(run_folder, name="tea") == url, "the token's owner is understood"
+    assert len(server.repos["model", "alice/tea"].commits) == commits
+    (run_folder / "alignment.svg").write_text("<svg/>")
+    assert push(run_folder) != url
+    assert server.files("alice/tea")["alignment.svg"] == b"<svg/>"
 
 
-def test_pull_request(run_folder: Path, fake_hub: FakeHub) -> None:
-    url = push_folder(run_folder, "me/tea", create_pr=True, token="hf_x")
-    assert url == f"{fake_hub.url}/me/tea/discussions/1"
+def test_push_to_a_branch_with_a_tag(run_folder: Path, server: HubServer) -> None:
+    push(run_folder, revision="next", tag="v1")
+    refs = server.repos["model", "alice/tea"].refs
+    assert refs["v1"] == refs["next"] != refs["main"]
+    assert set(server.files("alice/tea", "v1")) == set(release_files(run_folder))
+    assert server.files("alice/tea", "main") == {}
+    with pytest.raises(InputError, match="name is taken") as caught:
+        push(run_folder, revision="next", tag="v1")
+    assert "v1" in str(caught.value)
+
+
+def test_pull_request(run_folder: Path, server: HubServer) -> None:
+    push(run_folder)
+    (run_folder / "alignment.svg").write_text("<svg/>")
+    # Who may not write may still propose.
+    url = push(run_folder, token="hf_bob", create_pr=True)
+    assert url == f"{server.url}/alice/tea/discussions/1"
+    assert server.files("alice/tea", "refs/pr/1")["alignment.svg"] == b"<svg/>"
+    assert server.files("alice/tea")["alignment.svg"] != b"<svg/>"
     with pytest.raises(InputError, match="--tag"):
-        push_folder(run_folder, "me/tea", create_pr=True, tag="v1", token="hf_x")
+        push(run_folder, create_pr=True, tag="v1")
 
 
-def test_dry_run_sends_nothing(run_folder: Path, fake_hub: FakeHub) -> None:
-    assert push_folder(run_folder, "me/tea", dry_run=True) is None
-    assert fake_hub.requests == []
-    with pytest.raises(InputError, match="me//tea"):
-        push_folder(run_folder, "me//tea", dry_run=True)
+def test_dry_run_sends_nothing(run_folder: Path, server: HubServer) -> None:
+    assert push_folder(run_folder, "alice/tea", dry_run=True) is None
+    assert server.calls == []
+    with pytest.raises(InputError, match="alice//tea"):
+        push_folder(run_folder, "alice//tea", dry_run=True)
 
 
 @pytest.mark.parametrize(
-    ("call", "status", "advice"),
+    ("options", "status", "advice"),
     [
-        ("create", 401, "hf auth login"),
-        ("create", 403, "write access"),
-        ("commit", 403, "write access"),
-        ("commit", 500, "try again later"),
-        ("tag", 409, "name is taken"),
+        ({"token": "hf_wrong"}, 401, "hf auth login"),
+        ({"token": "hf_bob"}, 403, "write access"),
+        ({"token": "hf_reader"}, 403, "write access"),
+        ({"name": "bob/tea"}, 403, "write access"),
+        ({"tag": "main"}, 409, "name is taken"),
     ],
+    ids=["wrong token", "not the owner", "reading token", "other owner", "name of a branch"],
 )
 def test_refusals_say_what_to_do(
-    run_folder: Path, fake_hub: FakeHub, call: str, status: int, advice: str
+    run_folder: Path, server: HubServer, options: dict[str, str], status: int, advice: str
 ) -> None:
+    push(run_folder)
     before = fingerprint(run_folder)
-    fake_hub.refuse = {call: status}
     with pytest.raises(InputError, match=advice) as caught:
-        push_folder(run_folder, "me/tea", tag="v1", token="hf_x")
+        push(run_folder, **options)
     assert "\n" not in str(caught.value)
     assert f"HTTP {status}" in str(caught.value)
     assert fingerprint(run_folder) == before
 
 
-def test_no_network_no_token(
-    run_folder: Path, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["commit", "auth-check"])
+def test_a_failing_hub_can_be_asked_again(
+    run_folder: Path, server: HubServer, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_hub.close()
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    before = fingerprint(run_folder)
+    server.refuse = {f"/{call}/": 500}
+    with pytest.raises(InputError, match=r"try again later \(HTTP 500"):
+        push(run_folder)
+    server.refuse, server.drop = {}, {f"/{call}/"}
+    with pytest.raises(InputError, match="connection failed") as caught:
+        push(run_folder)
+    assert "\n" not in str(caught.value)
+    assert server.files("alice/tea") == {}, "nothing, or all of it"
+    assert fingerprint(run_folder) == before
+    server.drop = set()
+    push(run_folder)
+    assert set(server.files("alice/tea")) == set(release_files(run_folder))
+
+
+def test_the_hub_finds_no_fault_with_the_card(run_folder: Path, server: HubServer) -> None:
+    card = ModelCard(text_of(run_folder))
+    card.validate()
+    assert server.calls == ["POST /api/validate-yaml"]
+
+
+def test_no_network_no_token(
+    run_folder: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.close()
     with pytest.raises(InputError, match="connection failed"):
-        push_folder(run_folder, "me/tea", token="hf_x")
+        push(run_folder)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="unset"):
-        push_folder(run_folder, "me/tea", token="hf_x")
+        push(run_folder)
 
 
 def test_script_lists_and_refuses(
-    run_folder: Path, fake_hub: FakeHub, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = Path(__file__).parents[1] / "scripts" / "push_to_hub.py"
     spec = importlib.util.spec_from_file_location("push_to_hub_script", script)
@@ -390,12 +440,12 @@ def test_script_lists_and_refuses(
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.main([str(run_folder), "me/tea", "--dry_run"]) == 0
+    assert module.main([str(run_folder), "alice/tea", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines()[:-1]] == release_files(run_folder)
-    assert fake_hub.requests == []
+    assert server.calls == []
     (run_folder / "model.safetensors").unlink()
-    assert module.main([str(run_folder), "me/tea"]) == 2
+    assert module.main([str(run_folder), "alice/tea"]) == 2
     error = capsys.readouterr().err
     assert "model.safetensors" in error
     assert error.count("\n") == 1
