@@ -135,6 +135,9 @@ class TrainArguments:
     label_smoothing_factor: float = _field(
         0.0, "share of probability spread over all words, in [0, 1)"
     )
+    guided_attention_weight: float = _field(
+        0.0, "let the attention also learn a statistical aligner's links, so strongly; 0: not"
+    )
     loss_reduction: str = _field(
         "tokens",
         "tokens: sum over the step's target tokens divided by their number; "
@@ -275,6 +278,7 @@ _POSITIVE = [
 ]
 _NOT_NEGATIVE = [
     "weight_decay",
+    "guided_attention_weight",
     "adam_epsilon",
     "max_grad_norm",
     "num_warmup_steps",
@@ -297,6 +301,8 @@ def _check(model: ModelArguments, data: DataArguments, train: TrainArguments) ->
         raise InputError(
             f"--label_smoothing_factor must be in [0, 1), not {train.label_smoothing_factor}"
         )
+    if train.guided_attention_weight and data.streaming:
+        raise InputError("--guided_attention_weight needs all pairs at once: leave out --streaming")
     if not 0 < data.validation_split_percentage < 100:
         raise InputError(
             "--validation_split_percentage must be between 0 and 100, "

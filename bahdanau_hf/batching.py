@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 from .errors import InputError
+from .statistical_aligner import NO_LINK
 
 Feature = Mapping[str, Any]
 
@@ -215,7 +216,7 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
 
 
 class PairCollator:
-    """Pads features into tensors: `input_ids`, `attention_mask` and, if given, `labels`.
+    """Pads features into tensors: `input_ids`, `attention_mask` and, if given, the others.
 
     Args:
         pad_token_id: what fills `input_ids`; labels are filled with -100.
@@ -230,7 +231,8 @@ class PairCollator:
         """Collate one batch.
 
         Returns:
-            int64 tensors: `input_ids` and `attention_mask` `(B, S)`, `labels` `(B, T)`.
+            int64 tensors: `input_ids` and `attention_mask` `(B, S)`; `labels` `(B, T)`, and
+            `best_sources` `(B, T)`: for each label the place of its source token, or `NO_LINK`.
 
         Raises:
             ValueError: a sequence longer than `pad_to`.
@@ -248,6 +250,9 @@ class PairCollator:
         if "labels" in features[0]:
             labels = [feature["labels"] for feature in features]
             batch["labels"] = _padded(labels, IGNORED_LABEL, target)
+        if "best_sources" in features[0]:
+            links = [feature["best_sources"] for feature in features]
+            batch["best_sources"] = _padded(links, NO_LINK, target)
         return batch
 
 

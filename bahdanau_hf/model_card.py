@@ -34,6 +34,7 @@ _PROCEDURE = {
         "weight_decay": "weight decay",
         "max_grad_norm": "gradient norm clipped to",
         "label_smoothing_factor": "label smoothing",
+        "guided_attention_weight": "guided attention, weight",
         "per_device_train_batch_size": "batch, pairs per process",
         "gradient_accumulation_steps": "batches per step",
         "num_train_epochs": "epochs, at most",

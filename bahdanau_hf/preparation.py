@@ -302,12 +302,14 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed run to be the same run."""
     shape = {name: getattr(model.config, name) for name in SHAPE_FIELDS}
+    guided = train_args.guided_attention_weight
     recipe = {
         **shape,
         **({"train_file": data_args.train_file} if data_args.streaming else {}),
         "vocab_size": model.config.vocab_size,
         **{name: getattr(data_args, name) for name in _DATA_IDENTITY},
         **{name: getattr(train_args, name) for name in _TRAIN_IDENTITY},
+        **({"guided_attention_weight": guided} if guided else {}),
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         "mixed_precision": accelerator.mixed_precision,
     }

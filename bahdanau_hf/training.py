@@ -22,6 +22,7 @@ from .batching import IGNORED_LABEL
 from .checkpointing import TrainerState
 from .data import pair_lengths, pair_texts
 from .evaluation import score_on_main, translate_on_all, translate_some, validation_loss
+from .guided_attention import guided_attention_loss
 from .processes import sum_over_processes
 from .publishing import publish_step
 from .report import write_report
@@ -102,7 +103,8 @@ class StepDone:
     """What an optimizer step did, over all processes.
 
     Attributes:
-        loss_sum: cross-entropy summed over the target tokens, smoothing included.
+        loss_sum: cross-entropy summed over the target tokens, smoothing included, guided attention
+            left aside.
         num_tokens: real target tokens.
         grad_norm: norm of the gradient before clipping.
         stop: of each reason to stop, how many processes have it.
@@ -138,15 +140,21 @@ def take_step(run: Run, micro_batches: list[Batch], stop: Callable[[], list[bool
     for i, batch in enumerate(micro_batches):
         divisor = num_tokens if args.loss_reduction == "tokens" else batch["labels"].shape[1]
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        places = batch.pop("best_sources", None)
         is_last = i == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(run.model):
-            loss = run.model(
+            outputs = run.model(
                 **batch,
                 skip_logits=True,
                 num_items_in_batch=divisor,
                 label_smoothing=args.label_smoothing_factor,
-            ).loss
-            accelerator.backward(loss * factor)
+                output_attentions=places is not None,
+            )
+            loss = total = outputs.loss
+            if places is not None:
+                guided = guided_attention_loss(outputs.cross_attentions[0][:, 0], places)
+                total = loss + args.guided_attention_weight * guided / divisor
+            accelerator.backward(total * factor)
         own_loss += loss.detach() * divisor
     norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
     grad_norm = float(norm)

@@ -22,6 +22,7 @@ from .batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
 from .checkpointing import TrainerState, load_checkpoint, save_checkpoint
 from .data import pair_lengths
 from .errors import InputError
+from .guided_attention import add_best_sources
 from .hub import BackgroundPush, write_model_card
 from .preparation import RunPairs, run_identity
 from .run_folder import cut_metrics, remove_checkpoints, set_aside_later, share_files
@@ -294,7 +295,12 @@ def start_run(
     if data_args.streaming:
         batches = StreamedBatches(pairs.encoded["train"], data_args, args, accelerator)
     else:
-        batches = TrainingBatches(pairs.encoded["train"], data_args, args, accelerator)
+        encoded = pairs.encoded["train"]
+        if args.guided_attention_weight:
+            if not model.config.use_attention:
+                raise InputError("--guided_attention_weight needs a model with attention")
+            encoded = add_best_sources(encoded)
+        batches = TrainingBatches(encoded, data_args, args, accelerator)
     if args.max_train_steps is None and isinstance(batches, TrainingBatches):
         steps_a_pass = math.ceil(batches.batches_in(0) / accelerator.gradient_accumulation_steps)
         total_steps = math.ceil(args.num_train_epochs * steps_a_pass)

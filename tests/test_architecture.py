@@ -25,13 +25,13 @@ FLOORS: list[str] = [
     """,
     """
     alignment alignment_markup arguments batching charts data errors metrics model_card pair_files
-    pair_sources plotting reference_alignments report run_folder score_analysis
+    pair_sources plotting reference_alignments report run_folder score_analysis statistical_aligner
     tokenization translation_metric version word_alignment
     """,
     """
-    alignment_quality batch_translation checkpointing evaluation finishing hub loading
-    onnx_export preparation processes publishing search_request trackers training training_run
-    translation tutorial
+    alignment_quality batch_translation checkpointing evaluation finishing guided_attention hub
+    loading onnx_export preparation processes publishing search_request trackers training
+    training_run translation tutorial
     """,
     """
     __main__ cli command_line export_command score_command
