@@ -22,6 +22,7 @@ from .recurrence_bahdanau import (
     DropoutMasks,
     GRUWeights,
     Memory,
+    choose,
     decode,
     decode_fast,
     prepare,
@@ -198,7 +199,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
                 )
             hold = (1 - attention_mask[:, -embeddings.shape[1] :].to(state.dtype)) * HOLD
         masks = self._dropout_masks(embeddings.shape[1], memory, state)
-        if past_key_values is None or torch.compiler.is_exporting():
+        if past_key_values is None or choose(self.implementation) == "reference":
             decoded = decode(
                 embeddings, state, memory, self.weights(), masks, hold, self.implementation
             )

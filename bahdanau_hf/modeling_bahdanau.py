@@ -304,13 +304,14 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         **model_kwargs: Any,
     ) -> Any:
         """Greedy decoding: our loop where tokens are all that is asked for, else the library's."""
-        plain = streamer is None and not synced_gpus
+        implementation = choose(self.implementation)
+        plain = streamer is None and not synced_gpus and implementation != "reference"
         if plain and asks_for_tokens_only(
             generation_config, logits_processor, stopping_criteria, model_kwargs
         ):
             pad = generation_config._pad_token_tensor
-            on_graph = choose(self.implementation) == "graph"
-            return (graphed_greedy_search if on_graph else greedy_search)(
+            search = graphed_greedy_search if implementation == "graph" else greedy_search
+            return search(
                 self.model.decoder,
                 self.lm_head,
                 input_ids,
@@ -340,15 +341,17 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         **model_kwargs: Any,
     ) -> Any:
         """Beam search: our loop where tokens are all that is asked for, else the library's."""
-        if not synced_gpus and asks_for_tokens_only(
+        implementation = choose(self.implementation)
+        plain = not synced_gpus and implementation != "reference"
+        if plain and asks_for_tokens_only(
             generation_config, logits_processor, stopping_criteria, model_kwargs
         ):
             eos, pad = generation_config._eos_token_tensor, generation_config._pad_token_tensor
             fill = 0 if pad is None else int(pad)
             if fill == 0 and eos is not None:
                 fill = int(eos[0])  # what the library's beam search puts there
-            on_graph = choose(self.implementation) == "graph"
-            return (graphed_beam_search if on_graph else beam_search)(
+            search = graphed_beam_search if implementation == "graph" else beam_search
+            return search(
                 self.model.decoder,
                 self.lm_head,
                 input_ids,

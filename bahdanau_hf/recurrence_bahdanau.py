@@ -198,7 +198,7 @@ def decode(
 def choose(implementation: str | None) -> str:
     """Settle how the recurrence is computed; the results differ by rounding alone.
 
-    - `"reference"`: as the equations say.
+    - `"reference"`: as the equations say, step by step; `generate` by the library's loop.
     - `"fast"`: a loop of PyTorch's operations, on any device; the default.
     - `"graph"`: the same, and `generate` replays its steps as CUDA graphs.
     - `"triton"`: known inputs in one kernel on a GPU (training, scoring); else as `"fast"`.
@@ -216,7 +216,7 @@ def choose(implementation: str | None) -> str:
         raise ValueError(
             f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}"
         )
-    if implementation != "fast" and torch.compiler.is_exporting():
+    if torch.compiler.is_exporting():
         return "reference"
     return implementation or "fast"
 
@@ -280,14 +280,23 @@ def decode_fast(
 def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
     """Run one GRU layer from a zero state, `(S, B, input)` to `(S, B, H)`.
 
-    On CPUs by the same loop as the decoder's; on GPUs (by cuDNN), and while tracing, by PyTorch's
-    own, told to keep what gradients need also where the model is not in training.
+    On CPUs by the same loop as the decoder's; on GPUs, and while tracing, by PyTorch's own.
     """
-    weight_ih, weight_hh, bias_ih, bias_hh = weights = layer.all_weights[0]
-    if x.device.type != "cpu" or torch.compiler.is_exporting():
-        start, keep = x.new_zeros(1, x.shape[1], layer.hidden_size), torch.is_grad_enabled()
-        return torch.gru(x, start, [*weights], True, 1, 0.0, keep, False, False)[0]
+    if torch.compiler.is_exporting():
+        return layer(x)[0]
+    if x.device.type != "cpu":
+        return library_gru(x, layer)
+    weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
     gates = linear(x, weight_ih, bias_ih)
     start = x.new_zeros(x.shape[1], 1, layer.hidden_size)
     states, _ = recur(gates, start, ((weight_hh, bias_hh),))
     return states[:, 0].to(x.dtype)
+
+
+def library_gru(x: Tensor, layer: nn.GRU) -> Tensor:
+    """Do what `run_gru` does by PyTorch's GRU, which is cuDNN's on a GPU.
+
+    The layer itself would keep what gradients need in training only.
+    """
+    start, keep = x.new_zeros(1, x.shape[1], layer.hidden_size), torch.is_grad_enabled()
+    return torch.gru(x, start, [*layer.all_weights[0]], True, 1, 0.0, keep, False, False)[0]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bahdanau_hf import BahdanauForConditionalGeneration, graph_bahdanau
+from bahdanau_hf import BahdanauForConditionalGeneration, graph_bahdanau, recurrence_bahdanau
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "_unique2", "masked_select"}
 SENDING = {"lift_fresh"}  # torch.tensor
@@ -125,6 +125,22 @@ def test_replayed_rules_of_beam_search(tiny_model, rules, recorded) -> None:
         ordinary, static = both(model, **call, **options)
         assert static == ordinary
     assert recorded == ["BeamSearch"]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_the_reference_takes_the_equations_and_the_librarys_loop(
+    tiny_model, num_beams, monkeypatch
+) -> None:
+    model, calls = decisive(tiny_model(decoder_layers=2)), []
+    call = source() | {"max_new_tokens": 6, "num_beams": num_beams}
+    expected = model.generate(**call)
+    reference = recurrence_bahdanau.decode_reference
+    monkeypatch.setattr(
+        recurrence_bahdanau, "decode_reference", lambda *args: calls.append(0) or reference(*args)
+    )
+    model.set_implementation("reference")
+    assert torch.equal(model.generate(**call), expected)
+    assert len(calls) >= expected.shape[1] - 1
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
