@@ -142,3 +142,22 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert f"| {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
     assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
     assert str(tmp_path) not in table, "no path of this machine"
+
+
+@pytest.mark.slow
+def test_a_recipe_is_trained_and_scored(tmp_path, monkeypatch) -> None:
+    """As a user would, in processes of its own; the numbers are those of `bahdanau-hf score`."""
+    for split in ("train", "validation", "test"):
+        write_tsv(tmp_path / f"{split}.tsv", PAIRS)
+    flags = ("--max_train_steps=2", "--hidden_size=8", "--tokenizer_kind=word-char")
+    tiny = quality.Recipe("Tiny", flags, "keep", 2400, {1: 33})
+    monkeypatch.setitem(quality.RECIPES, "base-as-is", tiny)
+    places = ["--output_dir", str(tmp_path / "run"), "--results", str(tmp_path / "results")]
+    assert quality.main(["run", "base-as-is", "--data", str(tmp_path), *places]) == 0
+    path = tmp_path / "results" / "base-as-is.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["cpu_seconds"] > 1
+    assert result["pairs"] == len(PAIRS)
+    assert result["scores"]["5"]["num_sentences"] == len(PAIRS)
+    assert str(tmp_path) not in path.read_text(encoding="utf-8")
+    assert "| ≥ 33 | 0." in quality.target_table({"base-as-is": result})
