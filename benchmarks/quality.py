@@ -45,6 +45,7 @@ class Recipe:
         chinese_script: of training pairs and references.
         budget: CPU seconds that it may take.
         wanted: least BLEU by number of beams; empty where a number is only to be stated.
+        seeds: a training each; several translate together (`ensemble`).
     """
 
     title: str
@@ -52,6 +53,7 @@ class Recipe:
     chinese_script: str
     budget: float
     wanted: dict[int, float]
+    seeds: tuple[int, ...] = (42,)
 
 
 RECIPES = {
@@ -62,12 +64,13 @@ RECIPES = {
         2400,
         {1: 33, 5: 35},
     ),
-    "long-simplified": Recipe(
+    "ensemble-simplified": Recipe(
         "Tatoeba, as Simplified, two hours of two cores",
-        ("configs/base.yaml", "--hidden_size=512", "--num_train_epochs=60"),
+        ("configs/base.yaml",),
         "simplified",
         14_400,
         {5: 38},
+        (42, 43, 44, 45),
     ),
     "base-as-is": Recipe(
         "Tatoeba, scripts as they are",
@@ -133,36 +136,48 @@ def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]
     launch += ["--num_processes=1", "--num_machines=1", "--dynamo_backend=no"]
     launch += [f"--num_cpu_threads_per_process={threads}", "scripts/train.py", *recipe.flags]
     launch += [f"--{split}_file={path}" for split, path in files.items()]
-    launch += [f"--chinese_script={recipe.chinese_script}", f"--output_dir={output_dir}"]
+    launch += [f"--chinese_script={recipe.chinese_script}"]
+    runs = [output_dir / f"seed-{seed}" for seed in recipe.seeds]
     started, cpu = time.monotonic(), children_cpu_seconds()
-    subprocess.run(launch, cwd=ROOT, check=True, env=environment(threads))
+    for seed, folder in zip(recipe.seeds, runs, strict=True):
+        flags = [f"--seed={seed}", f"--output_dir={folder}"]
+        subprocess.run([*launch, *flags], cwd=ROOT, check=True, env=environment(threads))
     cpu, wall = children_cpu_seconds() - cpu, time.monotonic() - started
-    settings = json.loads((output_dir / "settings.json").read_text(encoding="utf-8"))
-    finished = json.loads((output_dir / "eval_results.json").read_text(encoding="utf-8"))
-    scores = {}
-    for beams in BEAMS:
-        command = [sys.executable, "-m", "bahdanau_hf", "score", f"--model={output_dir}"]
-        command += [f"--test_file={files['test']}", f"--num_beams={beams}"]
-        command += [f"--chinese_script={recipe.chinese_script}"]
-        done = subprocess.run(
-            command, cwd=ROOT, check=True, env=environment(threads), stdout=subprocess.PIPE
-        )
-        found = json.loads(done.stdout)
-        kept = ("bleu", "bleu_signature", "chrf", "chrf_signature", "num_sentences")
-        scores[str(beams)] = {key: found[key] for key in kept}
+    settings = json.loads((runs[0] / "settings.json").read_text(encoding="utf-8"))
+    finished = [json.loads((folder / "eval_results.json").read_text("utf-8")) for folder in runs]
     return {
         "name": name,
         "machine": machine,
         "cpu_seconds": round(cpu),
         "wall_seconds": round(wall),
-        "parameters": settings["num_parameters"],
+        "parameters": settings["num_parameters"] * len(runs),
         "pairs": settings["num_pairs"]["train"],
-        "epochs": finished["epochs"],
-        "seed": settings["train"]["seed"],
-        "weights": finished["weights"],
-        "validation_bleu": finished["validation"]["bleu"],
-        "scores": scores,
+        "epochs": finished[0]["epochs"],
+        "seeds": list(recipe.seeds),
+        "weights": [results["weights"] for results in finished],
+        "validation_bleu": [results["validation"]["bleu"] for results in finished],
+        "scores": {
+            str(beams): score(runs, files["test"], recipe.chinese_script, beams, threads)
+            for beams in BEAMS
+        },
     }
+
+
+def score(
+    runs: Sequence[Path], test_file: Path, chinese_script: str, beams: int, threads: int
+) -> dict[str, Any]:
+    """Scores of a run by `bahdanau-hf score`, or of several together."""
+    command = [sys.executable, "-m", "bahdanau_hf", "score", f"--model={runs[0]}"]
+    if len(runs) > 1:
+        command = [sys.executable, "-m", "benchmarks.ensemble", *map(str, runs)]
+    command += [f"--test_file={test_file}", f"--num_beams={beams}"]
+    command += [f"--chinese_script={chinese_script}"]
+    done = subprocess.run(
+        command, cwd=ROOT, check=True, env=environment(threads), stdout=subprocess.PIPE
+    )
+    found = json.loads(done.stdout)
+    kept = ("bleu", "bleu_signature", "chrf", "chrf_signature", "num_sentences")
+    return {key: found[key] for key in kept}
 
 
 def split_file(folder: Path, split: str) -> Path:
@@ -210,39 +225,41 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
         for beams in recipe.wanted or BEAMS:
             wanted = recipe.wanted.get(beams)
             search = "greedy" if beams == 1 else f"beam {beams}"
-            score = result["scores"][str(beams)]["bleu"] if result else None
+            bleu = result["scores"][str(beams)]["bleu"] if result else None
             used = f"{result['cpu_seconds']:,}" if result else "–"
             cells = [
                 f"{recipe.title} (`{name}`)",
                 search,
                 "to state" if wanted is None else f"≥ {wanted:g}",
-                "not measured" if score is None else f"{score:.1f}",
+                "not measured" if bleu is None else f"{bleu:.1f}",
                 f"{used}, {recipe.budget:,.0f}",
-                verdict(wanted, score, result["cpu_seconds"] if result else 0, recipe.budget),
+                verdict(wanted, bleu, result["cpu_seconds"] if result else 0, recipe.budget),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         flags = " ".join(recipe.flags)
         line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
-        line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16."
+        line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
+        line += ", several seeds that translate together." if len(recipe.seeds) > 1 else "."
         if result:
             machine = result["machine"]
             line += (
                 f" {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
                 f"average {machine['load_average']}; {result['parameters'] / 1e6:.1f} M parameters,"
-                f" {result['pairs']:,} pairs, {result['epochs']} passes, seed {result['seed']}; "
+                f" {result['pairs']:,} pairs, {result['epochs']} passes, seed "
+                f"{', '.join(map(str, result['seeds']))}; "
                 f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
             )
         notes.append(line)
     return "\n".join([*lines, "", *notes])
 
 
-def verdict(wanted: float | None, score: float | None, used: float, budget: float) -> str:
+def verdict(wanted: float | None, bleu: float | None, used: float, budget: float) -> str:
     """In a word."""
-    if score is None or wanted is None:
+    if bleu is None or wanted is None:
         return ""
     if used > budget:
         return "**over the budget**"
-    return "reached" if score >= wanted else "**not reached**"
+    return "reached" if bleu >= wanted else "**not reached**"
 
 
 def readme_table(results: dict[str, dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ def made_result(greedy: float, beam: float, cpu_seconds: int) -> dict[str, Any]:
         "parameters": 7_270_920,
         "pairs": 30_023,
         "epochs": 20,
-        "seed": 42,
+        "seeds": [42],
         "scores": scores,
     }
 
@@ -150,7 +150,7 @@ def test_a_recipe_is_trained_and_scored(tmp_path, monkeypatch) -> None:
     for split in ("train", "validation", "test"):
         write_tsv(tmp_path / f"{split}.tsv", PAIRS)
     flags = ("--max_train_steps=2", "--hidden_size=8", "--tokenizer_kind=word-char")
-    tiny = quality.Recipe("Tiny", flags, "keep", 2400, {1: 33})
+    tiny = quality.Recipe("Tiny", flags, "keep", 2400, {1: 33}, (1, 2))
     monkeypatch.setitem(quality.RECIPES, "base-as-is", tiny)
     places = ["--output_dir", str(tmp_path / "run"), "--results", str(tmp_path / "results")]
     assert quality.main(["run", "base-as-is", "--data", str(tmp_path), *places]) == 0
