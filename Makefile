@@ -67,10 +67,9 @@ types: $(VENV)/.installed  ## check the types
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(BIN)/python benchmarks/run.py
 
-demo:  ## a page to try a checkpoint in the browser
-	@test -f scripts/app.py || { \
-	  echo "The page comes with a later version; until then use bahdanau-hf translate." >&2; exit 1; }
-	@$(MAKE) --no-print-directory $(VENV)/.installed-demo
+demo: $(VENV)/.installed-demo  ## a page to try a checkpoint in the browser
+	@test -f $(RUN)/config.json || { \
+	  echo "There is no model in $(RUN) yet: make train, or make demo RUN=folder" >&2; exit 1; }
 	$(BIN)/python scripts/app.py --model $(RUN)
 
 clean:  ## remove the environment and all that was built; runs/ stays

@@ -112,7 +112,11 @@ def alignment_text(alignment: Alignment) -> str:
 
 
 def alignment_html(
-    alignment: Alignment, standalone: bool = False, *, title: str | None = None
+    alignment: Alignment,
+    standalone: bool = False,
+    *,
+    title: str | None = None,
+    focusable: bool = False,
 ) -> str:
     """Draw the map as an HTML table; hovering over a cell, or touching it, shows its number.
 
@@ -120,7 +124,9 @@ def alignment_html(
         alignment: what to draw; tokens are escaped.
         standalone: a whole page instead of an element for a page that holds `ALIGNMENT_CSS`.
         title: heading of the map.
+        focusable: the Tab key goes from row to row.
     """
+    focus = ' tabindex="0"' if focusable else ""
     columns = "".join(
         f'<th scope="col"><span{_turned(token)}>{_escape(token)}</span></th>'
         for token in alignment.source_tokens
@@ -132,7 +138,7 @@ def alignment_html(
             f'{_escape(source)}: {weight:.2f}">{short_number(weight)}</td>'
             for source, weight in zip(alignment.source_tokens, weights, strict=True)
         )
-        rows.append(f'<tr><th scope="row">{_escape(target)}</th>{cells}</tr>\n')
+        rows.append(f'<tr><th scope="row"{focus}>{_escape(target)}</th>{cells}</tr>\n')
     caption = f"<h3>{html.escape(title)}</h3>\n" if title else ""
     element = (
         f'<div class="alignment">\n{caption}<table>\n'

@@ -34,7 +34,7 @@ FLOORS: list[str] = [
     training_run translation tutorial
     """,
     """
-    __main__ cli command_line export_command score_command
+    __main__ cli command_line demo export_command score_command space
     """,
 ]
 # It travels and knows nothing but text: any floor may use it.
