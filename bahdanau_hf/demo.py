@@ -57,8 +57,8 @@ _CSS = """
 .alignment th[scope=row], .alignment .axes { background: var(--background-fill-primary); }
 @media (prefers-color-scheme: dark) { .alignment thead th.lit { color: #1a1a19; } }
 .note { color: var(--body-text-color-subdued); }
-.choices { border-collapse: collapse; }
-.choices td { border: none; padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: top; }
+.choices, .choices * { border: none; }
+.choices td { padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: top; }
 .choices .number { font-variant-numeric: tabular-nums; text-align: right;
   color: var(--body-text-color-subdued); }
 footer { display: none !important; }
@@ -72,7 +72,8 @@ const light = row => element.querySelectorAll('thead th').forEach((head, i) => {
 });
 const rowOf = event => event.target.closest('.weights tr');
 for (const kind of ['pointerover', 'focusin']) element.addEventListener(kind, e => light(rowOf(e)));
-for (const kind of ['pointerleave', 'focusout']) element.addEventListener(kind, () => light(null));
+element.addEventListener('pointerleave', e => e.pointerType === 'mouse' && light(null));
+element.addEventListener('focusout', () => light(null));
 """
 
 

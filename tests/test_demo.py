@@ -267,6 +267,11 @@ class TestInTheBrowser:
             page.tap("#go")
             page.locator("#map tbody tr").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            page.tap("#map tbody tr:nth-child(2) td >> nth=0")
+            assert page.evaluate(
+                "+document.querySelector('#map thead th').style.getPropertyValue('--lit') == "
+                "+document.querySelector('#map tr:nth-child(2) td').style.getPropertyValue('--w')"
+            )
             page.tap("button[role=tab]:has-text('Align')")
             for source in (SCRIPT, TEMPLATE):
                 page.fill("#left textarea", source)
