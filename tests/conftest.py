@@ -11,6 +11,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 import csv
+import logging
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -84,6 +85,15 @@ def seed(request: pytest.FixtureRequest) -> int:
 def gradients_stay_on() -> Iterator[None]:
     yield
     assert torch.is_grad_enabled(), "a test has left gradients switched off"
+
+
+@pytest.fixture(autouse=True)
+def the_package_stays_talkative() -> Iterator[None]:
+    """Programs run inside a test choose how much the package says; the next test hears all."""
+    logger = logging.getLogger("bahdanau_hf")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(params=VARIANTS)
