@@ -39,6 +39,11 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 	$(INSTALL) '.[demo,browser]'
 	@touch $@
 
+# Nothing that npm fetches is run while it is installed; the lock file knows the checksums.
+examples/browser/node_modules: examples/browser/package-lock.json
+	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
 train: export OMP_WAIT_POLICY ?= PASSIVE
 train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart

@@ -243,6 +243,7 @@ class _TakeStep(nn.Module):
 def _graphs(model: BahdanauForConditionalGeneration) -> Iterator[Any]:
     """The two graphs, as `onnx.ModelProto`."""
     model = copy.deepcopy(model).float().cpu().eval()
+    model.model.decoder.implementation = None  # what a caller has chosen is for running here
     attends = model.config.use_attention
     ids, mask = _random_batch(model)
     with torch.no_grad():

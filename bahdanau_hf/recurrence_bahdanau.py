@@ -283,7 +283,7 @@ def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
     On CPUs by the same loop as the decoder's; on GPUs, and while tracing, by PyTorch's own.
     """
     if torch.compiler.is_exporting():
-        return layer(x)[0]
+        return layer(x)[0]  # the module is asked: an exporter may have put its own in its place
     if x.device.type != "cpu":
         return library_gru(x, layer)
     weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
