@@ -48,6 +48,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="put, for a word the model could not write, the source word it looked at, or what "
         "FILE has for that word: lines of 'source word<TAB>target word'",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "int8"],
+        help="compute in this number format; int8 (on CPUs) is the fastest; default: as saved",
+    )
 
 
 def positive(text: str) -> int:
@@ -68,8 +73,8 @@ def load_translator(args: argparse.Namespace) -> Translator:
     from .translation import Translator
 
     disable_progress_bar()
-    batch_size = getattr(args, "batch_size", 1)
-    return Translator.from_pretrained(args.model, args.revision, args.device, None, batch_size)
+    batch_size, dtype = getattr(args, "batch_size", 1), getattr(args, "dtype", None)
+    return Translator.from_pretrained(args.model, args.revision, args.device, dtype, batch_size)
 
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:

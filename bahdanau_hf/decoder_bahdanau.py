@@ -5,6 +5,7 @@ with two directions), L decoder layers.
 """
 
 # No `from __future__ import annotations`: the library reads `config: BahdanauConfig` as a type.
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,9 +73,19 @@ class BahdanauReadout(nn.Module):
         width = config.hidden_size + config.annotation_size + config.embedding_size
         self.projection = Linear(width, 2 * config.output_size)
 
-    def forward(self, state: Tensor, context: Tensor, embedding: Tensor) -> Tensor:
-        """`(B, T, H)`, `(B, T, C)` and `(B, T, E)` to `(B, T, output_size)`."""
-        pieces = self.projection(torch.cat([state, context, embedding], dim=-1))
+    def forward(
+        self,
+        state: Tensor,
+        context: Tensor,
+        embedding: Tensor,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """`(..., H)`, `(..., C)` and `(..., E)` to `(..., output_size)`.
+
+        With `project` in place of the projection, whose weights it has laid out.
+        """
+        project = self.projection if project is None else project
+        pieces = project(torch.cat([state, context, embedding], dim=-1))
         return pieces.unflatten(-1, (-1, 2)).amax(dim=-1)
 
 
@@ -116,19 +127,31 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             return DecoderWeights(layers, None, None)
         return DecoderWeights(layers, self.attention.query.weight, self.attention.score.weight[0])
 
-    def read(self, annotations: Tensor, final_state: Tensor, mask: Tensor | None) -> Memory:
-        """Project the source once, for all steps to come."""
+    def read(
+        self,
+        annotations: Tensor,
+        final_state: Tensor,
+        mask: Tensor | None,
+        project: Callable[[Tensor], tuple[Tensor | None, Tensor]] | None = None,
+    ) -> Memory:
+        """Project the source once, for all steps to come.
+
+        With `project` in place of the projections to keys and gates, whose weights it has laid out.
+        """
         if self.attention is None:
             annotations = final_state[:, -1:]  # the plain seq2seq's one context
-            mask, keys = None, None
-        else:
-            keys = self.attention.key(annotations)
+            mask = None
         dtype = torch.promote_types(annotations.dtype, torch.float32)
         bias = torch.zeros(annotations.shape[:2], dtype=dtype, device=annotations.device)
         if mask is not None:
             bias = bias.masked_fill(~mask.bool(), torch.finfo(bias.dtype).min)
+        keys, gates = (project or self._project)(annotations)
+        return Memory(annotations, bias, keys, gates)
+
+    def _project(self, annotations: Tensor) -> tuple[Tensor | None, Tensor]:
         context_weights = self.layers[0].get_parameter("weight_ih")[:, : annotations.shape[-1]]
-        return Memory(annotations, bias, keys, linear(annotations, context_weights))
+        keys = None if self.attention is None else self.attention.key(annotations)
+        return keys, linear(annotations, context_weights)
 
     def _dropout_masks(self, num_steps: int, memory: Memory, state: Tensor) -> DropoutMasks:
         """Draw the factors of all steps before the loop; none outside training."""

@@ -23,8 +23,7 @@ from transformers.generation import (
 
 from .decoder_bahdanau import BahdanauDecoder
 from .fused_bahdanau import Stepper, update_state
-from .products_bahdanau import multiply
-from .recurrence_bahdanau import prepare
+from .layout_bahdanau import lay_out
 
 SHRINK = 0.8  # sentences are taken out of the batch once no more than this share is unfinished
 NEVER = -1.0e9  # the library's score of what must not be chosen
@@ -72,32 +71,34 @@ class _Beams:
         head: torch.nn.Linear,
         encoder_outputs: dict,
         attention_mask: Tensor | None,
-        num_beams: int,
     ):
-        def per_sentence(x: Tensor) -> Tensor:
-            return x[::num_beams]  # `generate` has repeated every row for its beams
-
-        annotations = per_sentence(encoder_outputs["last_hidden_state"])
-        final_state = per_sentence(encoder_outputs["final_state"])
-        mask = None if attention_mask is None else per_sentence(attention_mask)
-        memory = decoder.read(annotations, final_state, mask)
-        prepared = prepare(decoder.weights(), decoder.config.annotation_size)
-        dtype = prepared.recurrent[0][0].dtype
+        annotations, final_state = (
+            encoder_outputs["last_hidden_state"],
+            encoder_outputs["final_state"],
+        )
+        dtype = annotations.dtype
         if torch.is_autocast_enabled(annotations.device.type):
             dtype = torch.get_autocast_dtype(annotations.device.type)
-        self.decoder, self.head, self.num_beams = decoder, head, num_beams
-        self.attends = memory.keys is not None
+        self.decoder, self.layout = decoder, lay_out(decoder, head, dtype)
+        memory = decoder.read(annotations, final_state, attention_mask, self._project)
+        dtype = torch.promote_types(dtype, torch.float32)
         self.stepper = Stepper(
-            prepared.recurrent, prepared.inputs[1:], memory.keys, memory.gates, memory.bias,
-            prepared.score, num_beams, dtype,
+            self.layout.recurrent, self.layout.inputs, memory.keys, memory.gates, memory.bias,
+            self.layout.score, dtype=dtype,
         )  # fmt: skip
-        # The weights are part of a wider matrix; oneDNN would copy them out at each step.
-        self._project = [x.to(dtype).contiguous() for x in prepared.inputs[0]]
-        self._context = None if self.attends else memory.gates[:, 0].to(self.stepper.dtype)
+        self._context = memory.gates[:, 0].to(dtype) if memory.keys is None else None
         self._annotations = memory.annotations  # (B, S or 1, C)
-        states = decoder.start_state(final_state).to(self.stepper.dtype)  # (B, L, H)
-        self.states = states.repeat_interleave(num_beams, dim=0).transpose(0, 1).contiguous()
+        states = decoder.start_state(final_state).to(dtype)  # (B, L, H)
+        # A copy: the steps write into it, and the encoder's output is the caller's.
+        self.states = states.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        self._is_within_one = bool(states.abs().amax() <= 1)  # always, if it is our encoder's
         self._make_room()
+
+    def _project(self, annotations: Tensor) -> tuple[Tensor | None, Tensor]:
+        B, S, C = annotations.shape
+        rows = annotations.reshape(B * S, C)
+        keys = None if self.layout.key is None else self.layout.key(rows).view(B, S, -1)
+        return keys, self.layout.context(rows).view(B, S, -1)
 
     def _make_room(self) -> None:
         rows, H = self.states.shape[1:]
@@ -108,15 +109,20 @@ class _Beams:
     def step(self, tokens: Tensor) -> Tensor:
         """Read one token a row, `(B K,)`, and return what the output layer reads, `(B K, D)`."""
         stepper, states, H = self.stepper, self.states, self.states.shape[2]
-        embedding = self.decoder.embed_tokens(tokens)
-        x = multiply(embedding.to(self._project[0].dtype), *self._project).to(stepper.dtype)
+        K, layout, readout = stepper.num_beams, self.layout, self.decoder.readout
+        if layout.table is None or readout is not None:
+            embedding = self.decoder.embed_tokens(tokens)
+        if layout.table is None:
+            x = layout.embedding(embedding)
+        else:
+            x = layout.table.index_select(0, tokens)
         from_top = stepper.read_top(states[-1])
         alpha = None
         if self._context is None:
             alpha = stepper.attend(from_top[:, 3 * H :])
             x = stepper.add_context(x, alpha)
         else:
-            x = x + self._context.repeat_interleave(self.num_beams, dim=0)
+            x = x + self._context.repeat_interleave(K, dim=0)
         for layer in range(states.shape[0]):
             if layer > 0:
                 x = stepper.read_below(layer, self._next[layer - 1])
@@ -124,20 +130,32 @@ class _Beams:
             rec = from_top if top else stepper.read_state(layer, states[layer])
             update_state(x, rec, states[layer], None, self._rz, self._n, self._next[layer])
         self.states, self._next = self._next, self.states
-        output = self.states[-1].to(embedding.dtype)
-        if self.decoder.readout is not None:
-            B = self._annotations.shape[0]
+        output = self.states[-1]
+        if readout is not None:
+            annotations = self._annotations.to(stepper.dtype)
             if alpha is None:
-                context = self._annotations.repeat_interleave(self.num_beams, dim=0)[:, 0]
+                context = annotations.repeat_interleave(K, dim=0)[:, 0]
             else:
-                weights = alpha.view(B, self.num_beams, -1).to(self._annotations.dtype)
-                context = torch.bmm(weights, self._annotations).flatten(0, 1)
-            output = self.decoder.readout(output, context, embedding)
+                weights = alpha.view(-1, K, alpha.shape[1])
+                context = torch.bmm(weights, annotations).flatten(0, 1)
+            output = readout(output, context, embedding.to(stepper.dtype), layout.readout)
         return output
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Read one token a row and return the next one's logits, float32 `(B K, V)`."""
-        return self.head(self.step(tokens)).float()
+        return self.layout.head(self.step(tokens)).float()
+
+    def likeliest(self, tokens: Tensor) -> Tensor:
+        """Read one token a row and return the next one that is the likeliest, `(B K,)`."""
+        output, screen = self.step(tokens), self.layout.screen
+        found = screen.likeliest(output) if screen is not None and self._is_within_one else None
+        return self.layout.head(output).argmax(dim=-1) if found is None else found
+
+    def widen(self, num_beams: int) -> None:
+        """Go on with so many rows for each sentence, all alike."""
+        self.stepper.widen(num_beams)
+        self.states = self.states.repeat_interleave(num_beams, dim=1)
+        self._make_room()
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from row `rows[i]`."""
@@ -150,10 +168,9 @@ class _Beams:
         else:
             self._context = self._context.index_select(0, kept)
         self._annotations = self._annotations.index_select(0, kept)
-        beams = torch.arange(self.num_beams, device=kept.device)
-        self.states = self.states.index_select(
-            1, (kept[:, None] * self.num_beams + beams).flatten()
-        )
+        K = self.stepper.num_beams
+        rows = kept[:, None] * K + torch.arange(K, device=kept.device)
+        self.states = self.states.index_select(1, rows.flatten())
         self._make_room()
 
 
@@ -182,9 +199,11 @@ def greedy_search(
     Returns:
         `(B, T)`, T at most `max_length`, as long as the longest output.
     """
-    beams = _Beams(decoder, head, encoder_outputs, attention_mask, num_beams=1)
+    beams = _Beams(decoder, head, encoder_outputs, attention_mask)
     for tokens in input_ids[:, :-1].unbind(1):
         beams.step(tokens)
+    if input_ids.shape[0] == 1:
+        return _greedy_row(beams, input_ids, max_length, eos_token_ids)
     B, length = input_ids.shape
     output = input_ids.new_full((B, max(max_length, length)), pad_token_id)
     output[:, :length] = input_ids
@@ -192,7 +211,7 @@ def greedy_search(
     running = torch.ones(B, dtype=torch.bool, device=input_ids.device)
     tokens = input_ids[:, -1]
     while length < max_length:
-        tokens = beams.logits(tokens).argmax(dim=-1)
+        tokens = beams.likeliest(tokens)
         output[rows, length] = tokens.where(running, pad_token_id)
         length += 1
         if eos_token_ids is None:
@@ -206,6 +225,21 @@ def greedy_search(
             beams.keep_sentences(kept)
             rows, tokens, running = rows[kept], tokens[kept], running[kept]
     return output[:, :length]
+
+
+def _greedy_row(
+    beams: _Beams, input_ids: Tensor, max_length: int, eos_token_ids: Tensor | None
+) -> Tensor:
+    """`greedy_search` of one row, without the upkeep that several ending apart need."""
+    ends = set() if eos_token_ids is None else set(eos_token_ids.tolist())
+    tokens = input_ids[0, -1:]
+    words = [input_ids[0]]
+    for _ in range(max_length - input_ids.shape[1]):
+        tokens = beams.likeliest(tokens)
+        words.append(tokens)
+        if ends and tokens.item() in ends:
+            break
+    return torch.cat(words).unsqueeze(0)
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -283,8 +317,16 @@ def beam_search(
         `(B * num_return_sequences, T)`, best first within a sentence.
     """
     K, prefix = num_beams, input_ids.shape[1]
-    beams = _Beams(decoder, head, encoder_outputs, attention_mask, num_beams=K)
-    for tokens in input_ids[:, :-1].unbind(1):
+
+    def per_sentence(x: Tensor) -> Tensor:
+        return x[::K]  # `generate` has repeated every row for its beams
+
+    sources = {
+        name: per_sentence(encoder_outputs[name]) for name in ("last_hidden_state", "final_state")
+    }
+    mask = None if attention_mask is None else per_sentence(attention_mask)
+    beams = _Beams(decoder, head, sources, mask)
+    for tokens in per_sentence(input_ids[:, :-1]).unbind(1):
         beams.step(tokens)
     B, device = input_ids.shape[0] // K, input_ids.device
     num_candidates = max(2, 1 + (0 if eos_token_ids is None else eos_token_ids.shape[0])) * K
@@ -299,9 +341,12 @@ def beam_search(
     )
     results = _Ended(*(x.clone() for x in ended))
     sentences = torch.arange(B, device=device)  # of the results, for each one still in the batch
-    tokens = input_ids[:, -1]
+    tokens = per_sentence(input_ids[:, -1])
     for length in range(prefix + 1, max_length + 1):
         log_probs = beams.logits(tokens).log_softmax(dim=-1)
+        if length == prefix + 1:  # one row served all beams, which begin alike
+            log_probs = log_probs.repeat_interleave(K, dim=0)
+            beams.widen(K)
         B, V = sentences.shape[0], log_probs.shape[-1]
         total = log_probs.view(B, K, V).add_(scores.unsqueeze(-1)).view(B, K * V)
         candidate_scores, index = _largest(total, min(num_candidates, K * V))

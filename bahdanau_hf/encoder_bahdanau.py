@@ -74,6 +74,7 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = False
+    int8 = False  # whether products of decoding and encoding are computed in 8 bits
     _is_stateful = True  # assisted decoding is refused: a recurrent state cannot be rolled back
     _no_split_modules = ["BahdanauEncoder", "BahdanauDecoder"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -224,7 +225,7 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
             outputs, finals = [], []
             for layer, to_steps, to_rows in zip(layers, there, back, strict=True):
                 steps = hidden.flatten(0, 1).index_select(0, to_steps).view(S, B, -1)
-                output = run_gru(steps, layer).flatten(0, 1)  # (S * B, H)
+                output = run_gru(steps, layer, self.int8).flatten(0, 1)  # (S * B, H)
                 finals.append(output.index_select(0, last_step))
                 outputs.append(output.index_select(0, to_rows).view(B, S, -1))
             hidden = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]

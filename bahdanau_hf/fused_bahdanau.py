@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .packed_bahdanau import Product, make_product
 from .products_bahdanau import multiply, multiply_turned
 
 Weights = tuple[tuple[Tensor, Tensor], ...]  # (weight, bias) of each layer
@@ -111,23 +112,20 @@ class Stepper:
     one sentence: its keys and gates are never copied.
 
     Args:
-        recurrent: as in `recur`.
-        inputs: as in `recur`.
+        recurrent: each layer's product with its state; the top one's gives the query as well.
+        inputs: the products with the state of the layer below, of every layer but the first.
         keys: `(B, S, A)`, or `None` without attention.
         gates: `(B, S, 3H)`.
         bias: `(B, S)`.
         score: `(A,)`.
         num_beams: K, rows for each sentence.
-        dtype: what products are computed in.
-
-    Attributes:
-        dtype: what everything else is computed in, at least float32.
+        dtype: what everything but the products is computed in.
     """
 
     def __init__(
         self,
-        recurrent: Weights,
-        inputs: Weights,
+        recurrent: Sequence[Product],
+        inputs: Sequence[Product],
         keys: Tensor | None,
         gates: Tensor | None,
         bias: Tensor | None,
@@ -135,11 +133,10 @@ class Stepper:
         num_beams: int = 1,
         dtype: torch.dtype = torch.float32,
     ):
-        self.product_dtype = dtype
-        self.dtype = torch.promote_types(dtype, torch.float32)
+        self.dtype = dtype
         self.num_beams = num_beams
-        self._recurrent = [(w.to(dtype), b.to(dtype)) for w, b in recurrent]
-        self._inputs = [(w.to(dtype), b.to(dtype)) for w, b in inputs]
+        self._recurrent, self._inputs = recurrent, inputs
+        self._attends = keys is not None
         if keys is not None and gates is not None and bias is not None and score is not None:
             self._double_keys = 2 * keys.to(self.dtype)
             self._double_score = 2 * score.to(self.dtype)
@@ -150,6 +147,12 @@ class Stepper:
         B, S, A = self._double_keys.shape
         self._features = self._double_keys.new_empty(B, self.num_beams, S, A)
 
+    def widen(self, num_beams: int) -> None:
+        """Go on with so many rows for each sentence."""
+        self.num_beams = num_beams
+        if self._attends:
+            self._make_room()
+
     def keep_sentences(self, kept: Tensor) -> None:
         """Go on with the given sentences alone."""
         self._double_keys = self._double_keys.index_select(0, kept)
@@ -157,20 +160,17 @@ class Stepper:
         self._bias = self._bias.index_select(0, kept)
         self._make_room()
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return multiply(x.to(self.product_dtype), weight, bias).to(self.dtype)
-
     def read_top(self, s: Tensor) -> Tensor:
         """The top layer's state to its gates and, behind them, the query: `(B K, 3H + A)`."""
-        return self._linear(s, *self._recurrent[-1])
+        return self._recurrent[-1](s)
 
     def read_state(self, layer: int, s: Tensor) -> Tensor:
         """A lower layer's state to its gates, `(B K, 3H)`."""
-        return self._linear(s, *self._recurrent[layer])
+        return self._recurrent[layer](s)
 
     def read_below(self, layer: int, below: Tensor) -> Tensor:
         """The state of the layer below to this layer's gates, `(B K, 3H)`."""
-        return self._linear(below, *self._inputs[layer - 1])
+        return self._inputs[layer - 1](below)
 
     def attend(self, query: Tensor) -> Tensor:
         """Attention weights `(B K, S)` of the queries `(B K, A)`; see `additive_attention`."""
@@ -259,10 +259,12 @@ class _Recurrence(torch.autograd.Function):
         T, B, _ = x.shape
         L, H = state.shape[1:]
         keep = any(ctx.needs_input_grad)
-        recurrent = tuple(zip(flat[0 : 2 * L : 2], flat[1 : 2 * L : 2], strict=True))
-        inputs = tuple(zip(flat[2 * L :: 2], flat[2 * L + 1 :: 2], strict=True))
-        stepper = Stepper(recurrent, inputs, keys, gates, bias, score, dtype=product_dtype)
-        x_dtype, x = x.dtype, x.to(stepper.dtype)
+        products = [
+            make_product(*pair, product_dtype) for pair in zip(flat[::2], flat[1::2], strict=True)
+        ]
+        dtype = torch.promote_types(product_dtype, torch.float32)
+        stepper = Stepper(products[:L], products[L:], keys, gates, bias, score, dtype=dtype)
+        x_dtype, x = x.dtype, x.to(dtype)
         states = x.new_empty(T + 1, L, B, H)
         states[0] = state.transpose(0, 1)
         steps = T if keep else 1

@@ -134,17 +134,30 @@ def move_model(
 ) -> PreTrainedModel:
     """Move the model itself to a device and into a dtype; what is `None` stays as it is.
 
+    `"int8"` leaves the weights as they are and multiplies in 8 bits (`use_int8` of the model), any
+    other dtype ends that.
+
     Raises:
-        InputError: no such device here, or no such dtype.
+        InputError: no such device here, no such dtype, or one that this device does not have.
     """
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise InputError(f"a model cannot run in {dtype!r}: take float32, bfloat16 or float16")
+    int8 = dtype == torch.int8
+    is_float = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    if dtype is not None and not int8 and not is_float:
+        raise InputError(
+            f"a model cannot run in {dtype!r}: take float32, bfloat16, float16 or int8"
+        )
     try:
-        return model.to(device=device, dtype=dtype)
+        model = model.to(device=device, dtype=None if int8 else dtype)
     except (RuntimeError, AssertionError) as error:  # unknown name, or no such device here
         raise InputError(f"cannot run on device {str(device)!r}: {_reason(error)}") from None
+    if int8 or (dtype is not None and model.int8):
+        try:
+            model.use_int8(int8)
+        except ValueError as error:
+            raise InputError(f"cannot run in int8: {error}") from None
+    return model
 
 
 @contextmanager

@@ -19,7 +19,8 @@ Departures from Bahdanau et al. 2015 (its sections in brackets):
 """
 
 # No `from __future__ import annotations`: the library reads `config: BahdanauConfig` as a type.
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ from .encoder_bahdanau import (
 )
 from .graph_bahdanau import graphed_beam_search, graphed_greedy_search
 from .loss_bahdanau import cross_entropy
+from .packed_bahdanau import has_int8
 from .products_bahdanau import Linear
 from .recurrence_bahdanau import choose
 
@@ -157,6 +159,41 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         self.model = BahdanauModel(config)
         self.lm_head = Linear(config.output_size, config.vocab_size)
         self.post_init()
+
+    def use_int8(self, enabled: bool = True) -> Self:
+        """Compute the products of the encoder and of greedy and beam search in 8 bits, on a CPU.
+
+        Weights are rounded row by row, what they are multiplied with is rounded as it comes
+        (dynamic quantisation). The weights themselves stay: scores, attentions and sampling use
+        them as they are, and a change of them is seen.
+
+        Raises:
+            ValueError: the model is in training mode or not on a CPU, or PyTorch has no 8-bit
+                products for this one.
+        """
+        if enabled:
+            if self.training:
+                raise ValueError("8-bit products are for translating: call eval() first")
+            if self.device.type != "cpu":
+                raise ValueError(f"8-bit products run on a CPU, not on {self.device}")
+            if not has_int8():
+                raise ValueError("this PyTorch has no 8-bit products: they need FBGEMM, on x86")
+        for module in self.modules():
+            if isinstance(module, BahdanauPreTrainedModel):
+                module.int8 = enabled
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; training is refused while products are computed in 8 bits."""
+        if mode and self.int8:
+            raise ValueError("8-bit products are for translating: call use_int8(False) to train")
+        return super().train(mode)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As the library's; refused while products are computed in 8 bits, which is not saved."""
+        if self.int8:
+            raise ValueError("8-bit products are not saved: call use_int8(False) to save the model")
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

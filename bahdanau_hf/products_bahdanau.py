@@ -22,7 +22,6 @@ def _onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         not torch.compiler.is_compiling()  # first: a size that is asked for would bind the graph
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.shape[0] > 1
         and x.shape[0] * weight.numel() >= SMALLEST
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fused_bahdanau import recur
+from .fused_bahdanau import recur, update_state
+from .packed_bahdanau import Product, can_pack, make_product, remember
 from .products_bahdanau import linear
 from .triton_bahdanau import recur_on_chip
 
@@ -277,16 +278,34 @@ def decode_fast(
     return Decoded(states, alpha)
 
 
-def run_gru(x: Tensor, layer: nn.GRU) -> Tensor:
+def run_gru(x: Tensor, layer: nn.GRU, int8: bool = False) -> Tensor:
     """Run one GRU layer from a zero state, `(S, B, input)` to `(S, B, H)`.
 
     On CPUs by the same loop as the decoder's; on GPUs, and while tracing, by PyTorch's own.
+    Outside the graph, the weights stay laid out from one call to the next.
+
+    Args:
+        x: input.
+        layer: the weights.
+        int8: multiply in 8 bits.
     """
     if torch.compiler.is_exporting():
         return layer(x)[0]  # the module is asked: an exporter may have put its own in its place
     if x.device.type != "cpu":
         return library_gru(x, layer)
-    weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]
+    weight_ih, weight_hh, bias_ih, bias_hh = weights = layer.all_weights[0]
+    if can_pack(x.device):
+        dtype = x.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+
+        def lay_out() -> tuple[Product, Product]:
+            return (
+                make_product(weight_ih, bias_ih, dtype, True, int8),
+                make_product(weight_hh, bias_hh, dtype, True, int8, within_one=True),
+            )
+
+        return _run_products(x, *remember(layer, (dtype, int8), weights, lay_out)).to(x.dtype)
     gates = linear(x, weight_ih, bias_ih)
     start = x.new_zeros(x.shape[1], 1, layer.hidden_size)
     states, _ = recur(gates, start, ((weight_hh, bias_hh),))
@@ -300,3 +319,16 @@ def library_gru(x: Tensor, layer: nn.GRU) -> Tensor:
     """
     start, keep = x.new_zeros(1, x.shape[1], layer.hidden_size), torch.is_grad_enabled()
     return torch.gru(x, start, [*layer.all_weights[0]], True, 1, 0.0, keep, False, False)[0]
+
+
+def _run_products(x: Tensor, read_input: Product, read_state: Product) -> Tensor:
+    """Run a GRU layer of laid-out weights, `(S, B, input)` to at least float32 `(S, B, H)`."""
+    S, B, _ = x.shape
+    gates = read_input(x.flatten(0, 1)).unflatten(0, (S, B))
+    H = gates.shape[2] // 3
+    states = gates.new_empty(S + 1, B, H)
+    states[0] = 0
+    rz, n = gates.new_empty(B, 2 * H), gates.new_empty(B, H)
+    for x_t, s, out in zip(gates.unbind(), states[:-1].unbind(), states[1:].unbind(), strict=True):
+        update_state(x_t, read_state(s), s, None, rz, n, out)
+    return states[1:]

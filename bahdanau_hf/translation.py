@@ -71,7 +71,9 @@ class Translator:
         tokenizer: the tokenizer it was trained with.
         batch_size: sentences in a batch, at most; of very long ones it takes fewer.
         device: where to run, such as `"cpu"` or `"cuda:0"`; default: where the model is.
-        dtype: `"float32"`, `"bfloat16"` or `"float16"`; default: as the model is.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, or, on CPUs, `"int8"`; default: as the model
+            is. In int8 the encoder, greedy and beam search multiply in 8 bits (see the model's
+            `use_int8`); scores, alignments and sampling do not.
 
     Attributes:
         max_source_length: tokens of a sentence that the model reads, the end included; `None`: all.
@@ -121,7 +123,8 @@ class Translator:
         model = load_model(path_or_repo, revision=revision)
         tokenizer = load_tokenizer(Path(model.name_or_path), revision)
         if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)
+            device = "cuda" if on_gpu else "cpu"
         return cls(model, tokenizer, batch_size, device, dtype)
 
     def translate(

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "bahdanau_hf"
 FLOORS: list[str] = [
     """
     batch_bahdanau cache_bahdanau configuration_bahdanau decoder_bahdanau decoding_bahdanau
-    encoder_bahdanau fused_bahdanau graph_bahdanau kernels_bahdanau loss_bahdanau modeling_bahdanau
-    pipeline_bahdanau products_bahdanau recurrence_bahdanau static_bahdanau text_bahdanau
+    encoder_bahdanau fused_bahdanau graph_bahdanau kernels_bahdanau layout_bahdanau loss_bahdanau
+    modeling_bahdanau packed_bahdanau pipeline_bahdanau products_bahdanau recurrence_bahdanau static_bahdanau text_bahdanau
     triton_bahdanau
     """,
     """

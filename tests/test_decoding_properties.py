@@ -252,6 +252,8 @@ def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
         lambda beams, tokens: rows.append(len(tokens)) or step(beams, tokens),
     )
     output = model.generate(ids, **options)
+    assert rows[0] == 23, "beams begin alike: one row serves all of a sentence's"
+    rows = rows[num_beams > 1 :]
     assert rows[0] == 23 * num_beams
     assert rows == sorted(rows, reverse=True)
     assert len(set(rows)) > 3

@@ -125,7 +125,8 @@ def test_places_without_a_checkpoint(
         ({"device": "abacus"}, "cannot run on device 'abacus'"),
         ({"device": "cuda:99"}, "cannot run on device 'cuda:99'"),
         ({"dtype": "float31"}, "cannot run in 'float31'"),
-        ({"dtype": "int8"}, "cannot run in torch.int8"),
+        ({"dtype": "int16"}, "cannot run in torch.int16"),
+        ({"dtype": "int8", "device": "meta"}, "cannot run in int8: .* on a CPU, not on meta"),
         ({"dtype": "nn"}, "cannot run in"),
     ],
 )
