@@ -20,7 +20,8 @@ FLOORS: list[str] = [
     """
     batch_bahdanau cache_bahdanau configuration_bahdanau decoder_bahdanau decoding_bahdanau
     encoder_bahdanau fused_bahdanau graph_bahdanau kernels_bahdanau layout_bahdanau loss_bahdanau
-    modeling_bahdanau packed_bahdanau pipeline_bahdanau products_bahdanau recurrence_bahdanau static_bahdanau text_bahdanau
+    modeling_bahdanau packed_bahdanau pipeline_bahdanau products_bahdanau recurrence_bahdanau
+    static_bahdanau text_bahdanau
     triton_bahdanau
     """,
     """
