@@ -47,11 +47,13 @@ from bahdanau_hf.preparation import (
     start_accelerator,
 )
 from bahdanau_hf.tokenization import EOS_ID, SPECIAL_TOKENS
-from bahdanau_hf.training import train
+from bahdanau_hf.training import take_step, train
 from bahdanau_hf.training_run import Run, start_run
 
 from .machine import command_line, describe_machine
 from .plain_seq2seq import PlainSeq2Seq
+from .stopwatch import Contender, race
+from .tutorial_report import table
 
 ROOT = Path(__file__).parents[1]
 NUM_PAIRS = 2000
@@ -102,7 +104,7 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print: a line of JSON for each training, then a table."""
+    """Measure and print: a line of JSON for each training, then all as a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,31 +115,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=float, help="instead of each recipe's own")
     parser.add_argument("--num_pairs", type=int, default=NUM_PAIRS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--race", action="store_true", help="time a pass of plain and tutorial")
     parser.add_argument("--results", type=Path, help="keep the numbers here, beside others")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    results: list[Result] = []
-    for recipe, seed in itertools.product(args.recipes, args.seeds):
-        results.append(measure(recipe, seed, args))
+    if args.race:
+        found = race_passes(args) | {"machine": this_run()}
+        print(json.dumps(found))
         if args.results:
-            keep(results, args.results)
-    print_table(results)
+            path = args.results.with_name(f"{args.results.stem}-race.json")
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+    lines: list[dict[str, Any]] = []
+    for recipe, seed in itertools.product(args.recipes, args.seeds):
+        lines.append(asdict(measure(recipe, seed, args)) | {"machine": this_run()})
+        if args.results:
+            keep(lines, args.results)
+    print(f"\nThe pairs are those that were learnt: the counters measure memory.\n\n{table(lines)}")
     return 0
 
 
-def keep(results: Sequence[Result], path: Path) -> None:
+def keep(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the results, in place of what the file has of the same recipes and seeds."""
-    lines = {(line["recipe"], line["seed"]): line for line in _kept(path)}
-    machine = describe_machine()
-    machine["command"] = command_line("benchmarks.tutorial_experiment")
-    for result in results:
-        key = (result.recipe, result.seed)
-        lines.setdefault(key, {}).update(asdict(result) | {"machine": machine})
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    lines = {(line["recipe"], line["seed"]): line for line in [*kept, *results]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([*lines.values()], indent=1) + "\n", encoding="utf-8")
+
+
+def this_run() -> dict[str, Any]:
+    """Machine and command."""
+    return describe_machine() | {"command": command_line("benchmarks.tutorial_experiment")}
 
 
 def _kept(path: Path) -> list[dict[str, Any]]:
@@ -221,27 +232,13 @@ def learn(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]
 
 def learn_plainly(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:
     """Train the plain model on the same batches by the same rule; returns what translates."""
-    config, length = run.bare_model.config, run.data_args.max_source_length
-    model = PlainSeq2Seq(
-        config.encoder_vocab_size,
-        config.vocab_size,
-        config.embedding_size,
-        config.hidden_size,
-        config.encoder_layers,
-        float(config.dropout),
-    )
+    model, length = plain_model(run), run.data_args.max_source_length
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and "embedding" not in name:
             torch.nn.init.xavier_uniform_(parameter)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.args.learning_rate)
+    take_pass = plain_passes(run, model)
     for _ in range(int(epochs)):
-        for (batch,), _ in run.batches.steps(run.state, 1):
-            optimizer.zero_grad()
-            lengths = batch["attention_mask"].sum(dim=1)
-            loss = model.loss(batch["input_ids"], lengths, batch["labels"], start=1)
-            (loss / batch["labels"].shape[1]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
-            optimizer.step()
+        take_pass()
         run.state.epoch += 1
     model.eval()
 
@@ -262,6 +259,61 @@ def learn_plainly(run: Run, epochs: float) -> Callable[[Sequence[str]], list[lis
         return found
 
     return translate
+
+
+def plain_model(run: Run) -> PlainSeq2Seq:
+    """The plain model of the sizes of a run's."""
+    config = run.bare_model.config
+    return PlainSeq2Seq(
+        config.encoder_vocab_size,
+        config.vocab_size,
+        config.embedding_size,
+        config.hidden_size,
+        config.encoder_layers,
+        float(config.dropout),
+    )
+
+
+def plain_passes(run: Run, model: PlainSeq2Seq) -> Callable[[], None]:
+    """What trains the plain model for a pass each time it is called."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.args.learning_rate)
+
+    def take_pass() -> None:
+        for (batch,), _ in run.batches.steps(run.state, 1):
+            optimizer.zero_grad()
+            lengths = batch["attention_mask"].sum(dim=1)
+            loss = model.loss(batch["input_ids"], lengths, batch["labels"], start=1)
+            (loss / batch["labels"].shape[1]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
+            optimizer.step()
+
+    return take_pass
+
+
+def race_passes(args: argparse.Namespace, rounds: int = 5) -> dict[str, float]:
+    """CPU seconds of a pass over the pairs, the plain model's and ours, timed in turns.
+
+    Returns:
+        The median of each, and by how many times ours is faster (median of the rounds).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare("tutorial", 1, 1, args, Path(folder) / "run")
+        run.model.train()
+
+        def take_pass() -> None:
+            for batches, _ in run.batches.steps(run.state, 1):
+                take_step(run, batches, lambda: [False])
+
+        contenders = {
+            "plain": Contender(plain_passes(run, plain_model(run)), 1),
+            "tutorial": Contender(take_pass, 1),
+        }
+        timings = race(contenders, rounds)
+    return {
+        "plain": round(statistics.median(timings["plain"].seconds), 3),
+        "tutorial": round(statistics.median(timings["tutorial"].seconds), 3),
+        "times_as_fast": round(timings["tutorial"].times_as_fast_as(timings["plain"]), 3),
+    }
 
 
 def encode(run: Run, sentences: Sequence[str]) -> list[list[int]]:
@@ -318,32 +370,6 @@ def candidates(run: Run, references: Sequence[str]) -> Iterator[list[str]]:
     texts = list(dict.fromkeys(references))
     for ids in run.tokenizer(texts, verbose=False)["input_ids"]:
         yield characters(run, ids[:longest])
-
-
-def print_table(results: Sequence[Result]) -> None:
-    """The mean of the seeds, and the lowest and highest."""
-    print("\nThe pairs are those that were learnt: the counters measure memory.")
-    print(
-        f"{'recipe':<15}{'epochs':>7}{'CPU-s':>8}{'> 0':>20}{'> 0.8':>20}{'ceiling':>14}"
-        f"{'held-out BLEU':>15}"
-    )
-    for recipe in dict.fromkeys(result.recipe for result in results):
-        own = [result for result in results if result.recipe == recipe]
-
-        def spread(name: str, own: list[Result] = own) -> str:
-            values = [getattr(result, name) for result in own]
-            return f"{statistics.mean(values):.0f} ({min(values)}-{max(values)})"
-
-        seconds = statistics.mean(result.cpu_seconds for result in own)
-        bleu = [result.held_out_bleu for result in own if result.held_out_bleu is not None]
-        print(
-            f"{recipe:<15}{own[0].epochs:>7g}{seconds:>8.1f}{spread('positive'):>20}"
-            f"{spread('above_0_8'):>20}{' / '.join(map(str, own[0].ceiling)):>14}"
-            f"{f'{statistics.mean(bleu):.2f}' if bleu else '-':>15}"
-        )
-    signatures = {result.signature for result in results if result.signature}
-    for signature in sorted(signatures):
-        print(f"held-out BLEU: {signature}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ TITLES = {
 
 
 def tutorial_tables(path: Path) -> str:
-    """Counters, ceiling, CPU time and held-out BLEU of each recipe."""
+    """What was kept in a file, and the race beside it."""
     if not path.exists():
         return "Not measured."
-    results = json.loads(path.read_text(encoding="utf-8"))
+    text = table(json.loads(path.read_text(encoding="utf-8")))
+    race = path.with_name(f"{path.stem}-race.json")
+    if race.exists():
+        text += "\n\n" + race_line(json.loads(race.read_text(encoding="utf-8")))
+    return text
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Counters, ceiling, CPU time and held-out BLEU of each recipe."""
     lines = [
         "| recipe | passes | seeds | CPU-seconds | BLEU-2 > 0 | BLEU-2 > 0.8 | a perfect memory | "
         "sources told apart | held-out BLEU |",
@@ -48,7 +57,19 @@ def tutorial_tables(path: Path) -> str:
         for command, machine in commands.items()
     ]
     signatures = sorted({line["signature"] for line in results if line["signature"]})
-    return "\n".join(lines) + "".join(f" `{signature}`." for signature in signatures)
+    lines += ["", *(f"Held-out BLEU: `{signature}`." for signature in signatures)]
+    return "\n".join(lines).rstrip()
+
+
+def race_line(found: dict[str, Any]) -> str:
+    """What a pass takes."""
+    machine = found["machine"]
+    return (
+        f"A pass, timed in turns: {found['plain']:.2f} CPU-seconds for {TITLES['plain']}, "
+        f"{found['tutorial']:.2f} for {TITLES['tutorial']}, which is {found['times_as_fast']:.2f} "
+        f"times as fast. `{machine['command']}`; {machine['date']}, commit {machine['commit']}, "
+        f"load average {machine['load_average']}."
+    )
 
 
 def spread(results: list[dict[str, Any]], name: str, form: str) -> str:

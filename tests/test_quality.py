@@ -13,6 +13,7 @@ sys.path.append(str(ROOT))  # the benchmarks are not installed
 
 from benchmarks import ledger, quality, tutorial_experiment, tutorial_report  # noqa: E402
 from benchmarks.ledger_report import ledger_tables  # noqa: E402
+from benchmarks.stopwatch import Timing, race  # noqa: E402
 
 MACHINE = {"command": "a command", "date": "a day", "commit": "abc", "processor": "a processor"}
 
@@ -117,8 +118,6 @@ def test_the_ledger_tries_what_is_missing(tmp_path, monkeypatch) -> None:
 
 def fixed_race(contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
     """Ten steps a second alone; three quarters of that beside the recipe as it is."""
-    from benchmarks.stopwatch import Timing
-
     seconds = {"as it is": 0.75, "variant": 1.0}
     return {name: Timing([seconds[name]], 10) for name in contenders}
 
@@ -142,6 +141,11 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert f"| {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
     assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
     assert str(tmp_path) not in table, "no path of this machine"
+    monkeypatch.setattr(tutorial_experiment, "race", lambda them, rounds: race(them, 1, 0))
+    assert tutorial_experiment.main([*command, "--race"]) == 0
+    again = tutorial_report.tutorial_tables(results)
+    assert again.startswith(table)
+    assert "times as fast" in again[len(table) :]
 
 
 @pytest.mark.slow
