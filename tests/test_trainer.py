@@ -1,15 +1,23 @@
 """The library's own training loop and collator, which know the model by its arguments' names."""
 
+import copy
+import itertools
 import math
 
 import pytest
 import torch
 from oracles import ScalarModel
+from tiny_run import logged, prepare
 from torch.testing import assert_close
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.utils.generic import find_labels
 
 from bahdanau_hf import BahdanauForConditionalGeneration
+from bahdanau_hf.checkpointing import TrainerState
+from bahdanau_hf.data import pair_texts
+from bahdanau_hf.tokenization import clean_text
+from bahdanau_hf.training import train
+from bahdanau_hf.translation import Translator
 
 
 def features(tokenizer, pairs) -> list[dict[str, list[int]]]:
@@ -97,3 +105,67 @@ def test_collator_shifts_with_the_model(tiny_model, tiny_tokenizer, pairs) -> No
     shifted = made["decoder_input_ids"][:, 1:]
     assert torch.equal(shifted[real[:, :-1]], made["labels"][:, :-1][real[:, :-1]])
     assert (shifted[~real[:, :-1]] == 0).all()
+
+
+def test_the_numbers_are_those_of_our_own_training(tmp_path) -> None:
+    """The same pairs in the same order, from the same weights: the same losses and weights."""
+    steps = {"max_train_steps": 4, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
+    steps["adam_epsilon"] = 1e-4  # a smaller one makes much of the rounding of tiny gradients
+    no_chance = {"dropout": 0, "attention_dropout": 0, "max_grad_norm": 0.3, "seed": 13}
+    evaluation = {"per_device_eval_batch_size": 64, "eval_steps": 4}
+    run = prepare(tmp_path / "ours", **steps, **no_chance, **evaluation)
+    theirs = copy.deepcopy(run.bare_model)
+    rows = []
+    for (batch,), _ in itertools.islice(run.batches.steps(TrainerState(), 1), 4):
+        assert len(batch["labels"]) == 8
+        for source, mask, target in zip(
+            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+        ):
+            rows.append(
+                {"input_ids": source[mask == 1].tolist(), "attention_mask": [1] * mask.sum()}
+            )
+            rows[-1]["labels"] = target[target != -100].tolist()
+    train(run)
+    ours = logged(tmp_path / "ours")
+
+    options = {
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 64,
+        "train_sampling_strategy": "sequential",
+        "max_steps": 4,
+        "learning_rate": 0.01,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.3,
+        "adam_epsilon": 1e-4,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "predict_with_generate": True,
+        "generation_num_beams": 1,
+    }
+    trainer = Seq2SeqTrainer(
+        model=theirs,
+        args=Seq2SeqTrainingArguments(str(tmp_path / "theirs"), **options),
+        train_dataset=rows,
+        eval_dataset=run.pairs.encoded["validation"],
+        data_collator=DataCollatorForSeq2Seq(run.tokenizer, model=theirs),
+        processing_class=run.tokenizer,
+    )
+    trainer.train()
+    for name in ("loss", "grad_norm"):
+        values = [line[name] for line in trainer.state.log_history if name in line]
+        assert values == pytest.approx([line[name] for line in ours if name in line], rel=1e-4)
+        assert len(values) == 4
+    for name, x in run.bare_model.state_dict().items():
+        assert_close(theirs.state_dict()[name], x, rtol=1e-4, atol=1e-6, msg=name)
+
+    result = trainer.predict(run.pairs.encoded["validation"])
+    assert result.metrics["test_loss"] == pytest.approx(ours[-1]["eval_loss"], rel=1e-5)
+    ids = [[i for i in row if i >= 0] for row in result.predictions.tolist()]
+    texts = map(clean_text, run.tokenizer.batch_decode(ids, skip_special_tokens=True))
+    sources, _ = pair_texts(run.pairs.texts["validation"], "en", "zh")
+    expected = Translator(run.bare_model, run.tokenizer).translate(sources, num_beams=1)
+    assert list(texts) == [translation.text for translation in expected]
+    assert len({translation.text for translation in expected}) > 1
