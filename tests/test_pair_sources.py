@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Translation
 from hypothesis import given
 from hypothesis import strategies as st
 from made_pairs import PAIRS, Pairs, rows, table, write_tsv
@@ -44,6 +44,14 @@ def test_pair_table_holds_the_pairs(languages: tuple[str, str]) -> None:
     assert sorted(made.features["translation"].languages) == ["en", "zh"]
     assert pair_texts(made, *languages) == tuple(map(list, zip(*PAIRS, strict=True)))
     assert pair_texts(made, *languages, limit=2)[0] == [PAIRS[0][0], PAIRS[1][0]]
+
+
+@pytest.mark.parametrize("given", ["bundled", "file", "stream"])
+def test_every_source_has_the_features_of_a_translation(tmp_path: Path, given: str) -> None:
+    file = None if given == "bundled" else str(write_tsv(tmp_path / "pairs.tsv", PAIRS))
+    arguments = DataArguments(train_file=file, streaming=given == "stream")
+    for split in read_pairs(arguments).values():
+        assert split.features == Features({"translation": Translation(languages=["en", "zh"])})
 
 
 @pytest.mark.parametrize("way", ["memory", "mapped", "stream"])

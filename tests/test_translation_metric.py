@@ -89,6 +89,16 @@ class TestTranslationMetric:
         assert computed["en_bleu"] == english.bleu
         assert "|tok:13a|" in computed["en_bleu_signature"]
 
+    def test_save(self, metric_class, tmp_path):
+        import evaluate
+
+        metric = metric_class(cache_dir=str(tmp_path / "cache"))
+        computed = metric.compute(predictions=PREDICTIONS, references=REFERENCES)
+        path = evaluate.save(tmp_path / "scores.json", model="tea", **computed)
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        assert {name: saved[name] for name in self.expected} == self.expected
+        assert saved["model"] == "tea"
+
     def test_pickles(self, metric_class, tmp_path):
         metric = metric_class(target_lang="de", cache_dir=str(tmp_path))
         assert pickle.loads(pickle.dumps(metric)).target_lang == "de"
