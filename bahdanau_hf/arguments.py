@@ -65,6 +65,7 @@ class DataArguments:
 
     dataset_name: str | None = _field(None, "data set on the Hub; default: the bundled pairs")
     dataset_config_name: str | None = _field(None, "its configuration, such as en-zh")
+    dataset_license: str | None = _field(None, "licence of the pairs, for the card: cc-by-2.0, ...")
     train_file: str | None = _field(
         None,
         "TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two text files, comma between",

@@ -229,10 +229,11 @@ def _data_description(data: Mapping[str, Any]) -> str:
             "written for it, released under CC0-1.0."
         )
     config = f" (`{data['dataset_config_name']}`)" if data.get("dataset_config_name") else ""
-    return (
-        f"`{_data_name(data)}`{config}. Its licence is not recorded by the run: see where the data "
-        "come from."
-    )
+    if data.get("dataset_license"):
+        licence = f"Its licence, as stated for the run: `{data['dataset_license']}`."
+    else:
+        licence = "Its licence is not recorded by the run: see where the data come from."
+    return f"`{_data_name(data)}`{config}. {licence}"
 
 
 def _dropped(value: Any) -> str:

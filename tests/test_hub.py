@@ -177,6 +177,8 @@ def test_what_was_not_measured_is_absent(checkpoint: Path, tmp_path: Path) -> No
         ({"dataset_name": "Helsinki-NLP/opus-100", "dataset_config_name": "en-zh"},
          "`Helsinki-NLP/opus-100` (`en-zh`)", ["Helsinki-NLP/opus-100"]),
         ({"train_file": "/data/own/pairs.tsv.gz"}, "`pairs.tsv.gz`", None),
+        ({"train_file": "/data/own/p.tsv", "dataset_license": "cc-by-2.0"},
+         "`p.tsv`. Its licence, as stated for the run: `cc-by-2.0`.", None),
         ({"train_file": "/data/own/a.en,/data/own/a.zh"}, "`a.en, a.zh`", None),
         ({"dataset_name": "."}, "licence is not recorded", None),  # a folder that exists
     ],
