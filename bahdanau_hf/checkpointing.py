@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -39,6 +38,8 @@ from .run_folder import (
     remove_checkpoint,
     seal_checkpoint,
     share_files,
+    unfinished,
+    writing,
 )
 
 STATE = "trainer_state.json"
@@ -63,6 +64,7 @@ class TrainerState:
         best_score: its score, higher is better.
         validations_without_gain: how many have passed since the best one.
         finished: why training is over; empty while it is not.
+        skipped_steps: how many of the steps a gradient scaler skipped.
     """
 
     step: int = 0
@@ -78,6 +80,7 @@ class TrainerState:
     best_score: float | None = None
     validations_without_gain: int = 0
     finished: str = ""
+    skipped_steps: int = 0
 
 
 # --- saving --------------------------------------------------------------------------------------
@@ -108,13 +111,14 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        InputError: on every process: the disk is full, or cannot be written to.
     """
     generators = gather_lists(accelerator, [random_state(accelerator.device)])
     final = checkpoint_folder(output_dir, state.step)
 
-    def write() -> None:
-        folder = output_dir / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(folder, ignore_errors=True)
+    def fill(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         tensors, groups = _optimizer_tensors(model, optimizer)
@@ -131,10 +135,18 @@ def save_checkpoint(
         (folder / STATE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         share_files(folder)
         seal_checkpoint(folder)
-        if final.exists():
-            remove_checkpoint(final)
-        folder.rename(final)
-        flush_to_disk(output_dir)
+
+    def write() -> None:
+        aside = unfinished(final)
+        with writing(final):
+            try:
+                fill(aside)
+                if final.exists():
+                    remove_checkpoint(final)
+                aside.rename(final)
+                flush_to_disk(output_dir)
+            finally:  # what could not be finished would only fill the disk
+                shutil.rmtree(aside, ignore_errors=True)
 
     on_main_process(accelerator, write)
     return final

@@ -8,7 +8,7 @@ that are left out are counted by reason, never in silence. Reading is in `pair_s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -56,6 +56,7 @@ _KEPT, _EMPTY, _TOO_LONG, _UNEQUAL = range(4)
 # Tokens of ours are shorter: what has more characters than this is dropped before costly steps.
 _MOST_CHARACTERS_PER_TOKEN = 64
 _STREAM_VALIDATION_PAIRS = 1000
+_STREAMED_AT_ONCE = 1000
 _CONVERTERS = {"simplified": "t2s", "traditional": "s2t"}
 
 Batch = dict[str, list[Any]]
@@ -221,21 +222,27 @@ def _map_and_drop(
 ) -> tuple[AnyDataset, DroppedPairs]:
     """Apply a batched function that adds `reason` and `unknown`, count these, keep what is kept."""
     dropped = DroppedPairs()
+    columns = ["reason", "unknown"]
+    if isinstance(dataset, IterableDataset):
+        # Not by its `map` and `filter`: each of them joins the keys of a batch into one key for
+        # every row of it, and the keys of keys cost more than all the rest.
+        def kept_rows() -> Iterator[dict[str, Any]]:
+            for batch in dataset.iter(batch_size=_STREAMED_AT_ONCE):
+                result = function(batch)
+                reasons, unknown = (result.pop(name) for name in columns)
+                dropped.count(reasons, unknown)
+                for reason, *values in zip(reasons, *result.values(), strict=True):
+                    if reason == _KEPT:
+                        yield dict(zip(result, values, strict=True))
+
+        # Ids are what they are; only text needs its schema, to know the languages by.
+        schema = Features(features) if "translation" in features else None
+        return IterableDataset.from_generator(kept_rows, features=schema), dropped
     options = {
         "batched": True,
         "remove_columns": ["translation"] if "translation" not in features else None,
         "features": Features({**features, "reason": Value("int8"), "unknown": Value("int32")}),
     }
-
-    def keep(reasons: list[int], unknown: list[int]) -> list[bool]:
-        dropped.count(reasons, unknown)
-        return [reason == _KEPT for reason in reasons]
-
-    columns = ["reason", "unknown"]
-    if isinstance(dataset, IterableDataset):
-        mapped = dataset.map(function, **options)
-        kept = mapped.filter(keep, input_columns=columns, batched=True)
-        return kept.remove_columns(columns), dropped
     mapped = dataset.map(function, desc=description, num_proc=num_workers, **options)
     table = mapped.select_columns(columns).with_format("numpy")[:]
     dropped.count(table["reason"].tolist(), table["unknown"].tolist())

@@ -15,7 +15,7 @@ from .evaluation import score_on_main, translate_on_all, write_alignments, write
 from .hub import write_model_card
 from .metrics import TranslationScores
 from .report import write_report
-from .run_folder import list_checkpoints, write_json
+from .run_folder import list_checkpoints, verify_checkpoint, write_json
 from .training import measure
 from .training_run import Run, save_release
 from .translation import Translator
@@ -95,12 +95,15 @@ def choose_weights(run: Run) -> dict[str, Any]:
     if best["step"] not in kept:
         raise InputError(f"the best checkpoint, checkpoint-{best['step']}, is gone: restore it")
     folder = kept[best["step"]]
+    verify_checkpoint(folder)
     load_weights(run.bare_model, folder)
     result = {"weights": folder.name, "best_step": best["step"], "loss": best["eval_loss"]}
     steps = [line["step"] for line in state.validations[-wanted:]] if wanted else []
     steps = [step for step in steps if step in kept]
     if len(steps) < 2:
         return result
+    for step in steps:
+        verify_checkpoint(kept[step])
     before = copy.deepcopy(run.bare_model.state_dict())
     mean = mean_weights([kept[step] for step in steps])
     run.bare_model.load_state_dict(mean, strict=False)  # a tied weight is saved once

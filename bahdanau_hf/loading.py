@@ -13,6 +13,7 @@ from transformers.utils import logging as library_logging
 from .configuration_bahdanau import BahdanauConfig
 from .errors import InputError
 from .modeling_bahdanau import BahdanauForConditionalGeneration
+from .run_folder import MANIFEST, verify_checkpoint
 from .tokenization import target_vocab_size
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -33,6 +34,8 @@ def load_model(
             not belong together.
     """
     where = checkpoint_location(path_or_repo)
+    if (Path(where) / MANIFEST).is_file():  # a checkpoint of a run knows what was written
+        verify_checkpoint(Path(where), only="model.safetensors")
     try:
         values = BahdanauConfig.get_config_dict(where, revision=revision or "main")[0]
     except Exception as error:  # not reachable, no JSON, no such revision: many kinds

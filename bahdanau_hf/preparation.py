@@ -26,6 +26,7 @@ from .data import AnyDataset, DroppedPairs, encode_pairs, pair_texts
 from .errors import InputError
 from .loading import check_tokenizer, checkpoint_location, load_model
 from .modeling_bahdanau import BahdanauForConditionalGeneration
+from .pair_files import pair_paths
 from .processes import on_main_process
 from .run_folder import find_checkpoint, prepare_output_dir
 from .tokenization import load_tokenizer, target_vocab_size, train_tokenizer
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _NOT_SHAPE = {"model_name_or_path", "tokenizer_name", "model_revision"}
 SHAPE_FIELDS = [f.name for f in dataclasses.fields(ModelArguments) if f.name not in _NOT_SHAPE]
+_PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
 
 
 def start_accelerator(args: TrainArguments) -> Accelerator:
@@ -237,17 +239,37 @@ def dropped_table(dropped: dict[str, DroppedPairs]) -> str:
     return "\n".join(lines)
 
 
-def data_fingerprint(encoded: AnyDataset) -> str:
-    """SHA-256 of features in their order; of a stream, nothing can be said."""
+def data_fingerprint(encoded: AnyDataset, spec: str | None) -> str:
+    """SHA-256 of features in their order; of a stream, of samples of the file that it reads.
+
+    Args:
+        encoded: features of a split.
+        spec: the file or files that a stream reads; of a stream of the Hub nothing can be said.
+    """
     if not isinstance(encoded, Dataset):
-        return "stream"
+        return sample_digest(spec) if spec else "stream"
     import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-    digest = hashlib.sha256()
-    table = encoded.select_columns(["input_ids", "labels"]).with_format("arrow")[:]
+    digests = {}
     for name in ("input_ids", "labels"):
-        for values in (pc.list_value_length(table[name]), pc.list_flatten(table[name])):
-            digest.update(values.to_numpy().tobytes())
+        lengths, ids = hashlib.sha256(), hashlib.sha256()
+        for batch in encoded.select_columns([name]).with_format("arrow").iter(100_000):
+            lengths.update(pc.list_value_length(batch[name]).to_numpy().tobytes())
+            ids.update(pc.list_flatten(batch[name]).to_numpy().tobytes())
+        digests[name] = lengths.hexdigest() + ids.hexdigest()
+    return hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+
+
+def sample_digest(spec: str) -> str:
+    """SHA-256 of the sizes of the files and of pieces spread over them: quick for any size."""
+    digest = hashlib.sha256()
+    for path in pair_paths(spec):
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for place in range(_PIECES):
+                file.seek(max(0, size - _PIECE_BYTES) * place // (_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
     return digest.hexdigest()
 
 
@@ -286,6 +308,10 @@ _DATA_IDENTITY = (
     *("truncate_long_pairs", "pad_to_max_length", "max_tokens_per_batch", "bucket_by_length"),
     *("shuffle_buffer_size",),
 )
+_STREAM_IDENTITY = (
+    *("dataset_name", "dataset_config_name", "chinese_script", "max_length_ratio"),
+    *("max_train_samples", "validation_split_percentage"),
+)
 _TRAIN_IDENTITY = (
     *("seed", "per_device_train_batch_size", "learning_rate", "optimizer", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type"),
@@ -302,10 +328,12 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed run to be the same run."""
     shape = {name: getattr(model.config, name) for name in SHAPE_FIELDS}
+    # What decides which pairs a stream gives; of a table, the fingerprint knows.
+    stream = {name: getattr(data_args, name) for name in _STREAM_IDENTITY}
     guided = train_args.guided_attention_weight
     recipe = {
         **shape,
-        **({"train_file": data_args.train_file} if data_args.streaming else {}),
+        **(stream if data_args.streaming else {}),
         "vocab_size": model.config.vocab_size,
         **{name: getattr(data_args, name) for name in _DATA_IDENTITY},
         **{name: getattr(train_args, name) for name in _TRAIN_IDENTITY},
@@ -315,6 +343,8 @@ def run_identity(
     }
     return {
         "world_size": accelerator.num_processes,
-        "data_fingerprints": {name: data_fingerprint(split) for name, split in encoded.items()},
+        "data_fingerprints": {
+            name: data_fingerprint(split, data_args.train_file) for name, split in encoded.items()
+        },
         "recipe": recipe,
     }

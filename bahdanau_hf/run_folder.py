@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 FORMAT = 1
 _FOLDER = re.compile(r"checkpoint-(\d+)")
+# What is being written or removed; only a run that was killed leaves it behind.
+_LEFT_BEHIND = re.compile(r"\..+\.unfinished-\d+|\.removed-checkpoint-\d+")
 # What a run writes besides checkpoints and code; all that --overwrite_output_dir removes.
 RUN_FILES = frozenset(
     {
@@ -44,9 +47,12 @@ def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> No
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".probe-{os.getpid()}"
+        probe = unfinished(output_dir / "probe")
         probe.write_bytes(b"")
         probe.unlink()
+        for path in output_dir.iterdir():
+            if _LEFT_BEHIND.fullmatch(path.name):
+                remove(path)
         found = sorted(path.name for path in output_dir.iterdir())
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -63,6 +69,40 @@ def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> No
             shutil.rmtree(path)
         elif path.is_file() and (path.name in RUN_FILES or path.name.endswith("_bahdanau.py")):
             path.unlink()
+
+
+def unfinished(path: Path) -> Path:
+    """Where something is written that will be renamed to `path` when it is whole."""
+    return path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a full or broken disk in one line.
+
+    Raises:
+        InputError: the operating system refused to write; any other error passes through.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Libraries written in Rust have errors of their own, with the system's in brackets.
+        match = re.search(r"([^:]+) \(os error \d+\)", str(error))
+        if not isinstance(error, OSError) and match is None:
+            raise
+        reason = match[1].strip() if match else getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot write {path}: {reason}. Put that right and go on with "
+            "--resume_from_checkpoint latest"
+        ) from None
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
@@ -102,8 +142,8 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path:
     raise InputError(f"{complaint}: start the run without --resume_from_checkpoint")
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """Compare every file of a checkpoint with the manifest.
+def verify_checkpoint(folder: Path, only: str | None = None) -> None:
+    """Compare every file of a checkpoint, or the one named, with the manifest.
 
     Raises:
         InputError: not a checkpoint of a run, or a file is missing or was changed.
@@ -121,6 +161,8 @@ def verify_checkpoint(folder: Path) -> None:
     if version != FORMAT:
         raise InputError(f"{folder} has the format {version}, this version reads {FORMAT}")
     for name, expected in files.items():
+        if only not in (None, name):
+            continue
         try:
             sha256 = _sha256(folder / name)
         except OSError:
@@ -195,10 +237,27 @@ def _sha256(path: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader never meets half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    """Write a text file so that a reader never meets half of it.
+
+    Raises:
+        InputError: the disk is full, or cannot be written to.
+    """
+    aside = unfinished(path)
+    with writing(path):
+        try:
+            aside.write_text(text, encoding="utf-8")
+            flush_to_disk(aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def move_files(source: Path, target: Path) -> None:
+    """Move every file of a folder into another, each whole, and remove the folder."""
+    for path in source.iterdir():
+        flush_to_disk(path)
+        path.replace(target / path.name)
+    source.rmdir()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -208,7 +267,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def log_metrics(output_dir: Path, values: dict[str, Any]) -> None:
     """Append a line to `metrics.jsonl`."""
-    with (output_dir / METRICS).open("a", encoding="utf-8") as file:
+    path = output_dir / METRICS
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 

@@ -7,37 +7,27 @@ import math
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from .batching import IGNORED_LABEL
 from .checkpointing import TrainerState
 from .data import pair_lengths, pair_texts
 from .evaluation import score_on_main, translate_on_all, translate_some, validation_loss
-from .guided_attention import guided_attention_loss
-from .processes import sum_over_processes
 from .publishing import publish_step
 from .report import write_report
-from .run_folder import list_checkpoints, log_metrics, write_json
+from .run_folder import log_metrics, write_json
 from .trackers import log_attention
-from .training_run import Batch, Run, make_collator
+from .training_batches import make_collator
+from .training_run import Run
+from .training_step import StepDone, out_of_memory_is_told, take_step
 
 logger = logging.getLogger(__name__)
 
 NUM_WATCHED = 4  # validation sentences whose attention is shown while a run goes on
 REPORT_SECONDS = 30  # between two reports without a validation
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or the gradient is not a finite number; the weights were not touched by it."""
 
 
 class TrainingInterrupted(Exception):
@@ -64,7 +54,8 @@ def train(run: Run) -> TrainerState:
     there is always a validation and a checkpoint.
 
     Raises:
-        NonFiniteLossError: the loss or the gradient is not finite.
+        NonFiniteError: loss, gradient or weights are not finite.
+        OutOfMemory: a batch does not fit.
         TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
     """
     args, state = run.args, run.state
@@ -98,93 +89,17 @@ def train(run: Run) -> TrainerState:
     return state
 
 
-@dataclass
-class StepDone:
-    """What an optimizer step did, over all processes.
-
-    Attributes:
-        loss_sum: cross-entropy summed over the target tokens, smoothing included, guided attention
-            left aside.
-        num_tokens: real target tokens.
-        grad_norm: norm of the gradient before clipping.
-        stop: of each reason to stop, how many processes have it.
-        seconds: what it took.
-    """
-
-    loss_sum: float
-    num_tokens: int
-    grad_norm: float
-    stop: list[float]
-    seconds: float
-
-
-def take_step(run: Run, micro_batches: list[Batch], stop: Callable[[], list[bool]]) -> StepDone:
-    """One optimizer step on the sum of all processes' and micro-batches' losses, divided once.
-
-    Args:
-        run: changed in place.
-        micro_batches: this process's; as many as every other's, of any size.
-        stop: tells which reasons this process has to stop after the step.
-
-    Raises:
-        NonFiniteLossError: before the weights are touched, on every process.
-    """
-    accelerator, args = run.accelerator, run.args
-    began = time.monotonic()
-    own_tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in micro_batches)
-    num_tokens = int(sum_over_processes(accelerator, [own_tokens])[0])
-    # Undo what others divide by: gradients are averaged over processes, and `backward` divides by
-    # the number of micro-batches, which in the last step of a pass may not be the true one.
-    factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
-    own_loss = torch.zeros((), device=accelerator.device)
-    for i, batch in enumerate(micro_batches):
-        divisor = num_tokens if args.loss_reduction == "tokens" else batch["labels"].shape[1]
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        places = batch.pop("best_sources", None)
-        is_last = i == len(micro_batches) - 1
-        with nullcontext() if is_last else accelerator.no_sync(run.model):
-            outputs = run.model(
-                **batch,
-                skip_logits=True,
-                num_items_in_batch=divisor,
-                label_smoothing=args.label_smoothing_factor,
-                output_attentions=places is not None,
-            )
-            loss = total = outputs.loss
-            if places is not None:
-                guided = guided_attention_loss(outputs.cross_attentions[0][:, 0], places)
-                total = loss + args.guided_attention_weight * guided / divisor
-            accelerator.backward(total * factor)
-        own_loss += loss.detach() * divisor
-    norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
-    grad_norm = float(norm)
-    loss_sum, *stops = sum_over_processes(accelerator, [own_loss, *map(float, stop())])
-    # A gradient scaler meets infinite gradients on its way and skips those steps by itself.
-    is_finite = math.isfinite(grad_norm) or accelerator.scaler is not None
-    if not (is_finite and math.isfinite(loss_sum)):
-        run.optimizer.zero_grad()
-        what = "gradient" if math.isfinite(loss_sum) else "loss"
-        value = grad_norm if math.isfinite(loss_sum) else loss_sum / num_tokens
-        kept = list(list_checkpoints(run.output_dir).values())
-        hint = f"Go on with --model_name_or_path {kept[-1]} and" if kept else "Try"
-        raise NonFiniteLossError(
-            f"step {run.state.step + 1}: the {what} is {value}. Training stopped before the "
-            f"weights were touched. {hint} a lower --learning_rate or --max_grad_norm"
-        )
-    run.optimizer.step()
-    if not accelerator.optimizer_step_was_skipped:
-        run.scheduler.step()
-    run.optimizer.zero_grad()
-    return StepDone(loss_sum, num_tokens, grad_norm, stops, time.monotonic() - began)
-
-
 def validate(run: Run) -> bool:
     """Measure the model on validation, note it, and say whether it is the best so far.
 
     Early stopping is decided here, on every process by the same numbers.
     """
-    state = run.state
-    scores = measure(run)
+    state, args = run.state, run.args
+    with out_of_memory_is_told(
+        f"step {state.step}: out of memory in validation. Go on with a lower "
+        f"--per_device_eval_batch_size than {args.per_device_eval_batch_size}"
+    ):
+        scores = measure(run)
     line = {
         "step": state.step,
         "epoch": run.batches.epochs_done(state),
@@ -289,6 +204,7 @@ def _count_step(state: TrainerState, done: StepDone, num_batches: int, ends_epoc
     state.loss_sum += done.loss_sum
     state.num_tokens += done.num_tokens
     state.logged_seconds += done.seconds
+    state.skipped_steps += done.was_skipped
 
 
 def _progress_bar(run: Run) -> Any:
@@ -312,9 +228,11 @@ def _log(run: Run, bar: Any, learning_rate: float, grad_norm: float) -> None:
         "seconds": round(run.seconds, 3),
         "loss": state.loss_sum / state.num_tokens,
         "learning_rate": learning_rate,
-        "grad_norm": grad_norm,
+        "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
         "tokens_per_second": round(state.num_tokens / max(state.logged_seconds, 1e-9), 1),
     }
+    if run.accelerator.scaler is not None:
+        line["skipped_steps"] = state.skipped_steps
     state.loss_sum, state.num_tokens, state.logged_seconds = 0.0, 0, 0.0
     bar.set_postfix(
         loss=f"{line['loss']:.3f}", tokens_s=f"{line['tokens_per_second']:,.0f}", refresh=False

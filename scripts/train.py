@@ -7,6 +7,7 @@ signal, saved and ready to go on.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -35,10 +36,12 @@ from bahdanau_hf.processes import settle_processes, start_promised_processes
 from bahdanau_hf.publishing import open_hub, publish
 from bahdanau_hf.run_folder import write_json
 from bahdanau_hf.trackers import start_trackers
-from bahdanau_hf.training import NonFiniteLossError, TrainingInterrupted, train
-from bahdanau_hf.training_run import start_run
+from bahdanau_hf.training import TrainingInterrupted, train
+from bahdanau_hf.training_run import NonFiniteError, start_run
+from bahdanau_hf.training_step import OutOfMemory
 
 NUM_EXAMPLES = 8
+FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def run_training(arguments: Sequence[str]) -> None:
@@ -126,11 +129,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_once("stopped")
         return 130
-    except NonFiniteLossError as error:
+    except NonFiniteError as error:
         print_once(f"error: {error}")
         return 1
+    except OutOfMemory as error:  # which one process alone may have met
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
     except InputError as error:
         print_once(f"error: {error}")
+        return 2
+    except OSError as error:
+        if error.errno not in FULL_OR_CLOSED:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -32,7 +32,7 @@ FLOORS: list[str] = [
     """
     alignment_quality batch_translation checkpointing evaluation finishing guided_attention hub
     loading onnx_export preparation processes publishing search_request trackers training
-    training_run translation tutorial
+    training_batches training_run training_step translation tutorial
     """,
     """
     __main__ cli command_line demo export_command score_command space

@@ -88,8 +88,9 @@ def test_a_crash_in_the_middle_of_saving_leaves_no_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("bahdanau_hf.checkpointing.seal_checkpoint", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"cannot write .*/checkpoint-1: No space left on device"):
         run.save()
+    assert not list(tmp_path.glob(".*"))  # what would only fill the disk
     assert list(list_checkpoints(tmp_path)) == [0]
     monkeypatch.undo()
     assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-0"

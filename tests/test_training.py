@@ -20,12 +20,12 @@ from bahdanau_hf.evaluation import validation_loss
 from bahdanau_hf.finishing import choose_weights
 from bahdanau_hf.run_folder import list_checkpoints
 from bahdanau_hf.training import (
-    NonFiniteLossError,
     StopSignals,
     TrainingInterrupted,
     train,
 )
-from bahdanau_hf.training_run import Run, make_collator
+from bahdanau_hf.training_batches import make_collator
+from bahdanau_hf.training_run import NonFiniteError, Run
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
@@ -312,7 +312,7 @@ def test_what_is_not_finite_stops_before_the_weights_are_touched(
 
     monkeypatch.setattr(run.bare_model, "forward", forward)
     with pytest.raises(
-        NonFiniteLossError, match=rf"step 3: {what}.*/checkpoint-2 and a lower"
+        NonFiniteError, match=rf"step 3: {what}.*/checkpoint-2 and a lower"
     ) as error:
         train(run)
     assert "\n" not in str(error.value)
