@@ -20,7 +20,7 @@ from bahdanau_hf.data import bundled_pairs
 from bahdanau_hf.guided_attention import add_best_sources, guided_attention_loss
 from bahdanau_hf.reference_alignments import bundled_alignments, score_links
 from bahdanau_hf.statistical_aligner import NO_LINK, best_sources, link_posteriors
-from bahdanau_hf.training import take_step
+from bahdanau_hf.training_step import take_step
 from bahdanau_hf.word_alignment import split_words
 
 DAS, HAUS, BUCH, EIN = range(4)
