@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import logging
 
 from .fused_bahdanau import recur, update_state
 from .packed_bahdanau import Product, can_pack, make_product, remember
@@ -28,6 +29,20 @@ from .products_bahdanau import linear
 from .triton_bahdanau import recur_on_chip
 
 IMPLEMENTATIONS = ("reference", "fast", "graph", "triton")
+
+
+def _default(wish: str | None) -> str:
+    """What to take where nothing is asked for, if the environment wishes so."""
+    if not wish or wish in IMPLEMENTATIONS:
+        return wish or "fast"
+    logging.get_logger(__name__).warning(
+        f"BAHDANAU_IMPLEMENTATION is {wish!r}, which is none of {', '.join(IMPLEMENTATIONS)}; "
+        "it is not followed."
+    )
+    return "fast"
+
+
+DEFAULT = _default(os.environ.get("BAHDANAU_IMPLEMENTATION"))
 
 
 class GRUWeights(NamedTuple):
@@ -206,20 +221,19 @@ def choose(implementation: str | None) -> str:
 
     Args:
         implementation: one of these, or `None` for what the environment variable
-            `BAHDANAU_IMPLEMENTATION` says, or else the default. Exports are of the equations.
+            `BAHDANAU_IMPLEMENTATION` said at import, or else the default. Exports are of the
+            equations.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if implementation is None:
-        implementation = os.environ.get("BAHDANAU_IMPLEMENTATION") or None
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(
             f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}"
         )
     if torch.compiler.is_exporting():
         return "reference"
-    return implementation or "fast"
+    return implementation or DEFAULT
 
 
 def prepare(weights: DecoderWeights, context_size: int) -> Prepared:

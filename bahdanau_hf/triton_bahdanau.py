@@ -20,10 +20,9 @@ from .products_bahdanau import multiply
 logger = logging.get_logger(__name__)
 
 ROWS = 16  # of a batch for each program: the fewest that a matrix unit takes
-WIDEST = 1024
+WIDEST_BYTES = 2048  # of a row of weights; beyond, the compiler takes minutes
 LONGEST = 1024  # source
 DEEPEST = 4  # layers; the kernel repeats its code for each
-STAGES = 2  # tiles of weights on their way at once
 SHARED_BYTES = 99 * 1024  # of a multiprocessor; what every GPU since Ampere has
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -44,9 +43,11 @@ def why_not_on_chip(
         S, A = keys.shape[1:]
     if dtype not in DTYPES:
         return f"it does not compute in {dtype}"
-    if max(H, A) > WIDEST or S > LONGEST or L > DEEPEST:
+    widest = WIDEST_BYTES // dtype.itemsize
+    if max(H, A) > widest or S > LONGEST or L > DEEPEST:
         return (
-            f"it is for widths up to {WIDEST}, sources up to {LONGEST} tokens and {DEEPEST} layers"
+            f"in {dtype} it is for widths up to {widest}, sources up to {LONGEST} tokens and "
+            f"{DEEPEST} layers"
         )
     if max(x.numel() * L, x.shape[1] * S * max(3 * H, A)) >= 1 << 31:
         return "the batch has more numbers than it can count"
@@ -97,17 +98,22 @@ def recur_on_chip(
         )
 
 
-def _tile(H: int, L: int, dtype: torch.dtype, device: torch.device) -> int | None:
-    """Columns of weights that a program works on at once, as many as fit; `None` if none do."""
+def _tile(H: int, L: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int] | None:
+    """Columns of weights that a program works on at once, and how many tiles are on their way.
+
+    As many as fit; `None` if none do. The compiler has the last word on what it needs; these are
+    bounds on what it was seen to take.
+    """
     limit = SHARED_BYTES
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         limit = getattr(properties, "shared_memory_per_block_optin", limit)
     depth = _power(H) * dtype.itemsize
-    for columns in (64, 32, 16):
-        # The gates' three tiles, of two matrices in the upper layers, and the rows they multiply.
-        if (3 * min(L, 2) * STAGES * columns + min(L, 2) * ROWS) * depth <= limit:
-            return columns
+    rows = ROWS * min(L, 2)  # an upper layer multiplies what is below it as well
+    for stages, tiles in ((2, 2 if L == 1 else 8), (1, 1)):
+        for columns in (64, 32, 16):
+            if (tiles * columns + rows) * depth <= limit:
+                return columns, stages
     return None
 
 
@@ -178,6 +184,7 @@ class _OnChip(torch.autograd.Function):
         source = [None if y is None else y.contiguous() for y in (keys, gates, bias, score)]
         masks = [None if y is None else y.contiguous() for y in (layer_masks, attention_masks)]
         hold = None if hold is None else hold.contiguous()
+        columns, stages = _tile(H, L, dtype, x.device) or (16, 1)
         sizes = {
             "BM": ROWS,
             "BA": _power(A),
@@ -188,14 +195,13 @@ class _OnChip(torch.autograd.Function):
             "DROPS_WEIGHTS": attention_masks is not None,
             "PRECISION": _precision(),
             "num_warps": 8,
-            "num_stages": STAGES,
         }
         with _on(x.device):
             forward_kernel[(-(-B // ROWS),)](
                 x.contiguous(), states, w_hh, b_hh, w_ih, b_ih, packed[2], b_query, *source, *masks,
                 hold, reset_update, new, recurrent_new, query, alpha, T, B, S, H, A,
-                BN=_tile(H, L, dtype, x.device) or 16, BH=_power(H), HOLDS=hold is not None,
-                KEEPS=keep, **sizes,
+                BN=columns, BH=_power(H), HOLDS=hold is not None, KEEPS=keep, num_stages=stages,
+                **sizes,
             )  # fmt: skip
         if keep:
             ctx.dtypes, ctx.sizes = (dtype, x.dtype, state.dtype), sizes
@@ -233,7 +239,7 @@ class _OnChip(torch.autograd.Function):
                 keys, gates, score, layer_masks, attention_masks, *grads_of,
                 ds, dx, drec, dquery, dkeys, dscore, de, T, B, S, H, A,
                 BN=64, BK=64, HAS_STATES=grad_states is not None,
-                HAS_ALPHA=grad_alpha is not None, **ctx.sizes,
+                HAS_ALPHA=grad_alpha is not None, num_stages=2, **ctx.sizes,
             )  # fmt: skip
 
         grads: list[Tensor] = []

@@ -24,7 +24,7 @@ CONSTANTS = {
 }  # fmt: skip
 
 
-def shared_bytes(kernel: Any, columns: int, architecture: int, kind: str) -> int:
+def shared_bytes(kernel: Any, columns: int, stages: int, architecture: int, kind: str) -> int:
     """Compile one kernel as it is called for a model of width H."""
     constants = {**CONSTANTS, "BN": columns}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
@@ -38,17 +38,18 @@ def shared_bytes(kernel: Any, columns: int, architecture: int, kind: str) -> int
         if name not in ("T", "B", "S"):  # of which the others are multiples of 16
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": 8, "num_stages": triton_bahdanau.STAGES}
+    options = {"num_warps": 8, "num_stages": stages}
     target = GPUTarget("cuda", architecture, 32)
     return int(compile_kernel(source, target=target, options=options).metadata.shared)
 
 
 def main(architecture: str, kind: str) -> None:
     """Compile both."""
-    columns = triton_bahdanau._tile(H, LAYERS, DTYPES[kind], torch.device("cpu"))
-    assert columns is not None
-    for kernel, wide in ((forward_kernel, columns), (backward_kernel, 64)):
-        sys.stdout.write(f"{shared_bytes(kernel, wide, int(architecture), kind)}\n")
+    tile = triton_bahdanau._tile(H, LAYERS, DTYPES[kind], torch.device("cpu"))
+    assert tile is not None
+    for kernel, (columns, stages) in ((forward_kernel, tile), (backward_kernel, (64, 2))):
+        taken = shared_bytes(kernel, columns, stages, int(architecture), kind)
+        sys.stdout.write(f"{taken}\n")
 
 
 if __name__ == "__main__":

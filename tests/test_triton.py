@@ -15,7 +15,7 @@ import torch
 from batches import batch
 from test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, gradients
 
-from bahdanau_hf import triton_bahdanau
+from bahdanau_hf import recurrence_bahdanau, triton_bahdanau
 from bahdanau_hf.recurrence_bahdanau import DropoutMasks, choose
 
 triton = pytest.importorskip("triton", reason="the package triton is not there (extra [gpu])")
@@ -164,7 +164,7 @@ def test_autocast_narrows_the_products_alone() -> None:
         ({"dtype": torch.float64}, "float64"),
         ({"dtype": torch.bfloat16}, "does not multiply bfloat16"),
         ({"num_layers": 5, "dtype": torch.float32}, "4 layers"),
-        ({"sizes": Sizes(1, 1, 1, 1, 1025, 1, 1), "dtype": torch.float32}, "widths up to 1024"),
+        ({"sizes": Sizes(1, 1, 1, 1, 513, 1, 1), "dtype": torch.float32}, "widths up to 512"),
     ],
     ids=["float64", "bfloat16", "layers", "width"],
 )
@@ -195,12 +195,18 @@ def test_a_model_trains_by_it(tiny_model, refusals) -> None:
 
 
 def test_the_environment_chooses_where_code_does_not(monkeypatch, tiny_model) -> None:
-    monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "triton")
+    warnings: list[str] = []
+    logger = recurrence_bahdanau.logging.get_logger(recurrence_bahdanau.__name__)
+    monkeypatch.setattr(logger, "warning", warnings.append)
+    assert recurrence_bahdanau._default(None) == recurrence_bahdanau._default("") == "fast"
+    assert recurrence_bahdanau._default("graph") == "graph"
+    assert warnings == []
+    assert recurrence_bahdanau._default("grpah") == "fast"
+    assert len(warnings) == 1
+    assert "'grpah', which is none of reference, fast, graph, triton" in warnings[0]
+    monkeypatch.setattr(recurrence_bahdanau, "DEFAULT", "triton")
     assert choose(None) == "triton"
     assert choose("fast") == "fast"
-    monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "tritone")
-    with pytest.raises(ValueError, match=r"must be one of .* not 'tritone'"):
-        choose(None)
     with pytest.raises(ValueError, match=r"must be one of .* not 'quick'"):
         tiny_model().set_implementation("quick")
 
@@ -217,8 +223,7 @@ def test_a_model_runs_where_triton_is_not_there(tiny_model, monkeypatch, refusal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize("kind", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize(("architecture", "kind"), [(80, "fp16"), (90, "bf16"), (80, "fp32")])
 def test_the_compiler_takes_it(architecture, kind) -> None:
     """Both kernels, with all they can do, down to a GPU's machine code; none is needed for that."""
     done = subprocess.run(
