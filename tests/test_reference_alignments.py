@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny_run import prepare
 
 from bahdanau_hf import InputError
 from bahdanau_hf.alignment_quality import alignment_quality
 from bahdanau_hf.data import bundled_pairs
+from bahdanau_hf.finishing import finish
 from bahdanau_hf.metrics import alignment_scores
 from bahdanau_hf.reference_alignments import (
     BUNDLED_ALIGNMENTS,
@@ -21,6 +25,8 @@ from bahdanau_hf.reference_alignments import (
     score_links,
     uniform_error_rate,
 )
+from bahdanau_hf.training import train
+from bahdanau_hf.translation import Translator
 from bahdanau_hf.word_alignment import WordAlignment, split_words
 
 ALIGNMENTS = bundled_alignments()
@@ -238,3 +244,22 @@ def test_quality_of_drawn_links() -> None:
     assert alignment_quality(Drawn("en", "zh", shifted=1))["error_rate"] > 0.8
     with pytest.raises(InputError, match="opposite directions, but translate from en to zh and"):
         alignment_quality(Drawn("en", "zh"), Drawn("en", "zh"))
+
+
+def test_a_run_on_the_bundled_pairs_measures_it(tmp_path: Path) -> None:
+    run = prepare(
+        tmp_path, train_file=None, validation_split_percentage=None, max_train_samples=40,
+        max_eval_samples=4, max_train_steps=1,
+    )  # fmt: skip
+    train(run)
+    finish(run)
+    results = json.loads((tmp_path / "eval_results.json").read_text(encoding="utf-8"))
+    assert results["alignment"] == alignment_quality(Translator(run.bare_model, run.tokenizer))
+    assert "Alignment error rate" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_other_pairs_may_hold_the_aligned_ones(tmp_path: Path) -> None:
+    run = prepare(tmp_path, max_train_steps=1, max_eval_samples=4)
+    train(run)
+    finish(run)
+    assert "alignment" not in json.loads((tmp_path / "eval_results.json").read_text("utf-8"))
