@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
+from bahdanau_hf.packed_bahdanau import has_int8
+
 from . import joeynmt_peer
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_marian
 from .memorised import learn_by_heart
@@ -103,7 +105,14 @@ def measure(quick: bool) -> Section:
         ("greedy", {}),
         (f"{BEAMS} beams", {"num_beams": BEAMS}),
     ]
-    kinds = [("", ours, fixed, marian), (", bfloat16", narrow, narrow_fixed, narrow_marian)]
+    kinds: list[tuple[str, GenerationMixin, GenerationMixin, GenerationMixin | None]] = [
+        ("", ours, fixed, marian),
+        (", bfloat16", narrow, narrow_fixed, narrow_marian),
+    ]
+    if has_int8():
+        kinds.append(
+            (", int8", copy.deepcopy(ours).use_int8(), copy.deepcopy(fixed).use_int8(), None)
+        )
     for mode, options in modes:
         for size, rows, count in ((BATCH_SIZE, batch, None), (1, some, few)):
             for kind, model, fixed_model, peer in kinds:
@@ -114,9 +123,10 @@ def measure(quick: bool) -> Section:
                 contenders[f"ours, {MEAN_TARGET} words, {name}"] = generation(
                     fixed_model, rows, size, count, **options, **even
                 )
-                contenders[f"MarianMT, {MEAN_TARGET} words, {name}"] = generation(
-                    peer, rows, size, count, **options, **even
-                )
+                if peer is not None:
+                    contenders[f"MarianMT, {MEAN_TARGET} words, {name}"] = generation(
+                        peer, rows, size, count, **options, **even
+                    )
             if joeynmt_peer.is_installed() and not (size == 1 and quick):
                 beams = options.get("num_beams", 1)
                 contenders[f"JoeyNMT, {MEAN_TARGET} words, {mode}, batch {size}"] = (
@@ -135,15 +145,19 @@ def measure(quick: bool) -> Section:
         ratio = timings[name].times_as_fast_as(timings[other])
         section.goals.append(Goal(f"decoding: {name} / {other}", wanted, ratio))
 
-    for batched, wanted in (
-        (f"ours, greedy, batch {BATCH_SIZE}", 14),
-        (f"ours, greedy, batch {BATCH_SIZE}, bfloat16", 22),
+    greedy = [
+        (f"ours, greedy, batch {BATCH_SIZE}", 14.0),
+        (f"ours, greedy, batch {BATCH_SIZE}, bfloat16", 22.0),
         ("ours, greedy, batch 1", 2.5),
-    ):
+    ]
+    greedy += [("ours, greedy, batch 1, int8", 5.0)] * has_int8()
+    for batched, wanted in greedy:
         goal(batched, padded, wanted)
         ratio = timings[batched].times_as_fast_as(timings[single])
         section.rows.append(Row(f"{batched} / {single}", ratio, "times as fast"))
-    for kind, *_ in kinds:
+    for kind, _, _, peer in kinds:
+        if peer is None:
+            continue
         name = f"{MEAN_TARGET} words, {BEAMS} beams, batch {BATCH_SIZE}{kind}"
         goal(f"ours, {name}", f"MarianMT, {name}", 2.5)
     if joeynmt_peer.is_installed():
