@@ -127,6 +127,16 @@ def test_replayed_rules_of_beam_search(tiny_model, rules, recorded) -> None:
     assert recorded == ["BeamSearch"]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sentence_that_is_done_stays_as_it_is(tiny_model, seed) -> None:
+    """Where the first K ends are enough, later ones could be better."""
+    torch.manual_seed(seed)
+    call = source() | {"max_new_tokens": 11, "num_beams": 3, "num_return_sequences": 3}
+    call |= {"early_stopping": True, "eos_token_id": [2, 5, 7, 9]}
+    ordinary, static = both(decisive(tiny_model()), **call)
+    assert static == ordinary
+
+
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_the_reference_takes_the_equations_and_the_librarys_loop(
     tiny_model, num_beams, monkeypatch
