@@ -143,9 +143,9 @@ def graphed_greedy_search(
     eos_token_ids: Tensor | None,
     pad_token_id: int,
 ) -> Tensor:
-    """Do what `greedy_search` does, which also takes what begins with more than one token."""
+    """Do what `greedy_search` does, which also takes longer beginnings and 8-bit products."""
     given = (decoder, head, input_ids, encoder_outputs, attention_mask, max_length, eos_token_ids)
-    if input_ids.shape[1] != 1 or max_length < 2:
+    if input_ids.shape[1] != 1 or max_length < 2 or decoder.int8:
         return greedy_search(*given, pad_token_id)
     batch_size = input_ids.shape[0]
     return _run(
@@ -167,12 +167,12 @@ def graphed_beam_search(
     length_penalty: float,
     early_stopping: bool | str,
 ) -> Tensor:
-    """Do what `beam_search` does, which also takes what begins with more than one token."""
+    """Do what `beam_search` does, which also takes longer beginnings and 8-bit products."""
     given = (
         decoder, head, input_ids, encoder_outputs, attention_mask, max_length, eos_token_ids,
         fill_token_id, num_beams,
     )  # fmt: skip
-    if input_ids.shape[1] != 1 or max_length < 2:
+    if input_ids.shape[1] != 1 or max_length < 2 or decoder.int8:
         return beam_search(*given, num_return_sequences, length_penalty, early_stopping)
     batch_size = input_ids.shape[0] // num_beams
     return _run(

@@ -91,7 +91,7 @@ def check_any_model_and_call(data) -> None:
         assert static == ordinary
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.data())
 def test_any_model_and_call_gives_the_same_tokens(data) -> None:
     check_any_model_and_call(data)

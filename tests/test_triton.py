@@ -179,12 +179,13 @@ def test_what_it_cannot_take_goes_the_plain_way(changes, reason, refusals) -> No
 
 def test_a_model_trains_by_it(tiny_model, refusals) -> None:
     model = tiny_model(dropout=0.3, attention_dropout=0.2).float().train()
-    losses, grads = [], []
+    losses, grads, inputs = [], [], batch()
+    inputs["labels"] = inputs["labels"][:, :4]
     for implementation in ("reference", "triton"):
         model.set_implementation(implementation)
         torch.manual_seed(1)
         model.zero_grad()
-        loss = model(**batch()).loss
+        loss = model(**inputs).loss
         loss.backward()
         losses.append(loss.detach())
         grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
