@@ -224,7 +224,7 @@ def draw_by_length(results: Sequence[Result], path: Path) -> None:
             axes.plot(places, [*map(statistics.mean, values)], "o-", color=colour, label=system)
             edges = ([*map(min, values)], [*map(max, values)])
             axes.fill_between(places, *edges, color=colour, alpha=0.15, linewidth=0)
-        axes.set_xticks(places, [*map(_label(groups), groups)])
+        axes.set_xticks(places, [*map(_label(groups), groups)], rotation=45)
         search = "greedy" if beams == 1 else f"beam {beams}"
         axes.set(xlabel="words of the source", ylabel=f"BLEU, {search}", title=result["name"])
         axes.set_ylim(bottom=0)
