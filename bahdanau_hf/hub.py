@@ -235,6 +235,11 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
         }
         reason = reasons.get(status, "nothing is lost here, try again later")
         raise InputError(f"cannot push to {repo_id}: {reason} (HTTP {status}: {said})") from None
+    except RuntimeError as error:  # what the client puts around the failure of a large file
+        if error.__cause__ is None:
+            raise
+        with _clear_errors(repo_id):
+            raise error.__cause__ from None
     except (HTTPError, OSError) as error:
         raise InputError(
             f"cannot push to {repo_id}: the connection failed ({_one_line(error)}); the folder is "

@@ -396,7 +396,7 @@ def test_refusals_say_what_to_do(
     assert fingerprint(run_folder) == before
 
 
-@pytest.mark.parametrize("call", ["commit", "auth-check"])
+@pytest.mark.parametrize("call", ["auth-check", "large", "commit"])
 def test_a_failing_hub_can_be_asked_again(
     run_folder: Path, server: HubServer, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +414,17 @@ def test_a_failing_hub_can_be_asked_again(
     server.drop = set()
     push(run_folder)
     assert set(server.files("alice/tea")) == set(release_files(run_folder))
+
+
+def test_whether_a_push_will_be_let_in(run_folder: Path, server: HubServer) -> None:
+    push(run_folder)
+    assert hub.open_repository("tea", token="hf_alice") == "alice/tea"
+    assert hub.open_repository("new", token="hf_alice", private=True) == "alice/new"
+    assert server.repos["model", "alice/new"].private
+    for token in ("hf_bob", "hf_reader"):
+        with pytest.raises(InputError, match="write access"):
+            hub.open_repository("alice/tea", token=token)
+        assert hub.open_repository("alice/tea", token=token, write=False) == "alice/tea"
 
 
 def test_the_hub_finds_no_fault_with_the_card(run_folder: Path, server: HubServer) -> None:

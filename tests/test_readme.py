@@ -70,6 +70,10 @@ def test_python_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     elif number == 1:
         assert printed.startswith("联系我们。 -")
         assert printed.splitlines()[-3:] == [zh for _, zh in PAIRS[:3]]
+    elif "trainer.evaluate()" in code:
+        assert float(printed.splitlines()[-1]) == pytest.approx(100)
+    elif 'pipeline("translation"' in code and "trust_remote_code" in code:
+        assert "联系我们。" in printed.splitlines()[0]
 
 
 @pytest.mark.parametrize("line", USING)
