@@ -93,15 +93,31 @@ def steps_for(study: Study, args: argparse.Namespace) -> tuple[dict[str, float],
 
     Of an earlier call, if there is one: all runs of a study are to have the same.
     """
-    path = args.work_dir / f"{args.name}-rates.json"
+    folder = args.work_dir / args.name
+    same_study(study, folder)
+    path = folder / "rates.json"
     rates = json.loads(path.read_text()) if path.exists() else {}
     if not set(args.systems) <= set(rates):
         rates = race_training(study, args.systems)
-        args.work_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rates))
     steps = {name: max(1, round(args.cpu_seconds * rates[name])) for name in args.systems}
     print(json.dumps({"rates": rates, "steps": steps}), flush=True)
     return rates, steps
+
+
+def same_study(study: Study, folder: Path) -> None:
+    """See that what a folder holds was made with the same recipe and files."""
+    groups = (study.model_args, study.data_args, study.train_args)
+    settings = {"bf16": study.bf16}
+    for group in groups:
+        settings |= dataclasses.asdict(group)
+    del settings["output_dir"]
+    path = folder / "settings.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings))
+    elif json.loads(path.read_text()) != settings:
+        sys.exit(f"error: {folder} holds a study of another recipe: give it another name")
 
 
 def tune(study: Study, args: argparse.Namespace) -> None:
@@ -142,11 +158,16 @@ def measure(study: Study, args: argparse.Namespace) -> None:
     rates, steps = steps_for(study, args)
     sources, references = study.pairs("test")
     runs: list[dict[str, Any]] = []
-    for seed, system in itertools.product(args.seeds, args.systems):
-        folder = args.work_dir / args.name / f"{system.replace(' ', '-')}-{seed}"
-        if not (folder / "run.json").exists():
-            one_run(study, args, folder, system, seed, steps[system], settings[system])
-        runs.append(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    for seed in args.seeds:
+        for system in args.systems:
+            folder = args.work_dir / args.name / f"{system.replace(' ', '-')}-{seed}"
+            if not (folder / "run.json").exists():
+                one_run(study, args, folder, system, seed, steps[system], settings[system])
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            planned = (steps[system], *settings[system])
+            if (run["steps"], run["learning_rate"], run["warmup"]) != planned:
+                sys.exit(f"error: {folder} is a run of another budget or tuning: remove it")
+            runs.append(run)
         translations = {
             (run["system"], run["seed"], beams): read_lines(args, run, beams)
             for run in runs

@@ -144,6 +144,10 @@ def test_the_command_leaves_numbers_alone(tmp_path, monkeypatch, capsys) -> None
         key=lambda line: line["validation_loss"],
     )
     assert result["runs"][0]["learning_rate"] == best["learning_rate"]
+    with pytest.raises(SystemExit, match="another budget"):
+        attention_study.main([*measure, "1", "--cpu_seconds", "5"])
+    with pytest.raises(SystemExit, match="another recipe"):
+        attention_study.main([*measure, "1", "--hidden_size=40"])
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- made: begin -->\nold\n<!-- made: end -->\nb\n")
     monkeypatch.setattr(study_report, "PAGE", page)
@@ -155,9 +159,7 @@ def test_the_command_leaves_numbers_alone(tmp_path, monkeypatch, capsys) -> None
 
 def test_tuning_comes_first(tmp_path) -> None:
     with pytest.raises(SystemExit, match="run `tune` first"):
-        attention_study.main(
-            ["measure", "made", *flags(tmp_path), "--results", str(tmp_path)],
-        )
+        attention_study.main(["measure", "made", *flags(tmp_path), "--results", str(tmp_path)])
 
 
 # Tables
