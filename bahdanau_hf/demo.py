@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from typing import Any
 
@@ -77,6 +77,10 @@ element.addEventListener('focusout', () => light(null));
 """
 
 
+# The same threads again and again: torch keeps memory for each thread that has ever used it.
+_WORKERS = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="translate")
+
+
 class _Visitor(BaseStreamer):
     """Hands each token that `generate` chooses to the thread that answers a visitor."""
 
@@ -116,7 +120,7 @@ def stream_translation(translator: Translator, text: str) -> Iterator[str | Tran
         except BaseException as error:
             visitor.events.put(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    _WORKERS.submit(work)
     ids: list[int] = []
     shown = ""
     try:
@@ -349,5 +353,6 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
     launch = {"theme": theme, "css": ALIGNMENT_CSS + _CSS, "footer_links": []}
     # Nothing is uploaded, and no second server is started.
     launch |= {"max_file_size": 1, "ssr_mode": False, "enable_monitoring": False}
-    launch |= {"state_session_capacity": 2 * MAX_WAITING}
+    # Of each session Gradio keeps a copy of the layout, which this page has no use for.
+    launch |= {"state_session_capacity": 50}
     return page, launch

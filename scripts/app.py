@@ -12,7 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bahdanau_hf.demo import Answers, build_page
+import torch
+
+from bahdanau_hf.demo import NUM_AT_ONCE, Answers, build_page
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.space import assemble_space
 from bahdanau_hf.translation import Translator
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder = assemble_space(translator, args.space_dir, __file__)
             print(f"{folder}; publish it: hf upload OWNER/NAME {folder} . --repo-type space")
             return 0
+        torch.set_num_threads(max(1, torch.get_num_threads() // NUM_AT_ONCE))
         page, options = build_page(Answers(translator))
         # Without a host Gradio listens on loopback, or where a Space tells it by its environment.
         page.launch(server_name=args.host, server_port=args.port, **options)

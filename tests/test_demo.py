@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from browser import open_page
 from tiny_checkpoint import LONG, make_checkpoint
@@ -71,15 +72,33 @@ class TestStream:
         assert len(parts) > 8
         assert all(longer.startswith(shorter) for shorter, longer in pairwise(parts))
 
-    def test_who_leaves_early_stops_the_search(self, translator: Translator) -> None:
-        before = threading.active_count()
+    def test_who_leaves_early_stops_the_search(
+        self, translator: Translator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended: list[BaseException] = []
+        started, left = threading.Event(), threading.Event()
+
+        def translate(text: str, streamer: Any, **options: Any) -> list[Translation]:
+            streamer.put(torch.tensor([5]))
+            started.set()
+            assert left.wait(timeout=60)
+            try:
+                streamer.put(torch.tensor([6]))
+            except BaseException as error:
+                ended.append(error)
+                raise
+            return []
+
+        monkeypatch.setattr(translator, "translate", translate)
         parts = stream_translation(translator, SENTENCE)
         next(parts)
+        assert started.wait(timeout=60)
         parts.close()
-        for thread in threading.enumerate():
-            if thread.daemon and "work" in thread.name:
-                thread.join(timeout=10)
-        assert threading.active_count() == before
+        left.set()
+        # Whoever comes next is answered, though the thread was busy with the one who left.
+        monkeypatch.undo()
+        assert isinstance(list(stream_translation(translator, SENTENCE))[-1], Translation)
+        assert [type(error) for error in ended] == [InterruptedError]
 
     def test_an_error_reaches_who_asked(
         self, translator: Translator, monkeypatch: pytest.MonkeyPatch

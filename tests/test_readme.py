@@ -31,6 +31,7 @@ TRAINING = [line for line in shell_lines() if "scripts/train.py" in line]
 MAKE = [line for line in shell_lines() if line.startswith("make ")]
 USING = [line for line in shell_lines() if "bahdanau-hf " in line]
 PUSHING = [line for line in shell_lines() if line.startswith("python scripts/push_to_hub.py")]
+SHOWING = [line for line in shell_lines() if line.startswith("python scripts/app.py")]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_is_of_a_known_kind() -> None:
-    assert sorted(TRAINING + MAKE + USING + PUSHING) == sorted(shell_lines())
+    assert sorted(TRAINING + MAKE + USING + PUSHING + SHOWING) == sorted(shell_lines())
     assert min(map(len, (TRAINING, MAKE, USING, PUSHING))) > 1
 
 
