@@ -164,6 +164,21 @@ class TestAnswers:
         last(answers.translate("a", 10**9, 10**9))
         assert asked == [MAX_BEAMS]
 
+    def test_what_a_model_writes_is_text_too(
+        self, answers: Answers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = [[Translation("a", SCRIPT, -1.0)]]
+        monkeypatch.setattr(answers.translator, "translate", lambda *_, **__: found)
+        assert "&lt;img" in last(answers.translate("a", 2))[3]
+
+        def refuse(*arguments: Any, **options: Any) -> None:
+            raise InputError(SCRIPT)
+
+        monkeypatch.setattr(answers.translator, "translate", refuse)
+        monkeypatch.setattr(answers.translator, "align", refuse)
+        assert "&lt;img" in last(answers.translate("a", 2))[1]
+        assert "&lt;img" in answers.align("a", "b")[0]
+
     def test_a_typed_translation_is_aligned(self, answers: Answers) -> None:
         note, table = answers.align("Call us.", "我爱你。")
         shown = word_map(answers.translator.align("Call us.", "我爱你。"))
