@@ -91,17 +91,37 @@ def start_promised_processes(script: str, arguments: Sequence[str]) -> None:
     was_promised = environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment
     if not was_promised or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
         return
-    number = _promised_number(psutil.Process(os.getppid()).cmdline())
-    if number > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
-        os.execv(sys.executable, [sys.executable, *torchrun, script, *arguments])
+    torchrun = _promised_launch(psutil.Process(os.getppid()).cmdline())
+    if torchrun:
+        run = [sys.executable, "-m", "torch.distributed.run", *torchrun, script, *arguments]
+        os.execv(sys.executable, run)
 
 
-def _promised_number(command: Sequence[str]) -> int:
-    """The number of processes in the command line, or else the configuration, of a launch."""
+def _promised_launch(command: Sequence[str]) -> list[str]:
+    """How `torchrun` starts what a launch was asked for; nothing, if that is one process.
+
+    Args:
+        command: the launch's own command line; a configuration file speaks where it is silent.
+    """
     if "launch" not in command or "--mpirun_hostfile" in command:
-        return 1
+        return []
     launch = launch_command_parser().parse_args(list(command[command.index("launch") + 1 :]))
-    if launch.num_processes is None and (launch.config_file or not launch.cpu):
-        return int(load_config_from_file(launch.config_file).num_processes or 1)
-    return int(launch.num_processes or 1)
+    reads_file = launch.config_file or (launch.num_processes is None and not launch.cpu)
+    file = vars(load_config_from_file(launch.config_file)) if reads_file else {}
+
+    def told(name: str, otherwise: int | str) -> Any:
+        value = getattr(launch, name)
+        return file.get(name) or otherwise if value is None else value
+
+    processes, machines = int(told("num_processes", 1)), int(told("num_machines", 1))
+    if processes <= 1:
+        return []
+    if machines <= 1:
+        return ["--standalone", f"--nproc_per_node={processes}"]
+    return [
+        f"--nnodes={machines}",
+        f"--nproc_per_node={processes // machines}",
+        f"--node_rank={told('machine_rank', 0)}",
+        f"--master_addr={told('main_process_ip', '127.0.0.1')}",
+        f"--master_port={told('main_process_port', 29500)}",
+    ]

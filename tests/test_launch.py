@@ -10,27 +10,70 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from safetensors.torch import load_file
 from tiny_run import ROOT, flags, logged, train_script
 
-from bahdanau_hf.processes import _promised_number
+from bahdanau_hf.processes import _promised_launch
 
 SCRIPT = ROOT / "scripts" / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
+CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+NODES = f"--config_file {ROOT}/configs/accelerate/multi_node_cpu.yaml --machine_rank 1"
+
+
 @pytest.mark.parametrize(
-    ("command", "number"),
+    ("command", "torchrun"),
     [
-        ("python accelerate launch --cpu --num_processes 2 train.py --seed 3", 2),
-        ("python accelerate launch --cpu --num-processes=3 train.py --num_processes 7", 3),
-        ("python accelerate launch --cpu train.py", 1),
-        ("python train.py --num_processes 7", 1),
-        ("bash", 1),
+        (
+            "python accelerate launch --cpu --num_processes 2 train.py --seed 3",
+            "--standalone --nproc_per_node=2",
+        ),
+        (
+            "python accelerate launch --cpu --num-processes=3 train.py --num_processes 7",
+            "--standalone --nproc_per_node=3",
+        ),
+        ("python accelerate launch --cpu train.py", ""),
+        ("python train.py --num_processes 7", ""),
+        ("bash", ""),
+        (
+            f"accelerate launch --config_file {ROOT}/configs/accelerate/cpu.yaml train.py",
+            "--standalone --nproc_per_node=2",
+        ),
+        (
+            f"accelerate launch {NODES} --main_process_ip 10.1.0.1 --num_processes 4 train.py",
+            "--nnodes=2 --nproc_per_node=2 --node_rank=1 --master_addr=10.1.0.1 "
+            "--master_port=29500",
+        ),
     ],
 )
-def test_how_many_processes_were_promised(command: str, number: int) -> None:
-    assert _promised_number(command.split()) == number
+def test_how_many_processes_were_promised(command: str, torchrun: str) -> None:
+    assert _promised_launch(command.split()) == torchrun.split()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_are_understood_by_accelerate(path: Path) -> None:
+    config = load_config_from_file(str(path))  # refuses keys that it does not know
+    launch = launch_command_parser().parse_args(["--config_file", str(path), "train.py"])
+    launch, *_ = _validate_launch_command(launch)
+    assert launch.num_processes == config.num_processes
+    assert launch.num_processes % (launch.num_machines or 1) == 0
+    kinds = {
+        "cpu": "MULTI_CPU",
+        "multi_node_cpu": "MULTI_CPU",
+        "single_gpu": "NO",
+        "multi_gpu": "MULTI_GPU",
+        "multi_node": "MULTI_GPU",
+        "fsdp": "FSDP",
+    }
+    assert config.distributed_type.value == kinds[path.stem]
+    assert (launch.num_machines or 1) == (2 if "node" in path.stem else 1)
+    assert launch.mixed_precision == ("no" if "cpu" in path.stem else "bf16")
+    assert bool(launch.use_fsdp) == (path.stem == "fsdp")
+    assert path.name in path.read_text(encoding="utf-8").partition("compute")[0]  # its command
 
 
 def launch(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
