@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
@@ -18,6 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from .errors import InputError
 
 T = TypeVar("T")
+_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Broken pipe")
 
 
 def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
@@ -65,6 +68,30 @@ def sum_over_processes(
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total, reduction="sum")
     return [float(value) for value in total.tolist()]
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended, so that nothing can be exchanged any more."""
+
+
+@contextmanager
+def losses_are_told(accelerator: Accelerator) -> Iterator[None]:
+    """Turn the failure of an exchange into a `ProcessLost`, and say at once how to go on.
+
+    Whoever started the processes ends those that are left, so there is no time to lose.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _LOST.search(str(error)):
+            raise
+        message = (
+            f"error: process {accelerator.process_index} cannot reach another process of this "
+            "run, which has ended. See above or in its own log why; go on with "
+            "--resume_from_checkpoint latest"
+        )
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
+        raise ProcessLost(message) from None
 
 
 def settle_processes() -> None:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .checkpointing import TrainerState
 from .data import pair_lengths, pair_texts
 from .evaluation import score_on_main, translate_on_all, translate_some, validation_loss
+from .processes import losses_are_told
 from .publishing import publish_step
 from .report import write_report
 from .run_folder import log_metrics, write_json
@@ -56,13 +57,18 @@ def train(run: Run) -> TrainerState:
     Raises:
         NonFiniteError: loss, gradient or weights are not finite.
         OutOfMemory: a batch does not fit.
+        ProcessLost: another process has ended.
         TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
     """
     args, state = run.args, run.state
     per_step = run.accelerator.gradient_accumulation_steps
     run.start_clock()
     run.model.train()
-    with StopSignals() as signals, _progress_bar(run) as bar:
+    with (
+        StopSignals() as signals,
+        _progress_bar(run) as bar,
+        losses_are_told(run.accelerator),
+    ):
         while not state.finished:
             for batches, ends_epoch in run.batches.steps(state, per_step):
                 learning_rate = run.scheduler.get_last_lr()[0]

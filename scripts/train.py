@@ -32,7 +32,7 @@ from bahdanau_hf.preparation import (
     run_settings,
     start_accelerator,
 )
-from bahdanau_hf.processes import settle_processes, start_promised_processes
+from bahdanau_hf.processes import ProcessLost, settle_processes, start_promised_processes
 from bahdanau_hf.publishing import open_hub, publish
 from bahdanau_hf.run_folder import write_json
 from bahdanau_hf.trackers import start_trackers
@@ -129,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_once("stopped")
         return 130
+    except ProcessLost:  # which has been told
+        os._exit(1)  # nothing can be taken down in good order any more
     except NonFiniteError as error:
         print_once(f"error: {error}")
         return 1

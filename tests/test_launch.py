@@ -8,14 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from safetensors.torch import load_file
-from tiny_run import ROOT, flags, logged, train_script
+from tiny_run import PAIRS, ROOT, flags, logged, train_script
 
 from bahdanau_hf.processes import _promised_launch
+from bahdanau_hf.run_folder import find_checkpoint, list_checkpoints
 
 SCRIPT = ROOT / "scripts" / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -167,3 +169,76 @@ def test_mixed_precision(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def of_rank(launcher: int, rank: int) -> psutil.Process:
+    """A process of a launched run."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        if process.environ().get("RANK") == str(rank):
+            return process
+    raise AssertionError(f"there is no process {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path: Path, victim: int) -> None:
+    folder = tmp_path / "run"
+    arguments = flags(folder, max_train_steps=100_000, eval_steps=100_000, save_steps=5)
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    process = subprocess.Popen(
+        [sys.executable, *launch, str(SCRIPT), *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list_checkpoints(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    of_rank(process.pid, victim).kill()
+    _, error = process.communicate(timeout=120)  # it does not hang
+    assert process.returncode != 0
+    assert f"error: process {1 - victim} cannot reach another process of this run" in error
+    assert "--resume_from_checkpoint latest" in error
+    assert find_checkpoint(folder, "latest").is_dir()
+
+
+@pytest.mark.slow
+def test_two_hosts_train_one_model() -> None:
+    try:
+        subprocess.run(["unshare", "--net", "ip", "link"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("namespaces are not permitted here, or there is no ip")
+    done = launch(ROOT / "benchmarks" / "two_hosts.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 processes on 2 hosts, 6 steps")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    done = launch(ROOT / "benchmarks" / "kill_test.py", "--kills", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 kills" in done.stdout
+
+
+@pytest.mark.slow
+def test_three_processes_and_pairs_that_do_not_divide(tmp_path: Path) -> None:
+    """53 pairs: twice three batches of 8, then 5 pairs over three processes; the next pass."""
+    same = {
+        **{"dropout": 0, "attention_dropout": 0, "validation_file": PAIRS},
+        **{"max_train_samples": 53, "max_train_steps": 5, "eval_steps": 3},
+    }
+    one = flags(tmp_path / "one", **same, per_device_train_batch_size=24)
+    assert train_script().main(one) == 0
+    three = flags(tmp_path / "three", **same, per_device_train_batch_size=8)
+    command = ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    done = launch(*command, "--cpu", "--num_processes", 3, SCRIPT, *three)
+    assert done.returncode == 0, done.stderr
+    for line, other in zip(logged(tmp_path / "one"), logged(tmp_path / "three"), strict=True):
+        for name, value in line.items():
+            # The loss of validation: 64 sentences do not divide by 3, and each counts once.
+            assert other[name] == pytest.approx(value, rel=2e-4), name
+    expected = load_file(tmp_path / "one" / "checkpoint-5" / "model.safetensors")
+    actual = load_file(tmp_path / "three" / "checkpoint-5" / "model.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
