@@ -1,6 +1,7 @@
 """The loop: passes, validations, when it stops, and that a resumed run is the same run."""
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -208,6 +209,17 @@ RESUMED = {
     },
     "workers": {"dataloader_num_workers": 1},
     "stream": {"streaming": True, "shuffle_buffer_size": 20, "eval_steps": 3},
+    "at the end of a pass": {"per_device_train_batch_size": 30},  # which has two steps
+    "at the end of a pass, accumulated": {
+        "per_device_train_batch_size": 15,  # four batches
+        "gradient_accumulation_steps": 2,
+        "early_stopping_patience": 9,
+    },
+    "at the end of a pass, workers": {
+        "per_device_train_batch_size": 30,
+        "dataloader_num_workers": 2,
+    },
+    "at the end of a stream's window": {"streaming": True, "shuffle_buffer_size": 16},
 }
 
 
@@ -234,6 +246,16 @@ def test_train_4_equals_train_2_resume_train_2(
         assert actual.keys() == expected.keys()
         for key, tensor in expected.items():
             assert torch.equal(actual[key], tensor), f"{name} {key}"
+    # Scheduler, place in the data, early stopping, identity: all that is no tensor.
+    records = [
+        json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+        for folder in (whole, parts)
+    ]
+    for record in records:
+        record["state"] = {k: v for k, v in record["state"].items() if "seconds" not in k}
+        for line in record["state"]["validations"]:
+            del line["seconds"]
+    assert records[0] == records[1]
 
 
 def test_resuming_over_the_end_of_a_pass(tmp_path: Path) -> None:
