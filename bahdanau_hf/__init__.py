@@ -24,12 +24,14 @@ BahdanauForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM"
 if TYPE_CHECKING:
     from .alignment import Alignment
     from .metrics import TranslationMetric, TranslationScores, score_translations
+    from .pipeline_bahdanau import BahdanauTranslationPipeline
     from .plotting import plot_alignment, save_alignment
     from .tokenization import clean_text, load_tokenizer, train_tokenizer
     from .translation import Translation, Translator
 
 _MODULES = {
     "Alignment": "alignment",
+    "BahdanauTranslationPipeline": "pipeline_bahdanau",
     "Translation": "translation",
     "TranslationMetric": "metrics",
     "TranslationScores": "metrics",
@@ -60,6 +62,7 @@ __all__ = [
     "BahdanauConfig",
     "BahdanauForConditionalGeneration",
     "BahdanauModel",
+    "BahdanauTranslationPipeline",
     "InputError",
     "Translation",
     "TranslationMetric",

@@ -7,9 +7,8 @@ import pytest
 from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
 from transformers import dynamic_module_utils, pipeline
 
-from bahdanau_hf import BahdanauForConditionalGeneration
+from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauTranslationPipeline
 from bahdanau_hf.alignment import Alignment
-from bahdanau_hf.pipeline_bahdanau import BahdanauTranslationPipeline
 from bahdanau_hf.tokenization import load_tokenizer
 from bahdanau_hf.translation import Translator
 
