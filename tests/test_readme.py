@@ -1,11 +1,13 @@
 """The README is true: its Python runs, its commands are understood, its links lead somewhere."""
 
+import argparse
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tiny_checkpoint import PAIRS, make_checkpoint
 
 from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.cli import main as command
+from bahdanau_hf.export_command import add_export_flags
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,9 +32,14 @@ def shell_lines() -> list[str]:
 
 TRAINING = [line for line in shell_lines() if "scripts/train.py" in line]
 MAKE = [line for line in shell_lines() if line.startswith("make ")]
-USING = [line for line in shell_lines() if "bahdanau-hf " in line]
+EXPORTING = [line for line in shell_lines() if line.startswith("bahdanau-hf export ")]
+USING = [line for line in shell_lines() if "bahdanau-hf " in line and line not in EXPORTING]
 PUSHING = [line for line in shell_lines() if line.startswith("python scripts/push_to_hub.py")]
-SHOWING = [line for line in shell_lines() if line.startswith("python scripts/app.py")]
+SHOWING = [
+    line for line in shell_lines() if re.match(r"python (scripts/app|examples/\w+(/\w+)?)\.py", line)
+]
+INSTALLING = [line for line in shell_lines() if line.startswith("pip install ")]
+SERVING = [line for line in shell_lines() if line.startswith("python -m http.server ")]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +61,9 @@ def there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_is_of_a_known_kind() -> None:
-    assert sorted(TRAINING + MAKE + USING + PUSHING + SHOWING) == sorted(shell_lines())
-    assert min(map(len, (TRAINING, MAKE, USING, PUSHING))) > 1
+    kinds = (TRAINING, MAKE, USING, PUSHING, SHOWING, EXPORTING, INSTALLING, SERVING)
+    assert sorted(sum(kinds, [])) == sorted(shell_lines())
+    assert min(map(len, kinds)) > 0
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
@@ -123,6 +132,27 @@ def test_push_commands_are_understood(line: str) -> None:
     finally:
         sys.path.pop(0)
     assert push_to_hub.parse_arguments(arguments).repo_id == "OWNER/NAME"
+
+
+@pytest.mark.parametrize("line", SHOWING)
+def test_scripts_know_the_flags(line: str) -> None:
+    _, path, *rest = shlex.split(line)
+    text = (ROOT / path).read_text(encoding="utf-8")
+    flags = [word for word in rest if word.startswith("--")]
+    assert all(f'"{flag}"' in text for flag in flags), flags
+
+
+@pytest.mark.parametrize("line", EXPORTING)
+def test_export_commands_are_understood(line: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_export_flags(parser)
+    assert parser.parse_args(shlex.split(line)[2:]).output_dir == "exported"
+
+
+@pytest.mark.parametrize("line", INSTALLING)
+def test_extras_exist(line: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert re.search(r"\[(\w+)\]", line)[1] in extras["optional-dependencies"]
 
 
 def test_make_targets_and_recipes_exist() -> None:
