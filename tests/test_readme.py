@@ -36,7 +36,9 @@ EXPORTING = [line for line in shell_lines() if line.startswith("bahdanau-hf expo
 USING = [line for line in shell_lines() if "bahdanau-hf " in line and line not in EXPORTING]
 PUSHING = [line for line in shell_lines() if line.startswith("python scripts/push_to_hub.py")]
 SHOWING = [
-    line for line in shell_lines() if re.match(r"python (scripts/app|examples/\w+(/\w+)?)\.py", line)
+    line
+    for line in shell_lines()
+    if re.match(r"python (scripts/app|examples/\w+(/\w+)?)\.py", line)
 ]
 INSTALLING = [line for line in shell_lines() if line.startswith("pip install ")]
 SERVING = [line for line in shell_lines() if line.startswith("python -m http.server ")]
@@ -166,18 +168,19 @@ def test_make_targets_and_recipes_exist() -> None:
     assert recipes == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
 
 
+def anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_and_pictures_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    anchors = {
-        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", text, re.M)
-    }
     for link in re.findall(r"\]\(([^)]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("https://"):
-            assert (ROOT / link).is_file(), link
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            assert (ROOT / (path or name)).is_file(), link
+            assert not anchor or anchor in anchors(ROOT / (path or name)), link
 
 
 @pytest.mark.slow
