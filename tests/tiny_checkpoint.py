@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -49,7 +50,17 @@ SENTENCES = [
 def make_checkpoint(
     folder: Path, *, num_steps: int = 120, kind: str = "bpe", **config: object
 ) -> Path:
-    """Train on `PAIRS` for a few seconds and save model and tokenizer in `folder`."""
+    """Train on `PAIRS` for a second, once for all that ask the same, and save it in `folder`."""
+    model, tokenizer = _train(num_steps, kind, frozenset(config.items()))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@cache
+def _train(
+    num_steps: int, kind: str, config: frozenset[tuple[str, object]]
+) -> tuple[BahdanauForConditionalGeneration, PreTrainedTokenizerFast]:
     sources, targets = zip(*PAIRS, strict=True)
     tokenizer = train_tokenizer(
         sources,
@@ -66,7 +77,7 @@ def make_checkpoint(
             BahdanauConfig(
                 vocab_size=target_vocab_size(tokenizer),
                 encoder_vocab_size=len(tokenizer),
-                **{**sizes, **config},
+                **{**sizes, **dict(config)},
             )
         )
         batch = tokenizer(
@@ -80,9 +91,7 @@ def make_checkpoint(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
     model.generation_config.max_length = 30
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return model, tokenizer
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
