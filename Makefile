@@ -11,7 +11,7 @@ CODE := bahdanau_hf scripts tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
-.PHONY: help train test browser slow format lint types bench demo clean
+.PHONY: help train test browser slow format lint types bench fuzz demo clean
 
 help:  ## this list
 	@sed -n -E 's/^([a-z]+):.*## /\1\t/p' Makefile | expand -t 10
@@ -71,6 +71,9 @@ types: $(VENV)/.installed  ## check the types
 
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(BIN)/python benchmarks/run.py
+
+fuzz: $(VENV)/.installed  ## 50,000 inputs that nobody expects; SEED=2 for others
+	$(BIN)/python -m benchmarks.fuzz --cases 50000 --seed $(or $(SEED),1)
 
 demo: $(VENV)/.installed-demo  ## a page to try a checkpoint in the browser
 	@test -f $(RUN)/config.json || { \

@@ -17,6 +17,12 @@ from .run_folder import MANIFEST, verify_checkpoint
 from .tokenization import target_vocab_size
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+# What the search takes from generation_config.json without asking whether it makes sense.
+_COUNTS = (
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "top_k"),
+    *("num_return_sequences", "no_repeat_ngram_size"),
+)
+_FACTORS = ("length_penalty", "repetition_penalty", "temperature", "top_p")
 
 
 def load_model(
@@ -76,7 +82,34 @@ def load_model(
                 f"the weights of {where} do not fit its config.json: {len(names)} "
                 f"{what.split('_')[0]}, such as {names[0]}"
             )
+    _check_search(where, model)
     return model
+
+
+def _check_search(where: str, model: BahdanauForConditionalGeneration) -> None:
+    """See that the checkpoint's defaults for the search are numbers that it can work with."""
+    settings, most = model.generation_config, 2**31
+    size = model.config.vocab_size
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        value = getattr(settings, name)
+        for i in value if isinstance(value, list) else [value]:
+            if not (i is None or (type(i) is int and 0 <= i < size)):
+                raise _senseless(where, name, value, f"the model writes the ids 0 to {size - 1}")
+    for name in _COUNTS:
+        value = getattr(settings, name)
+        if not (value is None or (type(value) is int and 0 <= value < most)):
+            raise _senseless(where, name, value, "it must be a whole number")
+    for name in _FACTORS:
+        value = getattr(settings, name)
+        if not (value is None or (type(value) in (int, float) and abs(value) < most)):
+            raise _senseless(where, name, value, "it must be a number")
+
+
+def _senseless(where: str, name: str, value: object, rule: str) -> InputError:
+    shown = f"{value!r:.60}"
+    return InputError(
+        f"{where}/generation_config.json does not make sense: {name} is {shown}, but {rule}"
+    )
 
 
 def checkpoint_location(path_or_repo: str | Path) -> str:

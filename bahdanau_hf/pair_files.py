@@ -15,6 +15,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +33,12 @@ _ROLE_NAMES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
 _HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
 _NAME = re.compile("[a-z][a-z0-9-]*")
 _ROWS_LOOKED_AT = 200
+# Memory and disk stay bounded whatever a file holds. Text shrinks to a third or a tenth when it is
+# zipped; what shrinks to a fiftieth and is large was made to fill the disk of who unpacks it.
+_LONGEST_LINE_BYTES = 2**28
+_UNZIPPED_BYTES = 2**28
+_UNZIPPED_FACTOR = 50
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def base_language(code: str) -> str:
@@ -155,10 +162,35 @@ def _suffix(path: Path) -> str:
 # --- lines ---------------------------------------------------------------------------------------
 
 
+class _Unzipped(io.RawIOBase):
+    """What a gzip file holds, up to a size that text can have."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._path, self._bytes = gzip.GzipFile(path), path, 0
+        self._most = max(_UNZIPPED_BYTES, _UNZIPPED_FACTOR * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.readinto(buffer)
+        self._bytes += size
+        if self._bytes > self._most:
+            raise InputError(
+                f"{self._path} unpacks to more than {self._most // 2**20:,} MiB, over "
+                f"{_UNZIPPED_FACTOR} times its size: unpack it yourself if you trust it"
+            )
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def _open(path: Path) -> BinaryIO:
     try:
         if path.suffix.lower() == ".gz":
-            return gzip.open(path, "rb")  # type: ignore[return-value]
+            return io.BufferedReader(_Unzipped(path), 2**16)
         return path.open("rb")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
@@ -169,7 +201,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with _open(path) as file:
         number = 0
         try:
-            for number, raw in enumerate(file, start=1):
+            lines = iter(partial(file.readline, _LONGEST_LINE_BYTES + 1), b"")
+            for number, raw in enumerate(lines, start=1):
+                if len(raw) > _LONGEST_LINE_BYTES:
+                    raise InputError(
+                        f"{path}:{number}: a line of more than {_LONGEST_LINE_BYTES // 2**20} MiB; "
+                        "give a pair a line, of JSON an object a line"
+                    )
                 yield number, _decode(raw.removesuffix(b"\n").removesuffix(b"\r"), path, number)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"{path}:{number + 1}: not a whole gzip file: {error}") from None
@@ -317,6 +355,11 @@ def _text(value: Any, name: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise InputError(f"{where}: {name!r} must be text, not {_kind(value)}")
+    if found := _SURROGATE.search(value):  # JSON can spell them; UTF-8 cannot
+        raise InputError(
+            f"{where}: {name!r} is no text: half a character (\\u{ord(found[0]):x}) at "
+            f"{found.start() + 1}"
+        )
     return value
 
 
@@ -350,7 +393,7 @@ def _is_record(line: str, path: Path) -> bool:
         return False
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return _suffix(path) != ".json"
     return isinstance(record, dict) and not isinstance(record.get("data"), list)
 
@@ -361,6 +404,8 @@ def _json(text: str, path: Path, number: int) -> Any:
     except json.JSONDecodeError as error:
         line = number + error.lineno - 1
         raise InputError(f"{path}:{line}: not valid JSON: {error.msg}") from None
+    except ValueError:  # Python's limit on digits
+        raise InputError(f"{path}:{number}: a number in the JSON is too long") from None
     except RecursionError:
         raise InputError(f"{path}:{number}: JSON nested too deep") from None
 
@@ -378,8 +423,11 @@ def _parquet_records(path: Path) -> Iterator[Record]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", record
-    except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+    except InputError:
+        raise
+    # Damaged, or of values that Python does not have, such as a date after the year 9999.
+    except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: row {number + 1}: not readable as Parquet: {reason}") from None
 
 

@@ -27,6 +27,7 @@ AnyDataset: TypeAlias = Dataset | IterableDataset
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs" / "pairs.tsv"
 _IN_MEMORY_BYTES = 2**28
+_UNZIPPED_BYTES = 8  # for each byte of a gzip file, at a guess
 _HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
 _LANGUAGE_CODE = re.compile("[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)
 _SPLIT_NAMES = {
@@ -173,7 +174,11 @@ def sentence_key(text: str) -> str:
 
 def _file_pairs(spec: str, data: DataArguments, streaming: bool) -> AnyDataset:
     pairs = open_pairs(spec, data.source_lang, data.target_lang)  # complains before any work
-    large = sum(path.stat().st_size for path in pair_paths(spec)) > _IN_MEMORY_BYTES
+    sizes = (
+        path.stat().st_size * (_UNZIPPED_BYTES if path.suffix.lower() == ".gz" else 1)
+        for path in pair_paths(spec)
+    )
+    large = sum(sizes) > _IN_MEMORY_BYTES
     if not streaming and not large:
         return pair_table(pairs, data.source_lang, data.target_lang)
     languages = {"source_lang": data.source_lang, "target_lang": data.target_lang}
@@ -256,4 +261,7 @@ def _rename(
         texts = [(row[source], row[target]) for row in batch["translation"]]
     else:
         texts = list(zip(batch[source], batch[target], strict=True))
+    for name, value in ((name, v) for pair in texts for name, v in zip(columns, pair, strict=True)):
+        if not isinstance(value, str | None):
+            raise InputError(f"the data set's column {name!r} must hold text, not {value!r:.60}")
     return {"translation": [{languages[0]: a or "", languages[1]: b or ""} for a, b in texts]}

@@ -13,6 +13,7 @@ BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
 _BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
+_LONG = 1000  # characters
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -24,8 +25,26 @@ def clean_text(text: str) -> str:
     space; both ends are stripped. Applying it twice changes nothing more.
     """
     if not (text.isascii() and text.isprintable()):
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+        text = _INVISIBLE.sub("", text)
+        text = unicodedata.normalize("NFC", text if len(text) < _LONG else _in_order(text))
     return " ".join(text.split())
+
+
+def _in_order(text: str) -> str:
+    """The text decomposed, with its combining marks in the order of NFC.
+
+    Python's own ordering takes time by the square of the marks in a row: hours for a long line.
+    """
+    ordered: list[str] = []
+    marks: list[str] = []
+    for char in "".join(unicodedata.normalize("NFD", char) for char in text):
+        if unicodedata.combining(char):
+            marks.append(char)
+            continue
+        ordered += sorted(marks, key=unicodedata.combining)
+        marks.clear()
+        ordered.append(char)
+    return "".join(ordered + sorted(marks, key=unicodedata.combining))
 
 
 def token_pieces(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:

@@ -162,6 +162,13 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
             f"the tokenizer of {path} is not one of ours: {' '.join(SPECIAL_TOKENS)} must have "
             f"the ids 0 to 3; train one with scripts/train_tokenizer.py"
         )
+    for name, least in (("model_max_length", 2), ("target_vocab_size", 1)):
+        value = tokenizer.init_kwargs.get(name)
+        if value is not None and not (type(value) in (int, float) and value >= least):
+            raise InputError(
+                f"{path}/tokenizer_config.json does not make sense: {name} must be a number of at "
+                f"least {least}, not {value!r:.60}"
+            )
     return tokenizer
 
 

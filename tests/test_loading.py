@@ -73,6 +73,28 @@ def damage(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("generation_config.json", "eos_token_id", "2"),
+        ("generation_config.json", "eos_token_id", [2, -1]),
+        ("generation_config.json", "decoder_start_token_id", 10**6),
+        ("generation_config.json", "max_length", 2**70),
+        ("generation_config.json", "num_beams", True),
+        ("generation_config.json", "length_penalty", "high"),
+        ("tokenizer_config.json", "model_max_length", "long"),
+        ("tokenizer_config.json", "model_max_length", 0),
+        ("tokenizer_config.json", "target_vocab_size", [1]),
+    ],
+)
+def test_values_that_do_not_make_sense(copy: Path, file: str, name: str, value: Any) -> None:
+    path = copy / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(InputError, match=rf"{file} does not make sense: {name} ") as caught:
+        Translator.from_pretrained(copy, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("how", "message"),
     [
         ("no config", r"holds no model: no config\.json$"),
