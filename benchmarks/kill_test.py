@@ -109,7 +109,8 @@ def kill_sometime(child: int, folder: Path, lasts: float, aims: bool) -> str | N
         lasts: seconds that an undisturbed run takes.
         aims: wait for the next time that it writes after a random moment.
     """
-    deadline = time.monotonic() + random.uniform(0, lasts)
+    done = max(list_checkpoints(folder), default=0) / STEPS
+    deadline = time.monotonic() + random.uniform(0, lasts * max(0.2, 1 - done))
     while True:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return None
