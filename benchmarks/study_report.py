@@ -26,7 +26,8 @@ def render(results: Path) -> None:
     """Draw the figure of all results in a folder, and put their tables into the study's page."""
     found = load_results(results)
     update_marks(PAGE, {name: tables(result) for name, result in found.items()})
-    draw_by_length(list(found.values()), FIGURE)
+    if found:
+        draw_by_length(list(found.values()), FIGURE)
 
 
 def load_results(folder: Path) -> dict[str, Result]:

@@ -201,6 +201,19 @@ def test_the_figure_leaves_small_groups_out(tmp_path) -> None:
     assert ">no attention<" in text
 
 
+def test_the_page_is_made_of_the_results(tmp_path, monkeypatch) -> None:
+    page = tmp_path / "study.md"
+    page.write_text(study_report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    shown = study_report.PAGE.read_text(encoding="utf-8")
+    monkeypatch.setattr(study_report, "PAGE", page)
+    monkeypatch.setattr(study_report, "FIGURE", tmp_path / "figure.svg")
+    pytest.importorskip("matplotlib")
+    study_report.render(attention_study.RESULTS)
+    assert page.read_text(encoding="utf-8") == shown, (
+        "run python -m benchmarks.attention_study render"
+    )
+
+
 def test_marks_are_needed(tmp_path) -> None:
     page = tmp_path / "page.md"
     page.write_text("no marks")
