@@ -136,9 +136,13 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     few, all_words = json.loads(results.read_text(encoding="utf-8"))
     assert few["sources"] < all_words["sources"] == len(pairs)
     assert few["ceiling"][1] < all_words["ceiling"][1] == len(pairs)
+    assert 0 < few["likeliest"][1] <= few["ceiling"][1]
+    assert all_words["likeliest"] == all_words["ceiling"], "every source has one translation"
     table = tutorial_report.tutorial_tables(results)
     assert "| by heart, every word known | 1 | 1 |" in table
-    assert f"| {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
+    assert (
+        f"| {len(pairs)} / {len(pairs)} | {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
+    )
     assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
     assert str(tmp_path) not in table, "no path of this machine"
     monkeypatch.setattr(tutorial_experiment, "race", lambda them, rounds: race(them, 1, 0))
