@@ -95,8 +95,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines.append("")
     commands = {line["machine"]["command"]: line["machine"] for line in results}
     lines += [
-        f"`{command}`; {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
-        f"average {machine['load_average']}."
+        f"- `{command}`; {machine['date']}, commit {machine['commit']}, {machine['processor']}, "
+        f"load average {machine['load_average']}."
         for command, machine in commands.items()
     ]
     signatures = sorted({line["signature"] for line in results if line["signature"]})
