@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers.utils import logging as library_logging
 from .configuration_bahdanau import BahdanauConfig
 from .errors import InputError
 from .modeling_bahdanau import BahdanauForConditionalGeneration
-from .run_folder import MANIFEST, verify_checkpoint
+from .run_folder import MANIFEST, is_plain_name, verify_checkpoint
 from .tokenization import target_vocab_size
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -42,6 +43,8 @@ def load_model(
     where = checkpoint_location(path_or_repo)
     if (Path(where) / MANIFEST).is_file():  # a checkpoint of a run knows what was written
         verify_checkpoint(Path(where), only="model.safetensors")
+    if (index := Path(where) / _WEIGHTS[1]).is_file():
+        _check_index(index)
     try:
         values = BahdanauConfig.get_config_dict(where, revision=revision or "main")[0]
     except Exception as error:  # not reachable, no JSON, no such revision: many kinds
@@ -84,6 +87,17 @@ def load_model(
             )
     _check_search(where, model)
     return model
+
+
+def _check_index(path: Path) -> None:
+    """See that an index of weights names files of its own folder; the library opens any."""
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+    for name in names:
+        if not is_plain_name(name):
+            raise InputError(f"{path} names {name!r:.60}, which is no file of this folder")
 
 
 def _check_search(where: str, model: BahdanauForConditionalGeneration) -> None:

@@ -152,23 +152,31 @@ def verify_checkpoint(folder: Path, only: str | None = None) -> None:
         raise InputError(f"there is no checkpoint {folder}")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files, version = manifest["files"], manifest["format"]
-    except (OSError, ValueError, TypeError, KeyError):
+        sums = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        version = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(
             f"{folder} is no checkpoint of a run (its {MANIFEST} is missing or unreadable); to "
             "train on from a model alone use --model_name_or_path"
         ) from None
     if version != FORMAT:
         raise InputError(f"{folder} has the format {version}, this version reads {FORMAT}")
-    for name, expected in files.items():
+    for name, expected in sums.items():
         if only not in (None, name):
             continue
+        if not is_plain_name(name):
+            raise InputError(f"{folder}/{MANIFEST} names {name!r:.60}, no file of this folder")
         try:
             sha256 = _sha256(folder / name)
         except OSError:
             raise InputError(f"the checkpoint {folder} is damaged: {name} is missing") from None
-        if sha256 != expected["sha256"]:
+        if sha256 != expected:
             raise InputError(f"the checkpoint {folder} is damaged: {name} is not as it was written")
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether this names a file of a folder, and nothing outside it on any system."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:
