@@ -11,10 +11,10 @@ CODE := bahdanau_hf scripts tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
-.PHONY: help train test browser slow format lint types bench fuzz demo clean
+.PHONY: help train test test-oldest test-newest audit browser slow format lint types bench fuzz demo clean
 
 help:  ## this list
-	@sed -n -E 's/^([a-z]+):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 13
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -51,6 +51,17 @@ train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: r
 
 test: $(VENV)/.installed  ## the fast tests
 	$(BIN)/python -m pytest
+
+test-oldest:  ## the same with the oldest supported versions, in .venv-oldest
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+test-newest:  ## the same with the newest that pip finds, in .venv-newest
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
+
+audit:  ## ask the Python Packaging Advisory Database about the pinned versions
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit -r $(CONSTRAINTS) --no-deps --disable-pip --strict
 
 browser: $(VENV)/.installed-browser  ## the tests of the pages, in Chromium
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m browser
