@@ -109,6 +109,8 @@ def _check_search(where: str, model: BahdanauForConditionalGeneration) -> None:
         for i in value if isinstance(value, list) else [value]:
             if not (i is None or (type(i) is int and 0 <= i < size)):
                 raise _senseless(where, name, value, f"the model writes the ids 0 to {size - 1}")
+    if settings.decoder_start_token_id is None and settings.bos_token_id is None:
+        raise _senseless(where, "decoder_start_token_id", None, "a translation starts with an id")
     for name in _COUNTS:
         value = getattr(settings, name)
         if not (value is None or (type(value) is int and 0 <= value < most)):

@@ -121,6 +121,14 @@ def test_checkpoints_that_cannot_be_used(copy: Path, how: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_search_without_a_start(copy: Path) -> None:
+    path = copy / "generation_config.json"
+    nothing = {"decoder_start_token_id": None, "bos_token_id": None}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **nothing}))
+    with pytest.raises(InputError, match="a translation starts with an id"):
+        Translator.from_pretrained(copy, device="cpu")
+
+
 def test_places_without_a_checkpoint(
     checkpoint: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
