@@ -6,9 +6,12 @@ class InputError(ValueError):
 
     The message is one line that says what was wrong, where (file and line, if there is one) and
     what to do; what a terminal would not print of the input that it quotes is escaped. Commands
-    print it without a traceback and exit with status 2.
+    print it without a traceback and exit with status 2. Lines of code to type may follow it.
     """
 
-    def __init__(self, message: str) -> None:
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-        super().__init__("".join(shown))
+    def __init__(self, message: str, *code: str) -> None:
+        super().__init__("\n".join(map(_printable, (message, *code))))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -114,7 +114,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever a foreign or damaged file makes the reader stumble over
         pickled = re.search(r"GLOBAL (\S+)", str(error))
         if pickled:
-            raise InputError(_refusal(Path(path), pickled[1])) from None
+            raise InputError(*_refusal(Path(path), pickled[1])) from None
         raise InputError(
             f"{path} is not a file of torch.save, or it is damaged: give the state dictionary, "
             "such as model_h.pt"
@@ -134,14 +134,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
-def _refusal(path: Path, what: str) -> str:
+def _refusal(path: Path, what: str) -> tuple[str, ...]:
+    """Why the file is not read, and the lines that save what is."""
     right = path.with_name("model_h.pt" if path.name != "model_h.pt" else "state_dict.pt").name
     return (
         f"{path} holds a pickled Python object ({what}), not a state dictionary; unpickling it "
         "could run any code, so it is not read. If you trust the file, save its weights where the "
-        "tutorial's classes are defined:\n"
-        f'    net = torch.load("{path.name}", weights_only=False)\n'
-        f'    torch.save(net.state_dict(), "{right}")'
+        "tutorial's classes are defined:",
+        f'    net = torch.load("{path.name}", weights_only=False)',
+        f'    torch.save(net.state_dict(), "{right}")',
     )
 
 
