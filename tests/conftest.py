@@ -1,7 +1,10 @@
 """What every test stands on: no network, one thread, a seed per test, tiny models, 64 pairs."""
 
 import os
+import tempfile
 
+# One place for the code of checkpoints: what is imported from there stays bound to it.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -13,6 +16,7 @@ if not torch.cuda.is_available():
 import csv
 import logging
 import random
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +73,12 @@ def one_thread_and_no_stale_memory() -> None:
     # In this mode fresh memory is filled with NaN (integers: the largest), so reading it shows.
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_code_is_left_behind() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

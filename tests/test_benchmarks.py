@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import MarianConfig, MarianMTModel
 
-from bahdanau_hf import fused_bahdanau, loss_bahdanau, products_bahdanau
+from bahdanau_hf import fused_bahdanau, loss_bahdanau, packed_bahdanau, products_bahdanau
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
@@ -121,7 +121,7 @@ def test_multiplications_are_those_of_a_step(monkeypatch) -> None:
         done += x.numel() * weight.shape[0]
         return product(x, weight, bias)
 
-    for module in (products_bahdanau, fused_bahdanau, loss_bahdanau):
+    for module in (products_bahdanau, packed_bahdanau, fused_bahdanau, loss_bahdanau):
         monkeypatch.setattr(module, "multiply", count)
     monkeypatch.setattr(products_bahdanau, "SMALLEST", 1)
     Training(make_ours(make_plain()), [batch]).backward(batch)

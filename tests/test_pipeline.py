@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
-from transformers import dynamic_module_utils, pipeline
+from transformers import pipeline
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauTranslationPipeline
 from bahdanau_hf.alignment import Alignment
@@ -24,14 +24,9 @@ def translator(checkpoint: Path) -> Translator:
 
 
 @pytest.fixture(scope="module")
-def translate(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> BahdanauTranslationPipeline:
+def translate(checkpoint: Path) -> BahdanauTranslationPipeline:
     """The pipeline as a stranger gets it, its class from the folder."""
-    modules = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", modules)
-        made = pipeline("translation", model=str(checkpoint), trust_remote_code=True, device="cpu")
+    made = pipeline("translation", model=str(checkpoint), trust_remote_code=True, device="cpu")
     assert type(made).__module__.startswith("transformers_modules.")
     return made
 
