@@ -78,7 +78,7 @@ def _contents(tensors: Sequence[Tensor]) -> list[Tensor]:
 
     Of a matrix the sum of each row's bits, eight bytes at a time, modulo 2^64: any change of one
     number shows, and so do exchanged rows; changes of several only go unseen if they cancel out to
-    the last bit. Of a vector all its bits.
+    the last bit, as those of exchanged columns may. Of a vector all its bits.
     """
     vectors, sums = [], []
     for x in tensors:

@@ -1,10 +1,7 @@
 """What every test stands on: no network, one thread, a seed per test, tiny models, 64 pairs."""
 
 import os
-import tempfile
 
-# One place for the code of checkpoints: what is imported from there stays bound to it.
-os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -16,7 +13,6 @@ if not torch.cuda.is_available():
 import csv
 import logging
 import random
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import dynamic_module_utils
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 
@@ -76,9 +73,12 @@ def one_thread_and_no_stale_memory() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_code_is_left_behind() -> Iterator[None]:
-    yield
-    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+def one_place_for_checkpoints_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is imported from there stays bound to it, for all tests of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        modules = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", modules)
+        yield
 
 
 @pytest.fixture(autouse=True)
