@@ -3,8 +3,8 @@
 What decoding reads at every step is worth laying out beforehand: packed as oneDNN wants it, or
 rounded to 8 bits. Such copies must not outlive a change of the weights, which nothing announces:
 `_version` counts neither what a fused optimizer does nor writes through `.data`. So the weights
-themselves are looked at, each time: `remember` compares the sums of the bits of every row, which
-costs as much as reading the weights once.
+themselves are looked at, each time: `remember` compares the sums of the bits of every row and
+column, which costs little more than reading the weights once.
 """
 
 import warnings
@@ -76,9 +76,9 @@ def remember(
 def _contents(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Whole numbers that change if a tensor does.
 
-    Of a matrix the sum of each row's bits, eight bytes at a time, modulo 2^64: any change of one
-    number shows, and so do exchanged rows; changes of several only go unseen if they cancel out to
-    the last bit, as those of exchanged columns may. Of a vector all its bits.
+    Of a matrix the sums of each row's and of each column's bits, eight bytes at a time, modulo
+    2^64: any change of one number shows, and so do exchanged rows or columns; changes of several
+    only go unseen if they cancel out to the last bit both ways. Of a vector all its bits.
     """
     vectors, sums = [], []
     for x in tensors:
@@ -91,7 +91,8 @@ def _contents(tensors: Sequence[Tensor]) -> list[Tensor]:
         share = 8 // x.element_size()
         if x.shape[-1] % share == 0 and x.storage_offset() % share == 0:
             bits = torch.int64
-        sums.append(x.view(bits).sum(dim=-1).flatten())
+        x = x.view(bits)
+        sums += [x.sum(dim=-1).flatten(), x.sum(dim=0).flatten()]
     return [torch.cat(numbers) for numbers in (vectors, sums) if numbers]
 
 

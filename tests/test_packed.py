@@ -29,6 +29,7 @@ CHANGES: dict[str, Callable[[nn.Linear], object]] = {
     "one number's last bit": lambda layer: layer.weight.view(torch.int32)[3, 2].add_(1),
     "one number behind the graph": lambda layer: layer.weight.data[3, 2].add_(1.0),
     "rows exchanged": lambda layer: layer.weight.data.copy_(layer.weight.data.flip(0)),
+    "columns exchanged": lambda layer: layer.weight.data.copy_(layer.weight.data.roll(2, 1)),
     "signs turned": lambda layer: layer.weight.data.neg_(),
     "other data": lambda layer: setattr(layer.weight, "data", layer.weight.data + 1),
     "another parameter": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight + 1)),
