@@ -9,7 +9,8 @@ plain seq2seq, made wider), and MarianMT of transformers. Each gets the same CPU
 of a run depends on what else the machine does, the systems first race over the same batches, taking
 turns, and each then gets the number of steps that the budget buys at the rate it had there.
 
-`tune` tries learning rates and warm-ups for each system on validation and keeps the best;
+`tune` tries learning rates, warm-ups, dropout and label smoothing for each system and keeps what
+translates validation best; a second call with other values adds to the first.
 `measure` trains with each seed and scores the test split, greedily and with beams, in all and by
 length of the source. Both leave NAME-tune.json and NAME.json in benchmarks/results/study, numbers
 alone; translations stay in --work_dir, and a second call goes on where the first one stopped.
@@ -41,10 +42,19 @@ from .machine import command_line, describe_machine
 from .seeds import compare_means
 from .study_report import render
 from .study_systems import SYSTEMS, count
-from .study_training import Study, learn, prepare_study, race_training, translate, validation_loss
+from .study_training import (
+    Setting,
+    Study,
+    learn,
+    prepare_study,
+    race_training,
+    translate,
+    validation_loss,
+)
 
 RESULTS = Path(__file__).parent / "results" / "study"
 # Where a group of sources begins, in words: like figure 2 of the paper, as far as sentences go.
+MOST_TUNING = 1000  # sentences of validation that a setting is judged by
 EDGES = (1, 4, 6, 8, 10, 13, 16, 21, 31, 41, 51, 61)
 
 
@@ -81,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beams", nargs="+", type=int, default=[1, 5])
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[0.001, 0.002, 0.004])
     parser.add_argument("--warmups", nargs="+", type=float, default=[0.1, 0.3])
+    parser.add_argument("--dropouts", nargs="+", type=float, default=[0.1])
+    parser.add_argument("--label_smoothings", nargs="+", type=float, default=[0.1])
     parser.add_argument("--tuned", help="take the settings of these results' tuning; default NAME")
     parser.add_argument("--float32", action="store_true", help="no autocast to bfloat16")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -125,27 +137,36 @@ def tune(study: Study, args: argparse.Namespace) -> None:
     rates, steps = steps_for(study, args)
     path = args.results / f"{args.name}-tune.json"
     tried = json.loads(path.read_text(encoding="utf-8"))["tried"] if path.exists() else []
-    for system, rate, warmup in itertools.product(args.systems, args.learning_rates, args.warmups):
-        setting = {"system": system, "learning_rate": rate, "warmup": warmup}
-        if any(setting.items() <= line.items() for line in tried):
+    values = (args.learning_rates, args.warmups, args.dropouts, args.label_smoothings)
+    sources, references = study.pairs("validation")
+    for system, *numbers in itertools.product(args.systems, *values):
+        setting = Setting(*numbers)
+        line = {"system": system, **dataclasses.asdict(setting)}
+        if any(line.items() <= earlier.items() for earlier in tried):
             continue
-        model = study.make(system, seed=0)
-        done = learn(study, model, steps[system], 0, rate, warmup)
-        loss = validation_loss(study, model, most=1000)
-        tried.append({**setting, "validation_loss": round(loss, 4), "steps": steps[system], **done})
+        own = study.with_setting(setting)
+        model = own.make(system, seed=0)
+        done = learn(own, model, steps[system], 0, setting.warmup)
+        lines = translate(own, model, sources[:MOST_TUNING], num_beams=1)
+        langs = {"target_lang": study.data_args.target_lang}
+        scores = score_translations(lines, references[:MOST_TUNING], **langs)
+        line["validation_bleu"] = round(scores.bleu, 2)
+        line["validation_loss"] = round(validation_loss(own, model, most=MOST_TUNING), 4)
+        tried.append({**line, "steps": steps[system], **done})
         print(json.dumps(tried[-1]), flush=True)
         write(args, f"{args.name}-tune", {**about(study, args), "rates": rates, "tried": tried})
 
 
-def best_settings(args: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Learning rate and warm-up of each system: those of the lowest loss on validation."""
+def best_settings(args: argparse.Namespace) -> dict[str, Setting]:
+    """Of each system, what got the highest greedy BLEU on validation."""
     path = args.results / f"{args.tuned or args.name}-tune.json"
     if not path.exists():
         sys.exit(f"error: {path} is missing: run `tune` first, or name another one with --tuned")
     tried = json.loads(path.read_text(encoding="utf-8"))["tried"]
-    best: dict[str, tuple[float, float]] = {}
-    for line in sorted(tried, key=lambda line: line["validation_loss"]):
-        best.setdefault(line["system"], (line["learning_rate"], line["warmup"]))
+    best: dict[str, Setting] = {}
+    for line in sorted(tried, key=lambda line: -line["validation_bleu"]):
+        numbers = {field.name: line[field.name] for field in dataclasses.fields(Setting)}
+        best.setdefault(line["system"], Setting(**numbers))
     missing = set(args.systems) - set(best)
     if missing:
         sys.exit(f"error: {path} has no setting of {', '.join(sorted(missing))}")
@@ -164,8 +185,8 @@ def measure(study: Study, args: argparse.Namespace) -> None:
             if not (folder / "run.json").exists():
                 one_run(study, args, folder, system, seed, steps[system], settings[system])
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            planned = (steps[system], *settings[system])
-            if (run["steps"], run["learning_rate"], run["warmup"]) != planned:
+            planned = {"steps": steps[system], **dataclasses.asdict(settings[system])}
+            if not planned.items() <= run.items():
                 sys.exit(f"error: {folder} is a run of another budget or tuning: remove it")
             runs.append(run)
         translations = {
@@ -192,18 +213,18 @@ def one_run(
     system: str,
     seed: int,
     steps: int,
-    setting: tuple[float, float],
+    setting: Setting,
 ) -> None:
     """Train a system, translate the test split, leave scores and translations in a folder."""
+    study = study.with_setting(setting)
     model = study.make(system, seed)
     run: dict[str, Any] = {
         "system": system,
         "seed": seed,
         "parameters": count(model),
         "steps": steps,
-        "learning_rate": setting[0],
-        "warmup": setting[1],
-        **learn(study, model, steps, seed, *setting),
+        **dataclasses.asdict(setting),
+        **learn(study, model, steps, seed, setting.warmup),
     }
     sources, references = study.pairs("test")
     langs = {"target_lang": study.data_args.target_lang}

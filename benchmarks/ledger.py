@@ -134,7 +134,7 @@ def try_idea(
     runs = []
     for seed in args.seeds:
         model = study.make("attention", seed)
-        done = learn(study, model, steps, seed, study.train_args.learning_rate, args.warmup)
+        done = learn(study, model, steps, seed, args.warmup)
         lines = translate(study, model, sources, num_beams=1)
         scores = score_translations(lines, references, target_lang=study.data_args.target_lang)
         loss = validation_loss(study, model, most=len(sources))

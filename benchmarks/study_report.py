@@ -174,21 +174,22 @@ def mean_at(runs: Sequence[Result], beams: int, start: str) -> float:
 def tuning_table(tuning: Result) -> str:
     """What was tried for each system; the best is bold."""
     tried = tuning["tried"]
-    lowest = {
-        name: min(line["validation_loss"] for line in tried if line["system"] == name)
+    highest = {
+        name: max(line["validation_bleu"] for line in tried if line["system"] == name)
         for name in dict.fromkeys(line["system"] for line in tried)
     }
     lines = [
-        "| system | steps | learning rate | warm-up | validation loss |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| system | steps | learning rate | warm-up | dropout | smoothing | loss | BLEU, greedy |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for line in tried:
-        loss = f"{line['validation_loss']:.3f}"
-        if line["validation_loss"] == lowest[line["system"]]:
-            loss = f"**{loss}**"
+        bleu = f"{line['validation_bleu']:.2f}"
+        if line["validation_bleu"] == highest[line["system"]]:
+            bleu = f"**{bleu}**"
         lines.append(
             f"| {line['system']} | {line['steps']} | {line['learning_rate']:g} "
-            f"| {line['warmup']:.0%} | {loss} |"
+            f"| {line['warmup']:.0%} | {line['dropout']:g} | {line['label_smoothing']:g} "
+            f"| {line['validation_loss']:.3f} | {bleu} |"
         )
     return (
         f"Tried on validation with {tuning['cpu_seconds']:g} CPU-seconds each, "

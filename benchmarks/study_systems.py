@@ -43,7 +43,8 @@ def make_system(
     Args:
         name: one of `SYSTEMS`.
         seed: of its weights.
-        model_args: the shape of the one with attention; the others get as many parameters.
+        model_args: the shape of the one with attention; the others get as many parameters, and
+            MarianMT its `embedding_dropout` for its own dropout.
         data_args: lengths.
         train_args: read for nothing but generation defaults.
         tokenizer: all share it.
@@ -69,7 +70,7 @@ def make_system(
         return ours(use_attention=True)
     if name == "no attention":
         return ours(use_attention=False, hidden_size=width)
-    return make_marian(*shape, tokenizer, data_args)
+    return make_marian(*shape, tokenizer, data_args, model_args.embedding_dropout)
 
 
 def count(model: PreTrainedModel) -> int:
@@ -112,6 +113,7 @@ def make_marian(
     inner: int,
     tokenizer: Tokenizer,
     data_args: DataArguments | None = None,
+    dropout: float = 0.1,
 ) -> MarianMTModel:
     """Make MarianMT over our vocabulary; like ours, it ties output layer and embedding."""
     longest = data_args.max_target_length if data_args else 16
@@ -128,7 +130,7 @@ def make_marian(
         encoder_ffn_dim=inner,
         decoder_ffn_dim=inner,
         max_position_embeddings=places,
-        dropout=0.1,
+        dropout=dropout,
         activation_function="relu",
         scale_embedding=True,
         pad_token_id=PAD_ID,

@@ -27,6 +27,23 @@ from .study_systems import Batch, batch_loss, make_system
 RACE_BATCHES = 10
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is tuned for each system.
+
+    Attributes:
+        learning_rate: at its peak.
+        warmup: share of the steps in which the rate rises.
+        dropout: of embeddings and readout; of MarianMT, wherever it has any.
+        label_smoothing: in training.
+    """
+
+    learning_rate: float
+    warmup: float
+    dropout: float
+    label_smoothing: float
+
+
 @dataclass
 class Study:
     """What all systems have in common.
@@ -48,6 +65,17 @@ class Study:
     encoded: Any
     texts: dict[str, Any]
     bf16: bool = True
+
+    def with_setting(self, setting: Setting) -> Study:
+        """The same study with a system's own dropout, label smoothing and learning rate."""
+        dropout = dict.fromkeys(("embedding_dropout", "readout_dropout"), setting.dropout)
+        train_args = dataclasses.replace(
+            self.train_args,
+            learning_rate=setting.learning_rate,
+            label_smoothing_factor=setting.label_smoothing,
+        )
+        model_args = dataclasses.replace(self.model_args, **dropout)
+        return dataclasses.replace(self, model_args=model_args, train_args=train_args)
 
     def make(self, system: str, seed: int) -> PreTrainedModel:
         """A system with fresh weights."""
@@ -95,7 +123,6 @@ class Learner:
     Args:
         study: what is common.
         model: the system; changed in place.
-        learning_rate: at its peak.
         total_steps: of the schedule.
         warmup: share of the steps in which the rate rises.
     """
@@ -104,12 +131,10 @@ class Learner:
         self,
         study: Study,
         model: PreTrainedModel,
-        learning_rate: float,
         total_steps: int,
         warmup: float,
     ) -> None:
-        self.study, self.model = study, model.train()
-        args = dataclasses.replace(study.train_args, learning_rate=learning_rate)
+        self.study, self.model, args = study, model.train(), study.train_args
         self.optimizer = make_optimizer(model, args)
         self.scheduler = get_scheduler(
             args.lr_scheduler_type,
@@ -137,7 +162,9 @@ def racer(study: Study, system: str) -> Contender:
     sampler, collate = study.sampler(seed=0), PairCollator()
     chosen = [rows for _, rows in zip(range(RACE_BATCHES), sampler, strict=False)]
     batches = [collate(study.encoded.__getitems__(rows)) for rows in chosen]
-    learner = Learner(study, study.make(system, 0), 1e-4, 10**6, 0.0)
+    slow = dataclasses.replace(study.train_args, learning_rate=1e-4)
+    study = dataclasses.replace(study, train_args=slow)
+    learner = Learner(study, study.make(system, 0), 10**6, 0.0)
     return Contender(lambda: [learner.step(batch) for batch in batches], len(batches))
 
 
@@ -151,7 +178,7 @@ def race_training(study: Study, systems: Sequence[str], rounds: int = 3) -> dict
 
 
 def learn(
-    study: Study, model: PreTrainedModel, steps: int, seed: int, learning_rate: float, warmup: float
+    study: Study, model: PreTrainedModel, steps: int, seed: int, warmup: float
 ) -> dict[str, float]:
     """Train for so many steps.
 
@@ -159,7 +186,7 @@ def learn(
         `cpu_seconds` of training, `epochs`, `target_tokens`, and the mean `train_loss` of the last
         tenth, smoothing included.
     """
-    learner = Learner(study, model, learning_rate, steps, warmup)
+    learner = Learner(study, model, steps, warmup)
     torch.manual_seed(seed)  # dropout
     batches, losses, tokens, rows = study.batches(seed), [], 0, 0
     began = time.process_time()

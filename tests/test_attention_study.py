@@ -18,7 +18,13 @@ from bahdanau_hf.score_analysis import compare_systems  # noqa: E402
 from benchmarks import attention_study, study_report  # noqa: E402
 from benchmarks.seeds import compare_means  # noqa: E402
 from benchmarks.study_systems import SYSTEMS, batch_loss, count  # noqa: E402
-from benchmarks.study_training import Study, learn, prepare_study, translate  # noqa: E402
+from benchmarks.study_training import (  # noqa: E402
+    Setting,
+    Study,
+    learn,
+    prepare_study,
+    translate,
+)
 
 
 def flags(folder: Path) -> list[str]:
@@ -50,6 +56,19 @@ def test_a_seed_fixes_weights(study) -> None:
         assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_is_tuned_reaches_the_system(study, name) -> None:
+    own = study.with_setting(Setting(0.25, 0.2, dropout=0.4, label_smoothing=0.3))
+    config = own.make(name, 0).config
+    if name == "MarianMT":
+        assert config.dropout == 0.4
+    else:
+        assert (config.embedding_dropout, config.readout_dropout) == (0.4, 0.4)
+    assert own.train_args.learning_rate == 0.25
+    assert own.train_args.label_smoothing_factor == 0.3
+    assert count(own.make(name, 0)) == count(study.make(name, 0))
+
+
 def test_all_systems_learn_the_same_batches(study) -> None:
     rows: list[list[int]] = []
     for _ in range(2):
@@ -77,9 +96,10 @@ def test_the_loss_is_one_and_the_same(study, name) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_each_learns(study, name) -> None:
+    study = study.with_setting(Setting(0.01, 0.2, 0.1, 0.1))
     model, batch = study.make(name, 0), next(study.batches(seed=9))
     before = batch_loss(model.eval(), batch, 0.0).item()
-    done = learn(study, model, 16, 0, 0.01, 0.2)
+    done = learn(study, model, 16, 0, 0.2)
     assert batch_loss(model.eval(), batch, 0.0).item() < 0.8 * before
     assert done["target_tokens"] > 0
     sources = study.pairs("test")[0]
@@ -139,9 +159,9 @@ def test_the_command_leaves_numbers_alone(tmp_path, monkeypatch, capsys) -> None
     result = json.loads(text)
     assert [run["system"] for run in result["runs"]] == ["attention", "no attention"]
     assert result["comparisons"][0]["seeds"] == [1]
-    best = min(
+    best = max(
         (line for line in tried if line["system"] == "attention"),
-        key=lambda line: line["validation_loss"],
+        key=lambda line: line["validation_bleu"],
     )
     assert result["runs"][0]["learning_rate"] == best["learning_rate"]
     with pytest.raises(SystemExit, match="another budget"):
