@@ -1,5 +1,6 @@
 """Training in processes of its own: several at once, stopped from outside, in lower precision."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,22 +79,26 @@ def test_configurations_are_understood_by_accelerate(path: Path) -> None:
     assert path.name in path.read_text(encoding="utf-8").partition("compute")[0]  # its command
 
 
-def launch(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+def launch(
+    *command: object, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, command)],
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(variables or {})},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        **options,
     )
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_in_a_larger_batch(tmp_path: Path) -> None:
     """Each step is the whole training split: divided over two processes, or not."""
-    same = {"dropout": 0, "attention_dropout": 0, "max_train_steps": 3, "eval_steps": 2}
+    same = {
+        **{"dropout": 0, "attention_dropout": 0, "max_grad_norm": 0},
+        **{"max_train_steps": 3, "eval_steps": 2, "save_steps": 1},
+    }
     one = flags(tmp_path / "one", **same, per_device_train_batch_size=64)
     assert train_script().main(one) == 0
     two = flags(tmp_path / "two", **same, per_device_train_batch_size=32)
@@ -110,12 +115,32 @@ def test_two_processes_are_one_in_a_larger_batch(tmp_path: Path) -> None:
     actual = load_file(tmp_path / "two" / "checkpoint-3" / "model.safetensors")
     for name, tensor in expected.items():
         torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert_same_gradients(tmp_path / "one", tmp_path / "two")
+
+
+def assert_same_gradients(one: Path, several: Path) -> None:
+    """After one step AdamW's first moment is a tenth of the gradient, where none is clipped."""
+    paths = [run / "checkpoint-1" / "optimizer.safetensors" for run in (one, several)]
+    expected, actual = map(load_file, paths)
+    names = [name for name in expected if name.endswith("::exp_avg")]
+    assert names
+    for name in names:
+        assert expected[name].any(), name
+        largest = float(expected[name].abs().max())
+        torch.testing.assert_close(
+            actual[name], expected[name], rtol=1e-4, atol=1e-5 * largest, msg=name
+        )
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly_and_not_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", [{}, {"streaming": True, "shuffle_buffer_size": 16}])
+def test_two_processes_resume_exactly_and_not_as_one(
+    tmp_path: Path, stream: dict[str, Any]
+) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT]
-    short = {"lr_scheduler_type": "constant", "eval_steps": 2}
+    short = {"lr_scheduler_type": "constant", "eval_steps": 2, **stream}
+    if stream:
+        short |= {"validation_file": PAIRS, "max_eval_samples": 12}
     for folder, steps, resume in (("a", 4, None), ("b", 2, None), ("b", 4, "latest")):
         changes = {**short, "max_train_steps": steps, "resume_from_checkpoint": resume}
         done = launch(*torchrun, *flags(tmp_path / folder, **changes))
@@ -225,8 +250,9 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_three_processes_and_pairs_that_do_not_divide(tmp_path: Path) -> None:
     """53 pairs: twice three batches of 8, then 5 pairs over three processes; the next pass."""
     same = {
-        **{"dropout": 0, "attention_dropout": 0, "validation_file": PAIRS},
-        **{"max_train_samples": 53, "max_train_steps": 5, "eval_steps": 3},
+        **{"dropout": 0, "attention_dropout": 0, "max_grad_norm": 0, "validation_file": PAIRS},
+        **{"max_train_samples": 53, "max_train_steps": 5, "eval_steps": 3, "save_steps": 1},
+        "save_total_limit": 9,
     }
     one = flags(tmp_path / "one", **same, per_device_train_batch_size=24)
     assert train_script().main(one) == 0
@@ -242,3 +268,35 @@ def test_three_processes_and_pairs_that_do_not_divide(tmp_path: Path) -> None:
     actual = load_file(tmp_path / "three" / "checkpoint-5" / "model.safetensors")
     for name, tensor in expected.items():
         torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert_same_gradients(tmp_path / "one", tmp_path / "three")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_each_pair_once_a_pass_and_one_process_writes(tmp_path: Path, processes: int) -> None:
+    folder, watch = tmp_path / "run", tmp_path / "watch"
+    watch.mkdir()
+    changes = {"validation_file": PAIRS, "max_train_samples": 53, "num_train_epochs": 2}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    script = Path(__file__).with_name("watched_train.py")
+    done = launch(
+        *torchrun,
+        script,
+        *flags(folder, **changes, max_train_steps=None, save_steps=1),
+        variables={"WATCH": str(watch)},
+    )
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads((watch / f"{rank}.json").read_text()) for rank in range(processes)]
+    assert all(len(process["pairs"]) > 2 * 53 // processes - 9 for process in seen)
+    for epoch in range(2):
+        pairs = [
+            tuple(tuple(token for token in ids if token > 0) for ids in texts)
+            for process in seen
+            for number, *texts in process["pairs"]
+            if number == epoch
+        ]
+        assert len(pairs) == len(set(pairs)) == 53
+    written = {Path(name).name for name in seen[0]["writes"]}
+    assert {"metrics.jsonl", "model.safetensors", "optimizer.safetensors"} <= written
+    for process in seen[1:]:
+        assert process["writes"] == []
