@@ -6,7 +6,7 @@
 FOLDER holds train.tsv, validation.tsv and test.tsv (or .tsv.gz). `run` starts scripts/train.py as a
 user would, counts the CPU time of all its processes, validation and scoring included, then lets
 `bahdanau-hf score` translate the test split greedily and with 5 beams, and leaves the numbers in
-benchmarks/results/quality. `render` puts the tables into benchmarks/quality.md, and with --readme
+benchmarks/results/quality. A training that is there already is not done again; what it took counts. `render` puts the tables into benchmarks/quality.md, and with --readme
 the row of results into README.md, where their marks are.
 """
 
@@ -46,6 +46,7 @@ class Recipe:
         budget: CPU seconds that it may take.
         wanted: least BLEU by number of beams; empty where a number is only to be stated.
         seeds: a training each; several translate together (`ensemble`).
+        folder: of its runs, below `runs`, if another recipe has the same ones.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Recipe:
     budget: float
     wanted: dict[int, float]
     seeds: tuple[int, ...] = (42,)
+    folder: str | None = None
 
 
 RECIPES = {
@@ -70,7 +72,8 @@ RECIPES = {
         "simplified",
         14_400,
         {5: 38},
-        (42, 43, 44, 45),
+        (42, 43),
+        "base-simplified",
     ),
     "base-as-is": Recipe(
         "Tatoeba, scripts as they are",
@@ -80,8 +83,8 @@ RECIPES = {
         {5: 30},
     ),
     "base-reverse": Recipe(
-        "Tatoeba, Chinese to English",
-        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en"),
+        "Tatoeba, Chinese to English, half the passes",
+        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en", "--num_train_epochs=10"),
         "simplified",
         2400,
         {},
@@ -99,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("action", choices=["run", "render"])
     parser.add_argument("name", nargs="?", choices=RECIPES)
     parser.add_argument("--data", type=Path, help="folder of the three splits")
-    parser.add_argument("--output_dir", type=Path, help="of the run; default runs/NAME")
+    parser.add_argument("--output_dir", type=Path, help="of the runs; default runs/NAME")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--readme", action="store_true", help="put the results into README.md too")
@@ -117,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args.name is None or args.data is None:
         parser.error("run needs a name and --data")
-    result = run(args.name, args.data, args.output_dir or ROOT / "runs" / args.name, args.threads)
+    folder = args.output_dir or ROOT / "runs" / (RECIPES[args.name].folder or args.name)
+    result = run(args.name, args.data, folder, args.threads)
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / f"{args.name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -138,18 +142,17 @@ def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]
     launch += [f"--{split}_file={path}" for split, path in files.items()]
     launch += [f"--chinese_script={recipe.chinese_script}"]
     runs = [output_dir / f"seed-{seed}" for seed in recipe.seeds]
-    started, cpu = time.monotonic(), children_cpu_seconds()
-    for seed, folder in zip(recipe.seeds, runs, strict=True):
-        flags = [f"--seed={seed}", f"--output_dir={folder}"]
-        subprocess.run([*launch, *flags], cwd=ROOT, check=True, env=environment(threads))
-    cpu, wall = children_cpu_seconds() - cpu, time.monotonic() - started
+    costs = [
+        train([*launch, f"--seed={seed}", f"--output_dir={folder}"], folder, threads)
+        for seed, folder in zip(recipe.seeds, runs, strict=True)
+    ]
     settings = json.loads((runs[0] / "settings.json").read_text(encoding="utf-8"))
     finished = [json.loads((folder / "eval_results.json").read_text("utf-8")) for folder in runs]
     return {
         "name": name,
         "machine": machine,
-        "cpu_seconds": round(cpu),
-        "wall_seconds": round(wall),
+        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in costs)),
+        "wall_seconds": round(sum(cost["wall_seconds"] for cost in costs)),
         "parameters": settings["num_parameters"] * len(runs),
         "pairs": settings["num_pairs"]["train"],
         "epochs": finished[0]["epochs"],
@@ -161,6 +164,20 @@ def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]
             for beams in BEAMS
         },
     }
+
+
+def train(command: Sequence[str], folder: Path, threads: int) -> dict[str, float]:
+    """Train into a folder, unless it was done; `cpu_seconds` and `wall_seconds` that it took."""
+    path = folder / "cost.json"
+    if not path.exists():
+        started, cpu = time.monotonic(), children_cpu_seconds()
+        subprocess.run(command, cwd=ROOT, check=True, env=environment(threads))
+        cost = {
+            "cpu_seconds": children_cpu_seconds() - cpu,
+            "wall_seconds": time.monotonic() - started,
+        }
+        path.write_text(json.dumps(cost) + "\n", encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def score(

@@ -50,6 +50,13 @@ def test_a_dear_result_is_no_success() -> None:
     assert "| reached |" not in table
 
 
+def test_a_training_is_not_done_twice(tmp_path) -> None:
+    command = [sys.executable, "-c", "sum(range(10**7))"]
+    cost = quality.train(command, tmp_path, threads=1)
+    assert 0 < cost["cpu_seconds"] < 1.5 * cost["wall_seconds"]
+    assert quality.train(["no such program"], tmp_path, threads=1) == cost
+
+
 def test_the_readmes_rows() -> None:
     rows = quality.readme_table({"base-as-is": made_result(24.26, 27.15, 1260)})
     assert rows.endswith("| Tatoeba, scripts as they are | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), (
