@@ -6,8 +6,9 @@
 FOLDER holds train.tsv, validation.tsv and test.tsv (or .tsv.gz). `run` starts scripts/train.py as a
 user would, counts the CPU time of all its processes, validation and scoring included, then lets
 `bahdanau-hf score` translate the test split greedily and with 5 beams, and leaves the numbers in
-benchmarks/results/quality. A training that is there already is not done again; what it took counts. `render` puts the tables into benchmarks/quality.md, and with --readme
-the row of results into README.md, where their marks are.
+benchmarks/results/quality. A training that is there already is not done again, and what it took
+counts. `render` puts the tables into benchmarks/quality.md, and with --readme the row of results
+into README.md, where their marks are.
 """
 
 from __future__ import annotations
