@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .packed_bahdanau import Product, make_product
-from .products_bahdanau import multiply, multiply_turned
+from .products_bahdanau import multiply, multiply_turned, outside_autocast
 
 Weights = tuple[tuple[Tensor, Tensor], ...]  # (weight, bias) of each layer
 
@@ -311,6 +311,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(
         ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -6,12 +6,16 @@ and as fast on Intel's. Both round, each in its own order; nothing else differs.
 on type and size alone, so a run gives the same bits again.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+Backward = TypeVar("Backward", bound=Callable[..., Any])
 
 # Multiplications below which the call itself costs more than oneDNN saves.
 SMALLEST = 1 << 20
@@ -76,6 +80,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Linear.apply(rows, weight, bias).unflatten(0, x.shape[:-1])
 
 
+def outside_autocast(backward: Backward) -> Backward:
+    """Let a hand-written `backward` choose its types, even if it is called under autocast."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *grads: Tensor | None) -> Any:
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            return backward(ctx, *grads)
+
+    return cast(Backward, wrapped)
+
+
 class _Linear(torch.autograd.Function):
     """`multiply` with its gradients."""
 
@@ -86,6 +101,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from transformers.utils import logging
 
 from .fused_bahdanau import Weights, recur
-from .products_bahdanau import multiply
+from .products_bahdanau import multiply, outside_autocast
 
 logger = logging.get_logger(__name__)
 
@@ -214,6 +214,7 @@ class _OnChip(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(
         ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -338,6 +338,22 @@ def test_autocast_keeps_the_state_in_full() -> None:
     assert {grad.dtype for grad in grads.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_backward_inside_autocast_is_the_one_outside(with_masks) -> None:
+    masks = {"layer_dropout": with_masks, "attention_dropout": with_masks}
+    problem = Problem(**masks, dtype=torch.float32)
+    found = []
+    for inside in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            decoded = problem.run("fast")
+            if inside:
+                found.append(gradients(problem, decoded))
+        if not inside:
+            found.append(gradients(problem, decoded))
+    for name, grad in found[0].items():
+        assert_close(found[1][name], grad, rtol=0, atol=0, msg=name)
+
+
 # The encoder's layers
 
 
