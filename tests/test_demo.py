@@ -153,16 +153,16 @@ class TestAnswers:
         assert "at most 24 tokens" in last(answers.translate(LONG))[1]
         assert f"first {MAX_CHARACTERS:,} characters" in last(answers.translate(LONG * 9))[1]
 
-    def test_beams_are_bounded(self, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[int] = []
+    def test_the_work_is_bounded(self, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[tuple[int, int]] = []
 
         def translate(texts: list[str], num_beams: int, **options: Any) -> Any:
-            asked.append(num_beams)
+            asked.append((len(texts[0]), num_beams))
             return [[Translation("a", "b", -1.0)]]
 
         monkeypatch.setattr(answers.translator, "translate", translate)
-        last(answers.translate("a", 10**9, 10**9))
-        assert asked == [MAX_BEAMS]
+        last(answers.translate("a" * (MAX_CHARACTERS + 1), 10**9, 10**9))
+        assert asked == [(MAX_CHARACTERS, MAX_BEAMS)]
 
     def test_what_a_model_writes_is_text_too(
         self, answers: Answers, monkeypatch: pytest.MonkeyPatch

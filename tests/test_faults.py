@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_run import PAIRS, flags, logged, prepare, train_script
 
 from bahdanau_hf import InputError
+from bahdanau_hf.finishing import choose_weights
 from bahdanau_hf.loading import load_model
 from bahdanau_hf.run_folder import find_checkpoint, list_checkpoints, write_whole
 from bahdanau_hf.training import train
@@ -127,6 +128,18 @@ def test_a_model_of_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     flip_bit(folder / "model.safetensors")  # the last bit of a number: it would load
     with pytest.raises(InputError, match=r"model\.safetensors is not as it was written"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("is_best", [True, False])
+def test_damaged_weights_are_not_chosen(tmp_path: Path, is_best: bool) -> None:
+    """Neither alone, if it is the best checkpoint, nor in the mean of several."""
+    averaged = 0 if is_best else 2
+    run = prepare(tmp_path, max_train_steps=2, eval_steps=1, average_last_checkpoints=averaged)
+    train(run)
+    damaged = next(step for step in (1, 2) if (step == run.state.best_step) == is_best)
+    flip_bit(tmp_path / f"checkpoint-{damaged}" / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors is not as it was written"):
+        choose_weights(run)
 
 
 @pytest.mark.slow
