@@ -112,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = load_results(args.results)
         texts = {
             "targets": target_table(results),
+            "scripts": script_table(args.results / "script_choice.json"),
             "ledger": ledger_tables(args.results / "ledger"),
             "tutorial": tutorial_tables(args.results.parent / "tutorial.json"),
         }
@@ -269,6 +270,29 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
             )
         notes.append(line)
     return "\n".join([*lines, "", *notes])
+
+
+def script_table(path: Path) -> str:
+    """What the choice of script costs, as `script_choice.py` measured it."""
+    if not path.exists():
+        return "Not measured."
+    result = json.loads(path.read_text(encoding="utf-8"))
+    kinds = ", ".join(f"{number} {kind}" for kind, number in result["references"].items())
+    rows = {
+        "left Simplified, references Simplified too": "simplified_references",
+        "left Simplified": "all_simplified",
+        "turned to Traditional": "all_traditional",
+        "each in the script that is likelier for its English sentence": "foretold",
+        "each in the script of its reference, which no system can know": "as_the_reference",
+    }
+    lines = ["| translations of `base-simplified`, 5 beams | BLEU |", "| --- | ---: |"]
+    lines += [f"| {title} | {result[name]:.1f} |" for title, name in rows.items()]
+    machine = result["machine"]
+    return "\n".join(lines) + (
+        f"\n\nScripts of the references: {kinds}. The likelier script is right in "
+        f"{result['foretold_right']:.0%} of the validation pairs. `{machine['command']}`; "
+        f"{machine['date']}, commit {machine['commit']}."
+    )
 
 
 def verdict(wanted: float | None, bleu: float | None, used: float, budget: float) -> str:
