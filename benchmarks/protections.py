@@ -6,7 +6,7 @@
 
 A test that passes with and without what it stands for shows nothing. Each line of `PROTECTIONS`
 names a file, a piece of it that protects, what stands there without the protection, and the test
-that must fail then. With --slow those that start processes are done, too. Ends with status 1 if a
+that must fail then; the page's need the extra [demo]. With --slow those that start processes are done, too. Ends with status 1 if a
 test passed, or if none was found.
 """
 
@@ -346,6 +346,29 @@ PROTECTIONS = (
         "return min(most, max(1, int(value)))",
         "return max(1, int(value))",
         ("demo", "bounded"),
+    ),
+    Protection(
+        "visitors who wait without end",
+        "demo",
+        "page.queue(max_size=MAX_WAITING, api_open=False)",
+        "page.queue(api_open=False)",
+        ("demo", "visitors"),
+    ),
+    Protection(
+        "visitors who are all served at once",
+        "demo",
+        'trigger_mode="always_last",\n                    '
+        'concurrency_id="model", concurrency_limit=NUM_AT_ONCE,',
+        'trigger_mode="always_last",\n                    '
+        'concurrency_id="model", concurrency_limit=None,',
+        ("demo", "visitors"),
+    ),
+    Protection(
+        "sessions kept without end",
+        "demo",
+        '    launch |= {"state_session_capacity": 50}\n',
+        "",
+        ("demo", "visitors"),
     ),
     # Processes
     Protection(

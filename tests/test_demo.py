@@ -22,6 +22,8 @@ from bahdanau_hf import InputError, Translator
 from bahdanau_hf.demo import (
     MAX_BEAMS,
     MAX_CHARACTERS,
+    MAX_WAITING,
+    NUM_AT_ONCE,
     Answers,
     build_page,
     stream_translation,
@@ -194,6 +196,18 @@ class TestAnswers:
         assert "no attention" in last(answers.translate("Call us."))[2]
         assert "no attention" in last(answers.translate("Call us.", 3))[2]
         assert "no attention" in answers.align("Call us.", "我")[0]
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="the extra [demo] is not installed")
+def test_visitors_are_bounded(answers: Answers) -> None:
+    """How many wait, how many are served at once, and of how many Gradio keeps a session."""
+    page, options = build_page(answers)
+    assert page._queue.max_size == MAX_WAITING
+    limits = [f.concurrency_limit for f in page.fns.values() if f.concurrency_id == "model"]
+    assert limits == [NUM_AT_ONCE] * 3, "by key, by button, and what aligns"
+    for function in page.fns.values():
+        assert function.concurrency_limit is not None, "None would be any number"
+    assert options["state_session_capacity"] <= 50
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="the extra [demo] is not installed")
