@@ -6,8 +6,8 @@
 
 A test that passes with and without what it stands for shows nothing. Each line of `PROTECTIONS`
 names a file, a piece of it that protects, what stands there without the protection, and the test
-that must fail then; the page's need the extra [demo]. With --slow those that start processes are done, too. Ends with status 1 if a
-test passed, or if none was found.
+that must fail then; the page's need the extra [demo]. With --slow those that start processes are
+done, too. Ends with status 1 if a test passed, or if none was found.
 """
 
 from __future__ import annotations
