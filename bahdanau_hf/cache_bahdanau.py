@@ -1,10 +1,16 @@
 """What one decoding step hands to the next: the decoder's state and the source side."""
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 from transformers import Cache
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from .recurrence_bahdanau import Memory, Prepared
+
+# By which name the library's search hands a cache on: transformers 5.24 has renamed it.
+CACHE = next(f.name for f in fields(Seq2SeqLMOutput) if f.name in ("cache", "past_key_values"))
 
 
 class BahdanauCache(Cache):
@@ -87,3 +93,16 @@ class BahdanauCache(Cache):
 
     def __repr__(self) -> str:
         return f"BahdanauCache(batch_size={self.batch_size}, steps={self._num_steps})"
+
+
+def given_cache(
+    past_key_values: BahdanauCache | None, cache: BahdanauCache | None
+) -> BahdanauCache | None:
+    """The cache, by whichever of its two names it was passed.
+
+    Raises:
+        ValueError: it was passed by both.
+    """
+    if past_key_values is not None and cache is not None:
+        raise ValueError("past_key_values and cache are two names of one argument: pass one")
+    return cache if past_key_values is None else past_key_values

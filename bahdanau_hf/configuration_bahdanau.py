@@ -51,7 +51,7 @@ class BahdanauConfig(PreTrainedConfig):
     """
 
     model_type = "bahdanau"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (the library's own form)
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012 (as the library has it)
     attribute_map = {"num_hidden_layers": "decoder_layers"}  # noqa: RUF012
     num_attention_heads = 1  # not a field: additive attention has one head, and the library asks
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils import can_return_tuple
 
-from .cache_bahdanau import BahdanauCache
+from .cache_bahdanau import CACHE, BahdanauCache
 from .configuration_bahdanau import BahdanauConfig
 from .encoder_bahdanau import BahdanauPreTrainedModel, embed
 from .products_bahdanau import Linear, linear
@@ -33,22 +33,18 @@ HOLD = 1e4  # added to an update gate before its sigmoid, which is then exactly 
 
 
 @dataclass
-class BahdanauDecoderOutput(ModelOutput):
+class BahdanauDecoderOutput(BaseModelOutputWithPastAndCrossAttentions):
     """What the decoder makes of the words so far.
 
     Attributes:
         last_hidden_state: what the output layer reads, `(B, T, output_size)`.
-        past_key_values: the cache, after these steps.
+        past_key_values: the cache, after these steps; `cache` from transformers 5.24 on.
         hidden_states: embeddings `(B, T, E)` and every layer's states `(B, T, H)`, if asked for;
             the last is always `last_hidden_state`, so the deep readout's output takes the place of
             the top layer's states.
+        attentions: always `None`; a recurrent decoder does not attend to itself.
         cross_attentions: one tensor `(B, 1, T, S)`, if asked for and the model attends.
     """
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: BahdanauCache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 class BahdanauAttention(nn.Module):
@@ -257,7 +253,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             cross_attentions = None if weights is None else (weights.unsqueeze(1),)
         return BahdanauDecoderOutput(
             last_hidden_state=output,
-            past_key_values=past_key_values,
             hidden_states=hidden_states,
             cross_attentions=cross_attentions,
+            **{CACHE: past_key_values},
         )

@@ -77,7 +77,7 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     int8 = False  # whether products of decoding and encoding are computed in 8 bits
     _is_stateful = True  # assisted decoding is refused: a recurrent state cannot be rolled back
     _no_split_modules = ["BahdanauEncoder", "BahdanauDecoder"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     implementation: str | None = None
 
     def set_implementation(self, implementation: str | None) -> None:

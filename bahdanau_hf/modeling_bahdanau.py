@@ -30,7 +30,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils import can_return_tuple
 
-from .cache_bahdanau import BahdanauCache
+from .cache_bahdanau import CACHE, BahdanauCache, given_cache
 from .configuration_bahdanau import BahdanauConfig
 from .decoder_bahdanau import BahdanauDecoder
 from .decoding_bahdanau import asks_for_tokens_only, beam_search, greedy_search
@@ -90,16 +90,18 @@ class BahdanauModel(BahdanauPreTrainedModel):
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        cache: BahdanauCache | None = None,
         **kwargs: Any,
     ) -> Seq2SeqModelOutput:
         """Read the source, unless `encoder_outputs` holds it already, and take the target's steps.
 
         Arguments as in `BahdanauForConditionalGeneration.forward`.
         """
+        cache = given_cache(past_key_values, cache)
         source: BahdanauEncoderOutput
         if encoder_outputs is not None:
             source = _as_encoder_output(encoder_outputs)
-        elif input_ids is None and inputs_embeds is None and past_key_values:
+        elif input_ids is None and inputs_embeds is None and cache:
             source = BahdanauEncoderOutput()  # it is in the cache
         else:
             if input_ids is not None and attention_mask is None:
@@ -117,7 +119,7 @@ class BahdanauModel(BahdanauPreTrainedModel):
             encoder_hidden_states=source.last_hidden_state,
             encoder_final_state=source.final_state,
             encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            past_key_values=cache,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
             output_attentions=output_attentions,
@@ -126,11 +128,11 @@ class BahdanauModel(BahdanauPreTrainedModel):
         )
         return Seq2SeqModelOutput(
             last_hidden_state=decoded.last_hidden_state,
-            past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
             cross_attentions=decoded.cross_attentions,
             encoder_last_hidden_state=source.last_hidden_state,
             encoder_hidden_states=source.hidden_states,
+            **{CACHE: decoded.get(CACHE)},
         )
 
 
@@ -224,6 +226,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         skip_logits: bool = False,
+        cache: BahdanauCache | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Predict each target word from the source and the words before it.
@@ -245,6 +248,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             logits_to_keep: only the last so many steps' logits (0: all), or these steps'.
             num_items_in_batch: what to divide the summed loss by; default the labels counted here.
             skip_logits: with labels: compute the loss on real tokens alone and return no logits.
+            cache: the name of `past_key_values` from transformers 5.24 on; pass one of them.
             kwargs: `label_smoothing`, the share of probability spread evenly over the vocabulary,
                 in [0, 1), default 0. It has no place of its own since the library's `Trainer` takes
                 every argument with "label" in its name for labels. All others are ignored.
@@ -266,7 +270,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            past_key_values=given_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
@@ -304,18 +308,18 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
             encoder_hidden_states=outputs.encoder_hidden_states,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Prepare one step; a full prefix passed with its cache is cut to what is new."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if next_sequence_length is None and cache is not None:
             done = cache.get_seq_length()
             if 0 < done < input_ids.shape[1]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .batch_bahdanau import max_source_length
-from .cache_bahdanau import BahdanauCache
+from .cache_bahdanau import CACHE, BahdanauCache
 from .errors import InputError
 from .loading import check_tokenizer
 from .modeling_bahdanau import BahdanauForConditionalGeneration
@@ -387,7 +387,7 @@ def _largest_difference(model: BahdanauForConditionalGeneration, folder: Path) -
             use_cache=True,
             output_attentions=True,
         )
-    expected = [outputs.logits[:, 0], outputs.past_key_values.state]
+    expected = [outputs.logits[:, 0], outputs[CACHE].state]
     if outputs.cross_attentions is not None:
         expected.append(outputs.cross_attentions[0][:, 0, 0])
     pairs = zip(found, expected, strict=True)

@@ -8,7 +8,7 @@ from test_decoding import source
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.cache_bahdanau import BahdanauCache
+from bahdanau_hf.cache_bahdanau import CACHE, BahdanauCache
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -102,3 +102,19 @@ def test_cache_reorders_the_state_alone(tiny_model) -> None:
 def test_cache_cannot_go_back(tiny_model) -> None:
     with pytest.raises(ValueError, match="cannot be cropped"):
         filled_cache(tiny_model()).crop(1)
+
+
+def test_either_name_and_not_both(model) -> None:
+    """Transformers 5.24 calls it `cache`, and the search of each version finds its own name."""
+    words = torch.randint(13, (4, 3))
+    with torch.no_grad():
+        whole = model(**source(), decoder_input_ids=words).logits
+        for name in ("past_key_values", "cache"):
+            for runs in (model, model.model):
+                cache = model(**source(), decoder_input_ids=words[:, :2])[CACHE]
+                rest = runs(decoder_input_ids=words[:, 2:], **{name: cache})
+                if runs is model:
+                    assert_close(rest.logits, whole[:, 2:], **CLOSE)
+                assert rest[CACHE] is cache
+        with pytest.raises(ValueError, match="pass one"):
+            model(decoder_input_ids=words, past_key_values=cache, cache=cache)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
 
 from benchmarks import protections  # noqa: E402
-from benchmarks.protections import PROTECTIONS, Protection  # noqa: E402
+from benchmarks.protection_list import PROTECTIONS, Protection  # noqa: E402
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda protection: protection.name)
