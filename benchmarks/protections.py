@@ -4,10 +4,10 @@
     python -m benchmarks.protections --only gzip "line without end"
     python -m benchmarks.protections --slow
 
-A test that passes with and without what it stands for shows nothing. Each entry of protection_list.py
-names a file, a piece of it that protects, what stands there without the protection, and the test
-that must fail then; the page's need the extra [demo]. With --slow those that start processes are
-done, too. Ends with status 1 if a test passed, or if none was found.
+A test that passes with and without what it stands for shows nothing. Each entry of
+protection_list.py names a file, a piece of it that protects, what stands there without the
+protection, and the test that must fail then; the page's need the extra [demo]. With --slow those
+that start processes are done, too. Ends with status 1 if a test passed, or if none was found.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ RECIPES = {
         {5: 30},
     ),
     "base-reverse": Recipe(
-        "Tatoeba, Chinese to English, half the passes",
-        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en", "--num_train_epochs=10"),
+        "Tatoeba, Chinese to English, six passes",
+        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en", "--num_train_epochs=6"),
         "simplified",
         2400,
         {},

@@ -427,6 +427,10 @@ def test_whether_a_push_will_be_let_in(run_folder: Path, server: HubServer) -> N
         assert hub.open_repository("alice/tea", token=token, write=False) == "alice/tea"
 
 
+@pytest.mark.skipif(
+    int(huggingface_hub.__version__.split(".")[0]) < 2,
+    reason="before 2.0 the library asks huggingface.co itself, whatever HF_ENDPOINT says",
+)
 def test_the_hub_finds_no_fault_with_the_card(run_folder: Path, server: HubServer) -> None:
     card = ModelCard(text_of(run_folder))
     card.validate()
