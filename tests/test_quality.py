@@ -11,7 +11,13 @@ from made_pairs import PAIRS, write_tsv
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
 
-from benchmarks import ledger, quality, tutorial_experiment, tutorial_report  # noqa: E402
+from benchmarks import (  # noqa: E402
+    ledger,
+    quality,
+    script_choice,
+    tutorial_experiment,
+    tutorial_report,
+)
 from benchmarks.ledger_report import ledger_tables  # noqa: E402
 from benchmarks.stopwatch import Timing, race  # noqa: E402
 
@@ -81,6 +87,35 @@ def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
     assert shown == (ROOT / "benchmarks" / "quality.md").read_text(encoding="utf-8"), (
         "run python -m benchmarks.quality render"
     )
+
+
+# Scripts
+
+
+def test_what_the_choice_of_script_costs() -> None:
+    """The script is told by one English word, which the fit has to find."""
+    pytest.importorskip("opencc")
+    traditional, simplified = "我們今天在家說話。", "我们今天在家说话。"
+    pairs = [(f"We talk here, {name}.", traditional) for name in ("Ann", "Bob", "Eve")]
+    pairs += [(f"We talk now, {name}.", simplified) for name in ("Ann", "Bob", "Eve")]
+    splits = {"train": 200 * pairs, "validation": pairs, "test": pairs}
+    sources = [source for source, _ in pairs]
+    found = script_choice.measure(sources, [simplified] * len(pairs), splits)
+    assert found["references"] == {"simplified": 3, "traditional": 3}
+    assert found["simplified_references"] == found["as_the_reference"] == pytest.approx(100)
+    assert found["foretold_right"] == 1
+    assert found["foretold"] == pytest.approx(100)
+    assert 20 < found["all_simplified"] < 80
+    assert 20 < found["all_traditional"] < 80
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("我们", "simplified"), ("我們", "traditional"), ("我", "both"), ("我們说", "mixed")],
+)
+def test_script(text: str, expected: str) -> None:
+    pytest.importorskip("opencc")
+    assert script_choice.script(text) == expected
 
 
 # The ledger
