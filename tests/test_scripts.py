@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_settings_and_log(finished: Path) -> None:
     settings = json.loads((finished / "settings.json").read_text())
     assert settings["train"]["weight_decay"] == 0.5
     assert settings["data"]["train_file"] == str(PAIRS)
-    assert settings["versions"]["torch"] == torch.__version__
+    assert settings["versions"]["torch"] == version("torch")
     model = BahdanauForConditionalGeneration.from_pretrained(finished)
     assert settings["num_parameters"] == model.num_parameters()
     counts = settings["num_pairs"]
