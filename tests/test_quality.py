@@ -80,13 +80,15 @@ def test_a_folder_without_a_split(tmp_path) -> None:
 def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
     page = tmp_path / "quality.md"
     page.write_text(quality.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text(quality.README.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(quality, "PAGE", page)
-    assert quality.main(["render"]) == 0
-    shown = page.read_text(encoding="utf-8")
-    assert shown == quality.PAGE.read_text(encoding="utf-8")
-    assert shown == (ROOT / "benchmarks" / "quality.md").read_text(encoding="utf-8"), (
-        "run python -m benchmarks.quality render"
-    )
+    monkeypatch.setattr(quality, "README", readme)
+    assert quality.main(["render", "--readme"]) == 0
+    for made, kept in ((page, ROOT / "benchmarks" / "quality.md"), (readme, ROOT / "README.md")):
+        assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), (
+            "run python -m benchmarks.quality render --readme"
+        )
 
 
 # Scripts
