@@ -93,16 +93,3 @@ class BahdanauCache(Cache):
 
     def __repr__(self) -> str:
         return f"BahdanauCache(batch_size={self.batch_size}, steps={self._num_steps})"
-
-
-def given_cache(
-    past_key_values: BahdanauCache | None, cache: BahdanauCache | None
-) -> BahdanauCache | None:
-    """The cache, by whichever of its two names it was passed.
-
-    Raises:
-        ValueError: it was passed by both.
-    """
-    if past_key_values is not None and cache is not None:
-        raise ValueError("past_key_values and cache are two names of one argument: pass one")
-    return cache if past_key_values is None else past_key_values

@@ -154,7 +154,7 @@ def clean_pairs(
     if data.chinese_script != "keep":
         if "zh" not in map(base_language, languages):
             raise InputError(f"--chinese_script {data.chinese_script}: neither language is Chinese")
-        _script_converter(data.chinese_script)
+        script_converter(data.chinese_script)
     function = partial(
         _clean_batch,
         languages=languages,
@@ -181,7 +181,7 @@ def _clean_batch(
 ) -> Batch:
     rows, reasons = [], []
     source_lang, target_lang = languages
-    convert = None if script == "keep" else _script_converter(script)
+    convert = None if script == "keep" else script_converter(script)
     for row in batch["translation"]:
         texts = {lang: clean_text(row[lang] or "") for lang in languages}
         if convert is not None:
@@ -202,7 +202,12 @@ def _clean_batch(
 
 
 @lru_cache(maxsize=2)
-def _script_converter(script: str) -> Callable[[str], str]:
+def script_converter(script: str) -> Callable[[str], str]:
+    """What turns Chinese text into `"simplified"` or `"traditional"` characters.
+
+    Raises:
+        InputError: the extra [zh] is not installed.
+    """
     try:
         from opencc import OpenCC
     except ImportError:

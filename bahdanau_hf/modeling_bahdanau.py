@@ -30,7 +30,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils import can_return_tuple
 
-from .cache_bahdanau import CACHE, BahdanauCache, given_cache
+from .cache_bahdanau import CACHE, BahdanauCache
 from .configuration_bahdanau import BahdanauConfig
 from .decoder_bahdanau import BahdanauDecoder
 from .decoding_bahdanau import asks_for_tokens_only, beam_search, greedy_search
@@ -97,7 +97,9 @@ class BahdanauModel(BahdanauPreTrainedModel):
 
         Arguments as in `BahdanauForConditionalGeneration.forward`.
         """
-        cache = given_cache(past_key_values, cache)
+        if past_key_values is not None and cache is not None:
+            raise ValueError("past_key_values and cache are two names of one argument: pass one")
+        cache = cache if past_key_values is None else past_key_values
         source: BahdanauEncoderOutput
         if encoder_outputs is not None:
             source = _as_encoder_output(encoder_outputs)
@@ -270,7 +272,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=given_cache(past_key_values, cache),
+            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,

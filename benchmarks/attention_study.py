@@ -53,8 +53,8 @@ from .study_training import (
 )
 
 RESULTS = Path(__file__).parent / "results" / "study"
-# Where a group of sources begins, in words: like figure 2 of the paper, as far as sentences go.
 MOST_TUNING = 1000  # sentences of validation that a setting is judged by
+# Where a group of sources begins, in words: like figure 2 of the paper, as far as sentences go.
 EDGES = (1, 4, 6, 8, 10, 13, 16, 21, 31, 41, 51, 61)
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bahdanau_hf.data import script_converter
 from bahdanau_hf.metrics import score_translations
 from bahdanau_hf.pair_files import open_pairs
 
@@ -77,9 +78,9 @@ def measure(
         hypotheses: their translations, Simplified.
         pairs: of every split, scripts as they are.
     """
-    to_simplified, to_traditional = converter("t2s"), converter("s2t")
+    to_simplified, to_traditional = script_converter("simplified"), script_converter("traditional")
     references = [target for _, target in pairs["test"]]
-    is_traditional = [script(text) == "traditional" for text in references]
+    scripts = [script(text) for text in references]
     traditional = [to_traditional(text) for text in hypotheses]
     foretell = fit_script(pairs["train"])
     foretold = foretell(sources)
@@ -94,30 +95,22 @@ def measure(
         for guess, (_, target) in zip(foretell([s for s, _ in certain]), certain, strict=True)
     ]
     simplified = [to_simplified(text) for text in references]
-    scripts = [script(text) for text in references]
     return {
         "references": {kind: scripts.count(kind) for kind in sorted(set(scripts))},
         "simplified_references": round(score_translations(hypotheses, simplified).bleu, 2),
         "all_simplified": bleu([False] * len(references)),
         "all_traditional": bleu([True] * len(references)),
-        "as_the_reference": bleu(is_traditional),
+        "as_the_reference": bleu(kind == "traditional" for kind in scripts),
         "foretold": bleu(foretold),
         "foretold_right": round(sum(right) / len(right), 4),
     }
 
 
 @functools.cache
-def converter(name: str) -> Callable[[str], str]:
-    """OpenCC's, by its name."""
-    from opencc import OpenCC
-
-    return OpenCC(name).convert
-
-
 def script(text: str) -> str:
     """`simplified`, `traditional`, `both` (characters that are the same in both), or `mixed`."""
-    was_traditional = converter("t2s")(text) != text
-    was_simplified = converter("s2t")(text) != text
+    was_traditional = script_converter("simplified")(text) != text
+    was_simplified = script_converter("traditional")(text) != text
     if was_traditional and was_simplified:
         return "mixed"
     return "traditional" if was_traditional else "simplified" if was_simplified else "both"

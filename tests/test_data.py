@@ -98,7 +98,7 @@ def test_chinese_script_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="neither language is Chinese"):
         clean_pairs(table([("a", "b")], "en", "de"), args)
     monkeypatch.setitem(sys.modules, "opencc", None)
-    data_module._script_converter.cache_clear()
+    data_module.script_converter.cache_clear()
     with pytest.raises(InputError, match=r"needs OpenCC: pip install 'bahdanau-hf\[zh\]'"):
         clean_pairs(table(PAIRS), DataArguments(chinese_script="simplified"))
 
