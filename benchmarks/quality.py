@@ -86,8 +86,8 @@ RECIPES = {
         {5: 30},
     ),
     "base-reverse": Recipe(
-        "Tatoeba, Chinese to English, six passes",
-        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en", "--num_train_epochs=6"),
+        "Tatoeba, Chinese to English",
+        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en"),
         "simplified",
         2400,
         {},
