@@ -17,14 +17,17 @@ def ledger_tables(folder: Path) -> str:
         for path in sorted(folder.glob("*.json"))
     }
     lines = [
-        "| idea | flags | predicted | measured | BLEU of the seeds | kept |",
+        "| idea | flags, or [what no flag says](ledger_methods.py) "
+        "| predicted | measured | BLEU of the seeds | kept |",
         "| --- | --- | ---: | ---: | --- | --- |",
     ]
     base = results.get("as-it-is")
     if base:
         lines.append(f"| the recipe as it is | | | {mean(base):.1f} | {each(base)} | yes |")
     for name, idea in IDEAS.items():
-        flags = " ".join(f"`{flag}`" for flag in idea.flags)
+        method = type(idea.method()).__name__
+        names = [*idea.flags, *([] if method == "Method" else [method])]
+        flags = " ".join(f"`{name}`" for name in names)
         result = results.get(name)
         if result is None or base is None:
             lines.append(f"| {idea.title} | {flags} | {idea.predicted} | not measured | | |")

@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         texts = {
             "targets": target_table(results),
             "scripts": script_table(args.results / "script_choice.json"),
+            "length_penalty": length_penalty_table(args.results / "length_penalty.json"),
             "ledger": ledger_tables(args.results / "ledger"),
             "tutorial": tutorial_tables(args.results.parent / "tutorial.json"),
         }
@@ -185,14 +186,19 @@ def train(command: Sequence[str], folder: Path, threads: int) -> dict[str, float
 
 
 def score(
-    runs: Sequence[Path], test_file: Path, chinese_script: str, beams: int, threads: int
+    runs: Sequence[Path],
+    test_file: Path,
+    chinese_script: str,
+    beams: int,
+    threads: int,
+    flags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores of a run by `bahdanau-hf score`, or of several together."""
     command = [sys.executable, "-m", "bahdanau_hf", "score", f"--model={runs[0]}"]
     if len(runs) > 1:
         command = [sys.executable, "-m", "benchmarks.ensemble", *map(str, runs)]
     command += [f"--test_file={test_file}", f"--num_beams={beams}"]
-    command += [f"--chinese_script={chinese_script}"]
+    command += [f"--chinese_script={chinese_script}", *flags]
     done = subprocess.run(
         command, cwd=ROOT, check=True, env=environment(threads), stdout=subprocess.PIPE
     )
@@ -295,6 +301,24 @@ def script_table(path: Path) -> str:
         f"{result['foretold_right']:.0%} of the validation pairs. `{machine['command']}`; "
         f"{machine['date']}, commit {machine['commit']}."
     )
+
+
+def length_penalty_table(path: Path) -> str:
+    """BLEU on validation by length penalty, as `length_penalty.py` measured it."""
+    if not path.exists():
+        return "Not measured."
+    result = json.loads(path.read_text(encoding="utf-8"))
+    found = {"greedy": result["greedy"], **result["penalties"]}
+    machine = result["machine"]
+    lines = [
+        f"| length penalty, {result['beams']} beams | {' | '.join(found)} |",
+        f"| --- |{' ---: |' * len(found)}",
+        f"| BLEU, validation | {' | '.join(f'{bleu:.1f}' for bleu in found.values())} |",
+        "",
+        f"`{machine['command']}`; {machine['date']}, commit {machine['commit']}; "
+        f"{result['num_sentences']:,} sentences; `{result['signature']}`.",
+    ]
+    return "\n".join(lines)
 
 
 def verdict(wanted: float | None, bleu: float | None, used: float, budget: float) -> str:

@@ -138,23 +138,32 @@ def test_an_idea_counts_if_every_seed_is_ahead(tmp_path) -> None:
     assert "| +2.2 | 20.5, 25.0 | no: within the spread |" in table
     assert "| +2.0 | 22.0, 23.0 | worth a whole training |" in table
     assert "| -2.0 | 18.0, 19.0 | no |" in table
-    assert "4,000 instead of 8,000 subwords | `--vocab_size=4000` | +0.5 | not measured" in table
+    assert "2,000 instead of 4,000 subwords | `--vocab_size=2000` | −1 | not measured" in table
+    assert "| coverage loss, 0.1 | `Coverage` | 0 | not measured" in table
 
 
-def test_the_ledger_tries_what_is_missing(tmp_path, monkeypatch) -> None:
+def test_the_ledger_tries_what_is_missing(tmp_path, monkeypatch, capsys) -> None:
     path = write_tsv(tmp_path / "pairs.tsv", PAIRS)
-    monkeypatch.setattr(ledger, "IDEAS", {"wider": ledger.Idea("wide", ("--hidden_size=16",), "")})
+    ideas = {
+        "wider": ledger.Idea("wide", ("--hidden_size=16",), ""),
+        "distillation": ledger.IDEAS["distillation"],
+        "layer-norm": ledger.IDEAS["layer-norm"],
+    }
+    monkeypatch.setattr(ledger, "IDEAS", ideas)
     monkeypatch.setattr(ledger, "race", fixed_race)
     command = [f"--train_file={path}", f"--validation_file={path}", "--tokenizer_kind=word-char"]
     command += ["--hidden_size=8", "--embedding_size=8", f"--output_dir={tmp_path / 'run'}"]
     command += ["--cpu_seconds", "0.3", "--seeds", "1", "--results", str(tmp_path / "ledger")]
-    command += ["--ideas", "wider", "--max_length_ratio=20"]
+    command += ["--max_length_ratio=20", "--ideas", *ideas]
     assert ledger.main(command) == 0
-    first, wider = (
+    assert "distillation is left out: it needs --distilled" in capsys.readouterr().out
+    assert not (tmp_path / "ledger" / "distillation.json").exists()
+    first, wider, normalised = (
         json.loads((tmp_path / "ledger" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("as-it-is", "wider")
+        for name in ("as-it-is", "wider", "layer-norm")
     )
     assert (first["steps"], wider["steps"]) == (3, 2), "the wider one is slower"
+    assert normalised["steps"] == 3, "it is compared after as many steps"
     assert wider["flags"] == ["--hidden_size=16"]
     monkeypatch.setattr(ledger, "try_idea", lambda *args: pytest.fail("it was done"))
     assert ledger.main(command) == 0
