@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not instal
 from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.tokenization import EOS_ID, UNK_ID, target_vocab_size
 from benchmarks import ledger_methods as methods
+from benchmarks import synthetic_pairs
 from benchmarks.study_systems import batch_loss
 from benchmarks.study_training import Learner, learn, prepare_study
 
@@ -209,3 +210,22 @@ def test_pretraining_comes_first(made, tmp_path) -> None:
     assert seen == [1, 1, len(batch["labels"]), len(batch["labels"])]
     done = learn(study, study.make("attention", 0), 4, 0, 0.0, method)
     assert done["cpu_seconds"] >= 0
+
+
+@pytest.mark.parametrize(("side", "kept"), [("targets", 0), ("sources", 1)])
+def test_a_model_writes_one_side(tmp_path, monkeypatch, side: str, kept: int) -> None:
+    def from_pretrained(model: str, dtype: str) -> Any:
+        return SimpleNamespace(
+            translate=lambda texts, num_beams: [text[::-1] for text in texts[:-1]] + [""]
+        )
+
+    monkeypatch.setattr(synthetic_pairs.Translator, "from_pretrained", from_pretrained)
+    path, output = write_tsv(tmp_path / "pairs.tsv", PAIRS), tmp_path / "output.tsv"
+    assert synthetic_pairs.main([side, "a model", str(path), str(output)]) == 0
+    rows = [tuple(line.split("\t")) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ("en", "zh")
+    expected = [
+        (source, source[::-1]) if kept == 0 else (target[::-1], target)
+        for source, target in PAIRS[:-1]  # the last translation is empty
+    ]
+    assert rows[1:] == expected
