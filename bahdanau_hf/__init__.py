@@ -23,6 +23,7 @@ BahdanauForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM"
 
 if TYPE_CHECKING:
     from .alignment import Alignment
+    from .ensemble import EnsembleLogitsProcessor
     from .metrics import TranslationMetric, TranslationScores, score_translations
     from .pipeline_bahdanau import BahdanauTranslationPipeline
     from .plotting import plot_alignment, save_alignment
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Alignment": "alignment",
     "BahdanauTranslationPipeline": "pipeline_bahdanau",
+    "EnsembleLogitsProcessor": "ensemble",
     "Translation": "translation",
     "TranslationMetric": "metrics",
     "TranslationScores": "metrics",
@@ -63,6 +65,7 @@ __all__ = [
     "BahdanauForConditionalGeneration",
     "BahdanauModel",
     "BahdanauTranslationPipeline",
+    "EnsembleLogitsProcessor",
     "InputError",
     "Translation",
     "TranslationMetric",

@@ -145,7 +145,7 @@ def find_translations(
     Returns:
         For each sentence at least one hypothesis, the best first, no two with the same text.
     """
-    input_ids, attention_mask = _source_batch(model, tokenizer, sources)
+    input_ids, attention_mask = source_batch(model, tokenizer, sources)
     outputs = model.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -218,7 +218,7 @@ def read_attention(
     """
     if not sources:
         return []
-    input_ids, attention_mask = _source_batch(model, tokenizer, sources)
+    input_ids, attention_mask = source_batch(model, tokenizer, sources)
     start, size = model.config.decoder_start_token_id, model.config.vocab_size
     known = [[start, *(i if i < size else UNK_ID for i in ids[:-1])] for ids in targets]
     outputs = model(
@@ -254,10 +254,10 @@ def name_attention(
     return [text for text, _ in columns], [text for text, _ in rows], merged
 
 
-def _source_batch(
+def source_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sources: Sequence[list[int]]
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask, `(B, S)`."""
+    """Ids and mask of sentences, `(B, S)`, as the model reads them."""
     # An encoder that reads padding must always find as much of it as in training.
     width = (max_source_length(tokenizer) or 0) if model.config.encoder_reads_padding else 0
     input_ids = _padded(sources, model.device, width)
@@ -291,4 +291,5 @@ __all__ = [
     "name_attention",
     "new_token_limit",
     "read_attention",
+    "source_batch",
 ]

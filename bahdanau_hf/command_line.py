@@ -25,6 +25,13 @@ def add_model(parser: argparse.ArgumentParser, required: bool) -> None:
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how to search for translations."""
     parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="further checkpoints, with the same tokenizer, that translate together with --model",
+    )
+    parser.add_argument(
         "--batch_size",
         type=positive,
         default=64,
@@ -73,8 +80,9 @@ def load_translator(args: argparse.Namespace) -> Translator:
     from .translation import Translator
 
     disable_progress_bar()
-    batch_size, dtype = getattr(args, "batch_size", 1), getattr(args, "dtype", None)
-    return Translator.from_pretrained(args.model, args.revision, args.device, dtype, batch_size)
+    defaults: dict[str, Any] = {"batch_size": 1, "dtype": None, "ensemble": ()}
+    options = {name: getattr(args, name, default) for name, default in defaults.items()}
+    return Translator.from_pretrained(args.model, args.revision, args.device, **options)
 
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def run_score(args: argparse.Namespace) -> None:
     }
     if args.backward_model is not None and not args.alignments:
         raise InputError("--backward_model goes with --alignments")
+    if args.ensemble and (args.alignments or args.model is None):
+        raise InputError("--ensemble goes with --model and --test_file: several translate together")
     if args.alignments:
         result = _score_alignments(args, given)
     elif [name for name, is_given in given.items() if is_given] == ["model", "test_file"]:
@@ -149,6 +151,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **_scores(sources, texts, references, source_lang, target_lang),
         "model": args.model,
+        **({"ensemble": args.ensemble} if args.ensemble else {}),
         "test_file": args.test_file,
         "source_lang": source_lang,
         "target_lang": target_lang,

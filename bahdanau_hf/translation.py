@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from .alignment import Alignment
 from .batch_bahdanau import (
@@ -26,8 +27,10 @@ from .batch_bahdanau import (
     evaluating,
     find_translations,
     max_source_length,
+    source_batch,
 )
 from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
+from .ensemble import EnsembleLogitsProcessor, check_ensemble
 from .errors import InputError
 from .loading import check_tokenizer, load_model, move_model
 from .search_request import SearchRequest, check_attention, check_positive, make_request
@@ -74,13 +77,16 @@ class Translator:
         dtype: `"float32"`, `"bfloat16"`, `"float16"`, or, on CPUs, `"int8"`; default: as the model
             is. In int8 the encoder, greedy and beam search multiply in 8 bits (see the model's
             `use_int8`); scores, alignments and sampling do not.
+        ensemble: further models with the same tokenizer, which translate together with the first:
+            each word's probability is the mean of theirs. Where a model looks is asked of the
+            first alone.
 
     Attributes:
         max_source_length: tokens of a sentence that the model reads, the end included; `None`: all.
 
     Raises:
-        InputError: the tokenizer does not belong to the model, a size below 1, or a device or
-            dtype that does not exist here.
+        InputError: the tokenizer does not belong to a model, a size below 1, a device or dtype that
+            does not exist here, or an ensemble in int8.
     """
 
     def __init__(
@@ -90,10 +96,14 @@ class Translator:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        ensemble: Sequence[PreTrainedModel] = (),
     ) -> None:
         check_positive(batch_size=batch_size)
-        check_tokenizer(model.config, tokenizer)
-        self.model = move_model(model, device, dtype)
+        for one in (model, *ensemble):
+            check_tokenizer(one.config, tokenizer)
+        self.model, *self.ensemble = (move_model(one, device, dtype) for one in (model, *ensemble))
+        if self.ensemble and any(one.int8 for one in (self.model, *self.ensemble)):
+            raise InputError("an ensemble does not compute in int8: take another dtype")
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_source_length = max_source_length(tokenizer)
@@ -106,6 +116,7 @@ class Translator:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         batch_size: int = 64,
+        ensemble: Sequence[str | Path] = (),
     ) -> Translator:
         """Load a checkpoint from a folder or a Hub repository; no code in it is run.
 
@@ -115,17 +126,21 @@ class Translator:
             device: default: a GPU if there is one.
             dtype: default: as saved.
             batch_size: as the constructor's.
+            ensemble: folders or repositories of checkpoints that translate together with this one.
 
         Raises:
-            InputError: nothing there, a checkpoint that is damaged or of another kind of model, or
-                a tokenizer that does not belong to it; and as the constructor.
+            InputError: nothing there, a checkpoint that is damaged or of another kind of model, a
+                tokenizer that does not belong to it, or checkpoints with different tokens; and as
+                the constructor.
         """
-        model = load_model(path_or_repo, revision=revision)
+        model, others = load_model(path_or_repo, revision=revision), list(map(load_model, ensemble))
         tokenizer = load_tokenizer(Path(model.name_or_path), revision)
+        tokenizers = [load_tokenizer(Path(other.name_or_path)) for other in others]
+        check_ensemble([model, *others], [tokenizer, *tokenizers])
         if device is None:
             on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)
             device = "cuda" if on_gpu else "cpu"
-        return cls(model, tokenizer, batch_size, device, dtype)
+        return cls(model, tokenizer, batch_size, device, dtype, others)
 
     def translate(
         self,
@@ -292,7 +307,9 @@ class Translator:
             key=lambda i: len(sentences[i].ids),
             reverse=True,
         )
-        with evaluating(self.model):
+        with ExitStack() as stack:
+            for model in (self.model, *self.ensemble):
+                stack.enter_context(evaluating(model))
             while order:
                 size = self._batch_rows(len(sentences[order[0]].ids), request)
                 batch, order = order[:size], order[size:]
@@ -313,14 +330,20 @@ class Translator:
     def _translate_batch(
         self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
+        ids, generate_kwargs = [sentence.ids for sentence in sentences], request.generate_kwargs
+        if self.ensemble:
+            batch = source_batch(self.model, self.tokenizer, ids)
+            processors = LogitsProcessorList([EnsembleLogitsProcessor(self.ensemble, *batch)])
+            processors += generate_kwargs.get("logits_processor") or []
+            generate_kwargs = generate_kwargs | {"logits_processor": processors}
         found = find_translations(
             self.model,
             self.tokenizer,
-            [sentence.ids for sentence in sentences],
+            ids,
             request.num_return_sequences,
             request.return_scores,
             num_beams=request.num_beams,
-            **request.generate_kwargs,
+            **generate_kwargs,
         )
         pairs = [(s, h) for s, hypotheses in zip(sentences, found, strict=True) for h in hypotheses]
         replacements = request.replacements

@@ -48,7 +48,7 @@ class Recipe:
         chinese_script: of training pairs and references.
         budget: CPU seconds that it may take.
         wanted: least BLEU by number of beams; empty where a number is only to be stated.
-        seeds: a training each; several translate together (`ensemble`).
+        seeds: a training each; several translate together.
         folder: of its runs, below `runs`, if another recipe has the same ones.
     """
 
@@ -196,7 +196,7 @@ def score(
     """Scores of a run by `bahdanau-hf score`, or of several together."""
     command = [sys.executable, "-m", "bahdanau_hf", "score", f"--model={runs[0]}"]
     if len(runs) > 1:
-        command = [sys.executable, "-m", "benchmarks.ensemble", *map(str, runs)]
+        command += ["--ensemble", *map(str, runs[1:])]
     command += [f"--test_file={test_file}", f"--num_beams={beams}"]
     command += [f"--chinese_script={chinese_script}", *flags]
     done = subprocess.run(

@@ -49,7 +49,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the README speaks of; its model knows the README's sentences by heart."""
     folder = tmp_path_factory.mktemp("clone")
     make_checkpoint(folder / "runs" / "quickstart")
-    (folder / "runs" / "base").symlink_to("quickstart", target_is_directory=True)
+    for name in ("base", "seed-42", "seed-43"):
+        (folder / "runs" / name).symlink_to("quickstart", target_is_directory=True)
     (folder / "sentences.txt").write_text("".join(f"{en}\n" for en, _ in PAIRS[:3]))
     (folder / "README.md").write_text("")
     rows = "".join(f"{en}\t{zh}\n" for en, zh in PAIRS)
