@@ -54,8 +54,10 @@ train: export OMP_WAIT_POLICY ?= PASSIVE
 train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart
 	$(ACCELERATE) scripts/train.py configs/tiny.yaml --output_dir $(RUN) --overwrite_output_dir
 
+# Several processes of tests, each with a thread of its own.
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-oldest:  ## the same with the oldest supported versions, in .venv-oldest
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

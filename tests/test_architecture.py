@@ -30,9 +30,9 @@ FLOORS: list[str] = [
     tokenization translation_metric version word_alignment
     """,
     """
-    alignment_quality batch_translation checkpointing evaluation finishing guided_attention hub
-    loading onnx_export preparation processes publishing search_request trackers training
-    training_batches training_run training_step translation tutorial
+    alignment_quality batch_translation checkpointing ensemble evaluation finishing
+    guided_attention hub loading onnx_export preparation processes publishing search_request
+    trackers training training_batches training_run training_step translation tutorial
     """,
     """
     __main__ cli command_line demo export_command score_command space
