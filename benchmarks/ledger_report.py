@@ -37,13 +37,13 @@ def ledger_tables(folder: Path) -> str:
             f"| {idea.title} | {flags} | {idea.predicted} | {gain:+.1f} | {each(result)} "
             f"| {verdict(result, base)} |"
         )
-    if base:
-        machine = base["machine"]
+    calls = {result["machine"]["command"]: result for result in results.values()}
+    for command, result in calls.items():
+        machine = result["machine"]
         lines += [
             "",
-            f"`{machine['command']}`; {machine['date']}, commit {machine['commit']}, "
-            f"{machine['processor']}; {base['cpu_seconds']:g} CPU-seconds each; "
-            f"`{base['signature']}`.",
+            f"`{command}`; {machine['date']}, commit {machine['commit']}, {machine['processor']}; "
+            f"{result['cpu_seconds']:g} CPU-seconds each; `{result['signature']}`.",
         ]
     return "\n".join(lines)
 
