@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sides = pair_texts(load_pairs(data)[0]["train"], args.source_lang, args.target_lang)
     translator = Translator.from_pretrained(args.model, dtype=args.dtype)
     given = sides[args.side == "sources"]
-    written = translator.translate(given, num_beams=args.num_beams)
+    written = [found.text for found in translator.translate(given, num_beams=args.num_beams)]
     pairs = zip(given, written, strict=True)
     if args.side == "sources":
         pairs = zip(written, given, strict=True)

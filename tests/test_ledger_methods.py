@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not instal
 
 from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.tokenization import EOS_ID, UNK_ID, target_vocab_size
+from bahdanau_hf.translation import Translation
 from benchmarks import ledger_methods as methods
 from benchmarks import synthetic_pairs
 from benchmarks.study_systems import batch_loss
@@ -216,7 +217,9 @@ def test_pretraining_comes_first(made, tmp_path) -> None:
 def test_a_model_writes_one_side(tmp_path, monkeypatch, side: str, kept: int) -> None:
     def from_pretrained(model: str, dtype: str) -> Any:
         return SimpleNamespace(
-            translate=lambda texts, num_beams: [text[::-1] for text in texts[:-1]] + [""]
+            translate=lambda texts, num_beams: [
+                Translation(text, "" if text == texts[-1] else text[::-1]) for text in texts
+            ]
         )
 
     monkeypatch.setattr(synthetic_pairs.Translator, "from_pretrained", from_pretrained)
