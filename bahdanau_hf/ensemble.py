@@ -117,10 +117,8 @@ def _origins(words: Tensor, before: Tensor, repeats: int) -> Tensor:
     """
     length = before.shape[1]
     if words.shape == (len(before), length + 1):
-        now = words[:, :length].unflatten(0, (-1, 1, repeats)).transpose(1, 2)
-        is_same = (now == before.unflatten(0, (-1, 1, repeats))).all(
-            dim=-1
-        )  # (B, repeats, repeats)
+        now = words[:, :length].unflatten(0, (-1, repeats, 1))
+        is_same = (now == before.unflatten(0, (-1, 1, repeats))).all(dim=-1)  # of all pairs of rows
         if bool(is_same.any(dim=-1).all()):
             first = torch.arange(0, len(words), repeats, device=words.device)[:, None]
             return (is_same.int().argmax(dim=-1) + first).flatten()

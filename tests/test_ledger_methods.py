@@ -19,7 +19,7 @@ from bahdanau_hf.translation import Translation
 from benchmarks import ledger_methods as methods
 from benchmarks import synthetic_pairs
 from benchmarks.study_systems import batch_loss
-from benchmarks.study_training import Learner, learn, prepare_study
+from benchmarks.study_training import Learner, prepare_study
 
 BATCHES = 4
 
@@ -209,8 +209,6 @@ def test_pretraining_comes_first(made, tmp_path) -> None:
     for share in (0.0, 0.49, 0.5, 0.9):
         seen.append(len(method.batch(batch, share)["labels"]))
     assert seen == [1, 1, len(batch["labels"]), len(batch["labels"])]
-    done = learn(study, study.make("attention", 0), 4, 0, 0.0, method)
-    assert done["cpu_seconds"] >= 0
 
 
 @pytest.mark.parametrize(("side", "kept"), [("targets", 0), ("sources", 1)])

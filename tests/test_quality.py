@@ -134,10 +134,12 @@ def test_an_idea_counts_if_every_seed_is_ahead(tmp_path) -> None:
     keep("wider", 20.5, 25)
     keep("untied", 22, 23)
     keep("xavier", 18, 19)
+    keep("residual", 25)
     table = ledger_tables(tmp_path)
     assert "| +2.2 | 20.5, 25.0 | no: within the spread |" in table
     assert "| +2.0 | 22.0, 23.0 | worth a whole training |" in table
     assert "| -2.0 | 18.0, 19.0 | no |" in table
+    assert "| +4.5 | 25.0 | open: one seed |" in table
     assert "2,000 instead of 4,000 subwords | `--vocab_size=2000` | −1 | not measured" in table
     assert "| coverage loss, 0.1 | `Coverage` | 0 | not measured" in table
 
