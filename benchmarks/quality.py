@@ -85,9 +85,35 @@ RECIPES = {
         2400,
         {5: 30},
     ),
+    "ensemble-as-is": Recipe(
+        "Tatoeba, scripts as they are, four seeds together, two hours of two cores",
+        ("configs/base.yaml",),
+        "keep",
+        14_400,
+        {5: 30},
+        (42, 43, 44, 45),
+        "base-as-is",
+    ),
     "base-reverse": Recipe(
         "Tatoeba, Chinese to English",
         ("configs/base.yaml", "--source_lang=zh", "--target_lang=en"),
+        "simplified",
+        2400,
+        {},
+    ),
+}
+# What was ahead in the ledger of short trainings, each alone, against base-simplified.
+IDEAS = {
+    "idea-guided-attention": Recipe(
+        "guided attention, 0.3",
+        ("configs/base.yaml", "--guided_attention_weight=0.3"),
+        "simplified",
+        2400,
+        {},
+    ),
+    "idea-characters": Recipe(
+        "words and characters instead of subwords",
+        ("configs/base.yaml", "--tokenizer_kind=word-char"),
         "simplified",
         2400,
         {},
@@ -103,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=["run", "render"])
-    parser.add_argument("name", nargs="?", choices=RECIPES)
+    parser.add_argument("name", nargs="?", choices=[*RECIPES, *IDEAS])
     parser.add_argument("--data", type=Path, help="folder of the three splits")
     parser.add_argument("--output_dir", type=Path, help="of the runs; default runs/NAME")
     parser.add_argument("--threads", type=int, default=1)
@@ -125,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args.name is None or args.data is None:
         parser.error("run needs a name and --data")
-    folder = args.output_dir or ROOT / "runs" / (RECIPES[args.name].folder or args.name)
+    folder = args.output_dir or ROOT / "runs" / ((RECIPES | IDEAS)[args.name].folder or args.name)
     result = run(args.name, args.data, folder, args.threads)
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / f"{args.name}.json"
@@ -136,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]:
     """Train a recipe and score it."""
-    recipe = RECIPES[name]
+    recipe = (RECIPES | IDEAS)[name]
     machine = describe_machine()
     machine["command"] = f"python -m benchmarks.quality run {name} --data FOLDER"
     machine["threads_used"] = threads
@@ -232,7 +258,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """What `run` has left, by name."""
-    paths = {name: folder / f"{name}.json" for name in RECIPES}
+    paths = {name: folder / f"{name}.json" for name in RECIPES | IDEAS}
     return {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name, path in paths.items()
