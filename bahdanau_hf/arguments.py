@@ -53,8 +53,8 @@ class ModelArguments:
     encoder_reads_padding: bool = _field(False, "only for checkpoints trained the tutorial's way")
     initializer: str = _field(
         "xavier",
-        "xavier (the tutorial's) or orthogonal recurrent weights",
-        ["xavier", "orthogonal"],
+        "xavier matrices, xavier in the GRUs alone (the tutorial's), or orthogonal recurrent ones",
+        ["xavier", "tutorial", "orthogonal"],
     )
     embedding_initializer_range: float = _field(1.0, "standard deviation of the first embeddings")
 

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 READOUTS = ("linear", "deep")
-INITIALIZERS = ("xavier", "orthogonal")
+INITIALIZERS = ("xavier", "tutorial", "orthogonal")
 
 
 @strict
@@ -41,7 +41,8 @@ class BahdanauConfig(PreTrainedConfig):
         encoder_reads_padding: let the encoder run on through the padding, with the final state
             taken behind it. Only reproduces checkpoints trained that way; results then depend on
             how a batch is padded.
-        initializer: `"xavier"` for all matrices, or `"orthogonal"` for the recurrent ones.
+        initializer: `"xavier"` for all matrices, `"tutorial"` for those of the GRUs alone, or
+            `"orthogonal"` for the recurrent ones.
         initializer_range: factor on the initial values of matrices and biases.
         embedding_initializer_range: standard deviation of the initial embeddings.
 

@@ -99,15 +99,19 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Set initial weights, as `config.initializer` says.
 
-        | parameter                 | "xavier" (the tutorial's)      | "orthogonal"             |
-        | ------------------------- | ------------------------------ | ------------------------ |
-        | embeddings                | normal(0, 1)                   | normal(0, 1)             |
-        | linear and input matrices | Xavier uniform                 | Xavier uniform           |
-        | recurrent matrices        | Xavier uniform, gates as one   | orthogonal, gate by gate |
-        | biases                    | uniform(-1/sqrt(n), 1/sqrt(n)) | 0                        |
+        | parameter          | "xavier"            | "tutorial"          | "orthogonal"            |
+        | ------------------ | ------------------- | ------------------- | ----------------------- |
+        | embeddings         | normal(0, 1)        | normal(0, 1)        | normal(0, 1)            |
+        | linear matrices    | Xavier uniform      | uniform ±1/sqrt(n)  | Xavier uniform          |
+        | input matrices     | Xavier uniform      | Xavier uniform      | Xavier uniform          |
+        | recurrent matrices | Xavier, all gates   | Xavier, all gates   | orthogonal, each gate   |
+        | biases             | uniform ±1/sqrt(n)  | uniform ±1/sqrt(n)  | 0                       |
+
+        The tutorial means Xavier for all of them, but its linear layers are lazy: when it draws the
+        values they are not there yet, and so they keep PyTorch's own.
 
         Embeddings are multiplied by `embedding_initializer_range`, everything else by
-        `initializer_range`; n is the width of a bias's input (of the state, in a GRU).
+        `initializer_range`; n is the width of a layer's input (of the state, in a GRU).
         """
         gain = self.config.initializer_range
         orthogonal = self.config.initializer == "orthogonal"
@@ -116,8 +120,9 @@ class BahdanauPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Linear | nn.GRU | nn.GRUCell):
             fan = module.in_features if isinstance(module, nn.Linear) else module.hidden_size
             bound = 0.0 if orthogonal else gain / fan**0.5
+            is_lazy = isinstance(module, nn.Linear) and self.config.initializer == "tutorial"
             for name, parameter in module.named_parameters(recurse=False):
-                if "bias" in name:
+                if "bias" in name or is_lazy:
                     init.uniform_(parameter, -bound, bound)
                 elif "weight_hh" in name and orthogonal:
                     if not getattr(parameter, "_is_hf_initialized", False):

@@ -419,7 +419,7 @@ _VALUES: tuple[Any, ...] = (
 )
 _LIKELY: dict[str, tuple[Any, ...]] = {
     "readout": ("linear", "deep"),
-    "initializer": ("xavier", "orthogonal"),
+    "initializer": ("xavier", "tutorial", "orthogonal"),
     "vocab_size": (1, 4, 13),
     "encoder_vocab_size": (13, 17, None),
     "encoder_layers": (1, 2, 3),

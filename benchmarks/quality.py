@@ -102,7 +102,8 @@ RECIPES = {
         {},
     ),
 }
-# What was ahead in the ledger of short trainings, each alone, against base-simplified.
+BASE = "base-simplified"
+# What was ahead in the ledger of short trainings, each alone, against BASE.
 IDEAS = {
     "idea-guided-attention": Recipe(
         "guided attention, 0.3",
@@ -143,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "scripts": script_table(args.results / "script_choice.json"),
             "length_penalty": length_penalty_table(args.results / "length_penalty.json"),
             "ledger": ledger_tables(args.results / "ledger"),
+            "whole": idea_table(results),
             "tutorial": tutorial_tables(args.results.parent / "tutorial.json"),
         }
         update_marks(PAGE, texts)
@@ -289,21 +291,48 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
                 verdict(wanted, bleu, result["cpu_seconds"] if result else 0, recipe.budget),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-        flags = " ".join(recipe.flags)
-        line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
-        line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
-        line += ", several seeds that translate together." if len(recipe.seeds) > 1 else "."
-        if result:
-            machine = result["machine"]
-            line += (
-                f" {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
-                f"average {machine['load_average']}; {result['parameters'] / 1e6:.1f} M parameters,"
-                f" {result['pairs']:,} pairs, {result['epochs']} passes, seed "
-                f"{', '.join(map(str, result['seeds']))}; "
-                f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
-            )
-        notes.append(line)
+        notes.append(recipe_note(name, recipe, result))
     return "\n".join([*lines, "", *notes])
+
+
+def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str:
+    """How to get a row again, and how it was got."""
+    flags = " ".join(recipe.flags)
+    line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
+    line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
+    line += ", several seeds that translate together." if len(recipe.seeds) > 1 else "."
+    if result:
+        machine = result["machine"]
+        line += (
+            f" {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
+            f"average {machine['load_average']}; {result['parameters'] / 1e6:.1f} M parameters,"
+            f" {result['pairs']:,} pairs, {result['epochs']} passes, seed "
+            f"{', '.join(map(str, result['seeds']))}; "
+            f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
+        )
+    return line
+
+
+def idea_table(results: dict[str, dict[str, Any]]) -> str:
+    """Whole trainings, each with one thing changed, beside the recipe as it is."""
+    lines = [
+        "| idea | validation, 5 beams | test, greedy | test, 5 beams | CPU-seconds | passes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    notes = []
+    rows = {BASE: "the recipe as it is"} | {name: idea.title for name, idea in IDEAS.items()}
+    for name, title in rows.items():
+        result = results.get(name)
+        if result is None:
+            lines.append(f"| {title} (`{name}`) | not measured | | | | |")
+            continue
+        greedy, beam = (result["scores"][str(n)]["bleu"] for n in BEAMS)
+        lines.append(
+            f"| {title} (`{name}`) | {result['validation_bleu'][0]:.1f} | {greedy:.1f} "
+            f"| {beam:.1f} | {result['cpu_seconds']:,} | {result['epochs']:.0f} |"
+        )
+        notes.append(recipe_note(name, (RECIPES | IDEAS)[name], result))
+    return "\n".join([*lines, "", *notes[1:]])
 
 
 def script_table(path: Path) -> str:
@@ -362,7 +391,8 @@ def readme_table(results: dict[str, dict[str, Any]]) -> str:
         "| data | pairs | parameters | CPU minutes | BLEU greedy | 5 beams |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, result in results.items():
+    for name in filter(results.get, RECIPES):
+        result = results[name]
         greedy, beam = (result["scores"][str(n)]["bleu"] for n in BEAMS)
         lines.append(
             f"| {TIME_ALLOWED.sub('', RECIPES[name].title)} | {result['pairs']:,} "

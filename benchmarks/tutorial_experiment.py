@@ -8,15 +8,17 @@ is what a perfect memory could reach: sources that the vocabulary cannot tell ap
 translation. The tutorial's turns words that occur once into `<unk>`, which leaves 1,579 of 1,757
 sources apart; a recipe that keeps all words may pass its ceiling without translating any better.
 
-Four ways: `plain`, PyTorch's modules one step at a time, as the tutorial has them; `tutorial`,
-configs/tutorial.yaml; `ours`, learning by heart with the tutorial's vocabulary; `ours-all-words`,
-the same with every word. CPU seconds are those of training alone, all threads together.
+Five ways: `program`, the tutorial's own code (`--program PAGE.md`, which is executed); `plain`, the
+same in PyTorch's modules one step at a time; `tutorial`, configs/tutorial.yaml; `ours`, learning by
+heart with the tutorial's vocabulary; `ours-all-words`, the same with every word. All get the same
+batches. CPU seconds are those of training alone, all threads together.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import itertools
 import json
 import logging
@@ -26,12 +28,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import datasets
 import torch
 import transformers
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.batch_bahdanau import find_translations
@@ -44,18 +48,20 @@ from bahdanau_hf.preparation import (
     prepare_tokenizer,
     start_accelerator,
 )
-from bahdanau_hf.tokenization import EOS_ID, SPECIAL_TOKENS
+from bahdanau_hf.tokenization import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS
 from bahdanau_hf.training import take_step, train
 from bahdanau_hf.training_run import Run, start_run
 
+from . import tutorial_program
 from .machine import command_line, describe_machine
 from .plain_seq2seq import PlainSeq2Seq
 from .stopwatch import Contender, race
 from .tutorial_report import table
 
 ROOT = Path(__file__).parents[1]
+MARKS = {"<pad>": PAD_ID, "<bos>": BOS_ID, "<eos>": EOS_ID}
 NUM_PAIRS = 2000
-EPOCHS = {"plain": 100, "tutorial": 100, "ours": 20, "ours-all-words": 20}
+EPOCHS = {"program": 100, "plain": 100, "tutorial": 100, "ours": 20, "ours-all-words": 20}
 # Nothing held back, for nothing is to be carried over to other sentences.
 OURS = {
     "tokenizer_kind": "word-char",
@@ -110,14 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("pairs", help="file of pairs; the first 2,000 are used")
     parser.add_argument("--held_out", help="file of further pairs; those in PAIRS are left out")
-    parser.add_argument("--recipes", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    parser.add_argument("--program", type=Path, help="the tutorial's page; its code is executed")
+    parser.add_argument("--recipes", nargs="+", choices=EPOCHS, default=list(EPOCHS)[1:])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--epochs", type=float, help="instead of each recipe's own")
     parser.add_argument("--num_pairs", type=int, default=NUM_PAIRS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--race", action="store_true", help="time a pass of plain and tutorial")
+    parser.add_argument(
+        "--race", action="store_true", help="time a pass of program, plain and tutorial"
+    )
     parser.add_argument("--results", type=Path, help="keep the numbers here, beside others")
     args = parser.parse_args(arguments)
+    if args.program is None and (args.race or "program" in args.recipes):
+        parser.error("the tutorial's own program needs --program, the page that prints it")
     torch.set_num_threads(args.threads)
     logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
@@ -151,10 +162,6 @@ def this_run() -> dict[str, Any]:
     return describe_machine() | {"command": command_line("benchmarks.tutorial_experiment")}
 
 
-def _kept(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
 def measure(recipe: str, seed: int, args: argparse.Namespace) -> Result:
     """Train once, translate what was learnt and what was not, and count."""
     epochs = args.epochs or EPOCHS[recipe]
@@ -162,7 +169,10 @@ def measure(recipe: str, seed: int, args: argparse.Namespace) -> Result:
         run = prepare(recipe, seed, epochs, args, Path(folder) / "run")
         sources, references = texts(run, "train")
         began = time.process_time()
-        translate = (learn_plainly if recipe == "plain" else learn)(run, epochs)
+        if recipe == "program":
+            translate = learn_by_program(run, epochs, tutorial_program.load_program(args.program))
+        else:
+            translate = (learn_plainly if recipe == "plain" else learn)(run, epochs)
         cpu_seconds = time.process_time() - began
         counts = tutorial_counts(translate(sources), references)
         bleu = signature = None
@@ -230,12 +240,53 @@ def learn(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]
     return translate
 
 
+class ProgramBatches:
+    """The batches of a run, a pass each time, in the form that the tutorial's program reads."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for (batch,), _ in self.run.batches.steps(self.run.state, 1):
+            lengths = batch["attention_mask"].sum(dim=1), (batch["labels"] != -100).sum(dim=1)
+            yield batch["input_ids"], lengths[0], batch["labels"].clamp(min=PAD_ID), lengths[1]
+        self.run.state.epoch += 1
+
+
+def program_parts(run: Run, program: ModuleType) -> tuple[Any, tutorial_program.Words]:
+    """The program's network of a run's sizes, and the target words."""
+    config = run.bare_model.config
+    sizes = (config.embedding_size, config.hidden_size, config.encoder_layers, config.dropout)
+    network = tutorial_program.build(program, config.encoder_vocab_size, config.vocab_size, sizes)
+    return network, tutorial_program.Words(MARKS, decode=lambda ids: characters(run, ids))
+
+
+def learn_by_program(
+    run: Run, epochs: float, program: ModuleType
+) -> Callable[[Sequence[str]], list[list[str]]]:
+    """Let the tutorial's program train its own model; returns what translates."""
+    network, target_words = program_parts(run, program)
+    rate, steps = run.args.learning_rate, run.data_args.max_source_length
+    tutorial_program.train(program, network, ProgramBatches(run), rate, int(epochs), target_words)
+    source_words = tutorial_program.Words(MARKS, encode=lambda text: encode(run, [text])[0][:-1])
+
+    @torch.no_grad()
+    def translate(sentences: Sequence[str]) -> list[list[str]]:
+        vocabularies = (source_words, target_words)
+        cpu = torch.device("cpu")
+        found = (program.predict_seq2seq(network, s, *vocabularies, steps, cpu) for s in sentences)
+        return [words.split(" ") for words, _ in found]
+
+    return translate
+
+
 def learn_plainly(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:
     """Train the plain model on the same batches by the same rule; returns what translates."""
     model, length = plain_model(run), run.data_args.max_source_length
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 and "embedding" not in name:
-            torch.nn.init.xavier_uniform_(parameter)
+    for gru in (model.encoder, model.decoder):  # the tutorial's linear layers are not there yet
+        for name, parameter in gru.named_parameters():
+            if "weight" in name:
+                torch.nn.init.xavier_uniform_(parameter)
     take_pass = plain_passes(run, model)
     for _ in range(int(epochs)):
         take_pass()
@@ -291,7 +342,7 @@ def plain_passes(run: Run, model: PlainSeq2Seq) -> Callable[[], None]:
 
 
 def race_passes(args: argparse.Namespace, rounds: int = 5) -> dict[str, float]:
-    """CPU seconds of a pass over the pairs, the plain model's and ours, timed in turns.
+    """CPU seconds of a pass over the pairs, the tutorial's, the plain model's and ours, in turns.
 
     Returns:
         The median of each, and by how many times ours is faster (median of the rounds).
@@ -304,15 +355,23 @@ def race_passes(args: argparse.Namespace, rounds: int = 5) -> dict[str, float]:
             for batches, _ in run.batches.steps(run.state, 1):
                 take_step(run, batches, lambda: [False])
 
+        program = tutorial_program.load_program(args.program)
+        network, words = program_parts(run, program)
+        pass_of_program = functools.partial(
+            tutorial_program.train,
+            *(program, network, ProgramBatches(run), run.args.learning_rate, 1, words),
+        )
         contenders = {
+            "program": Contender(pass_of_program, 1),
             "plain": Contender(plain_passes(run, plain_model(run)), 1),
             "tutorial": Contender(take_pass, 1),
         }
         timings = race(contenders, rounds)
+    ours = timings["tutorial"]
     return {
-        "plain": round(statistics.median(timings["plain"].seconds), 3),
-        "tutorial": round(statistics.median(timings["tutorial"].seconds), 3),
-        "times_as_fast": round(timings["tutorial"].times_as_fast_as(timings["plain"]), 3),
+        **{name: round(statistics.median(timing.seconds), 3) for name, timing in timings.items()},
+        "times_as_fast": round(ours.times_as_fast_as(timings["program"]), 3),
+        "times_as_fast_as_plain": round(ours.times_as_fast_as(timings["plain"]), 3),
     }
 
 

@@ -140,7 +140,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"initializer_range": -1.0}, "initializer_range must be a finite number"),
     ({"embedding_initializer_range": float("inf")}, "embedding_initializer_range must be a finite"),
     ({"readout": "wide"}, "readout must be one of linear, deep, not 'wide'"),
-    ({"initializer": "zeros"}, "initializer must be one of xavier, orthogonal"),
+    ({"initializer": "zeros"}, "initializer must be one of xavier, tutorial, orthogonal"),
     ({"encoder_vocab_size": 12}, r"encoder_vocab_size \(12\) must be at least vocab_size \(13\)"),
     (
         {"bidirectional_encoder": False, "encoder_layers": 2},

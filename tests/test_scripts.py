@@ -354,4 +354,4 @@ def test_the_tutorials_recipe_is_the_tutorials() -> None:
     assert (train_args.per_device_train_batch_size, train_args.learning_rate) == (64, 0.005)
     assert (train_args.optimizer, train_args.lr_scheduler_type) == ("adam", "constant")
     assert (train_args.max_grad_norm, train_args.num_train_epochs) == (1.0, 2000)
-    assert (model.initializer, train_args.loss_reduction) == ("xavier", "tutorial")
+    assert (model.initializer, train_args.loss_reduction) == ("tutorial", "tutorial")

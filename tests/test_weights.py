@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauModel
+from bahdanau_hf.configuration_bahdanau import INITIALIZERS
 
 
 def fresh(tiny_config, **changes) -> BahdanauForConditionalGeneration:
@@ -27,7 +28,7 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
-@pytest.mark.parametrize("initializer", ["xavier", "orthogonal"])
+@pytest.mark.parametrize("initializer", INITIALIZERS)
 def test_initial_values_are_as_documented(tiny_config, initializer) -> None:
     """The table in `_init_weights`, line by line, at a size where chance averages out."""
     model = fresh(
@@ -52,7 +53,7 @@ def test_initial_values_are_as_documented(tiny_config, initializer) -> None:
                 assert abs(x.mean()) < 0.01, what
             elif "bias" in parameter_name:
                 fan = module.in_features if isinstance(module, nn.Linear) else 70
-                bound = 0.5 / math.sqrt(fan) if initializer == "xavier" else 0.0
+                bound = 0.5 / math.sqrt(fan) if initializer != "orthogonal" else 0.0
                 assert x.abs().max() <= bound, what
                 assert x.abs().max() >= 0.8 * bound, what
             elif "weight_hh" in parameter_name and initializer == "orthogonal":
@@ -60,6 +61,8 @@ def test_initial_values_are_as_documented(tiny_config, initializer) -> None:
                     assert_close(gate @ gate.t(), 0.25 * torch.eye(70), rtol=0, atol=1e-5, msg=what)
             else:
                 bound = 0.5 * math.sqrt(6 / sum(x.shape))
+                if initializer == "tutorial" and isinstance(module, nn.Linear):
+                    bound = 0.5 / math.sqrt(module.in_features)
                 assert x.abs().max() <= bound, what
                 luck = 0.03 + 2 / math.sqrt(x.numel())
                 assert_close(x.std().item(), bound / math.sqrt(3), rtol=luck, atol=0, msg=what)
@@ -73,7 +76,7 @@ def test_ranges_of_zero_leave_nothing(model) -> None:
         assert parameter.abs().max() < 1e-8, name
 
 
-@pytest.mark.parametrize("initializer", ["xavier", "orthogonal"])
+@pytest.mark.parametrize("initializer", INITIALIZERS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_weights_missing_at_loading_are_made_new(tmp_path, tiny_config, initializer, name) -> None:
     """All of them: no parameter is left as the memory was, and present ones are not touched."""
