@@ -86,13 +86,12 @@ RECIPES = {
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
-        "Tatoeba, scripts as they are, four seeds together, two hours of two cores",
-        ("configs/base.yaml",),
+        "Tatoeba, scripts as they are, guided attention, four seeds together, two hours of two cores",
+        ("configs/base.yaml", "--guided_attention_weight=0.3"),
         "keep",
         14_400,
         {5: 30},
         (42, 43, 44, 45),
-        "base-as-is",
     ),
     "base-reverse": Recipe(
         "Tatoeba, Chinese to English",
@@ -108,6 +107,13 @@ IDEAS = {
     "idea-guided-attention": Recipe(
         "guided attention, 0.3",
         ("configs/base.yaml", "--guided_attention_weight=0.3"),
+        "simplified",
+        2400,
+        {},
+    ),
+    "idea-distillation": Recipe(
+        "the translations of two guided models together as targets",
+        ("configs/base.yaml",),
         "simplified",
         2400,
         {},
