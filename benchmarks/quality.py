@@ -86,7 +86,7 @@ RECIPES = {
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
-        "Tatoeba, scripts as they are, guided attention, four seeds together, two hours of two cores",
+        "Tatoeba, scripts as they are, four guided seeds together, two hours of two cores",
         ("configs/base.yaml", "--guided_attention_weight=0.3"),
         "keep",
         14_400,
