@@ -112,7 +112,7 @@ IDEAS = {
         {},
     ),
     "idea-distillation": Recipe(
-        "the translations of two guided models together as targets",
+        "the translations of the guided model as targets",
         ("configs/base.yaml",),
         "simplified",
         2400,
