@@ -125,25 +125,36 @@ def _origins(words: Tensor, before: Tensor, repeats: int) -> Tensor:
     raise ValueError("the words do not go on from the last step's: one processor, one search")
 
 
-def check_ensemble(
+def check_tokens(
     models: Sequence[PreTrainedModel], tokenizers: Sequence[PreTrainedTokenizerFast]
 ) -> None:
-    """See that models can translate together; the first one is compared with all others.
+    """See that models have the same tokens; the first one is compared with all others.
 
     Raises:
-        InputError: they do not share their tokens, or not the way they read padding.
+        InputError: they do not.
     """
     for model, tokenizer in zip(models, tokenizers, strict=True):
-        name = model.name_or_path or "a model of the ensemble"
         if tokenizer.get_vocab() != tokenizers[0].get_vocab():
             raise InputError(
-                f"{name} has other tokens than {models[0].name_or_path}: an ensemble needs one "
+                f"{_name(model)} has other tokens than {_name(models[0])}: an ensemble needs one "
                 "tokenizer, as runs on the same pairs with different seeds have, or those with "
                 "--tokenizer_name"
             )
-        reads_padding = model.config.encoder_reads_padding
-        if reads_padding != models[0].config.encoder_reads_padding:
+
+
+def check_padding(models: Sequence[PreTrainedModel]) -> None:
+    """See that models read padding alike, or all do not: they are given the same batches.
+
+    Raises:
+        InputError: they do not.
+    """
+    for model in models:
+        if model.config.encoder_reads_padding != models[0].config.encoder_reads_padding:
             raise InputError(
-                f"{name} and {models[0].name_or_path} cannot translate together: only one of them "
-                "reads padding (encoder_reads_padding)"
+                f"{_name(model)} and {_name(models[0])} cannot translate together: only one of "
+                "them reads padding (encoder_reads_padding)"
             )
+
+
+def _name(model: PreTrainedModel) -> str:
+    return model.name_or_path or "a model of the ensemble"

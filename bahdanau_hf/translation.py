@@ -30,7 +30,7 @@ from .batch_bahdanau import (
     source_batch,
 )
 from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
-from .ensemble import EnsembleLogitsProcessor, check_ensemble
+from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
 from .errors import InputError
 from .loading import check_tokenizer, load_model, move_model
 from .search_request import SearchRequest, check_attention, check_positive, make_request
@@ -86,7 +86,7 @@ class Translator:
 
     Raises:
         InputError: the tokenizer does not belong to a model, a size below 1, a device or dtype that
-            does not exist here, or an ensemble in int8.
+            does not exist here, or an ensemble in int8 or whose models do not all read padding.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Translator:
         check_positive(batch_size=batch_size)
         for one in (model, *ensemble):
             check_tokenizer(one.config, tokenizer)
+        check_padding([model, *ensemble])
         self.model, *self.ensemble = (move_model(one, device, dtype) for one in (model, *ensemble))
         if self.ensemble and any(one.int8 for one in (self.model, *self.ensemble)):
             raise InputError("an ensemble does not compute in int8: take another dtype")
@@ -136,7 +137,7 @@ class Translator:
         model, others = load_model(path_or_repo, revision=revision), list(map(load_model, ensemble))
         tokenizer = load_tokenizer(Path(model.name_or_path), revision)
         tokenizers = [load_tokenizer(Path(other.name_or_path)) for other in others]
-        check_ensemble([model, *others], [tokenizer, *tokenizers])
+        check_tokens([model, *others], [tokenizer, *tokenizers])
         if device is None:
             on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)
             device = "cuda" if on_gpu else "cpu"

@@ -197,8 +197,10 @@ def test_other_tokens_are_refused(folders, pairs, tiny_tokenizer) -> None:
         Translator.from_pretrained(folders[0], ensemble=folders[1:])
 
 
-def test_other_padding_is_refused(folders, models) -> None:
+def test_other_padding_is_refused(folders, models, tiny_tokenizer) -> None:
     models[2].config.encoder_reads_padding = True
+    with pytest.raises(InputError, match="only one of them reads padding"):
+        Translator(models[0], tiny_tokenizer, ensemble=models[1:])
     models[2].save_pretrained(folders[2])
     with pytest.raises(InputError, match="only one of them reads padding"):
         Translator.from_pretrained(folders[0], ensemble=folders[1:])
