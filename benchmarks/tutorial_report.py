@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# The tutorial's own program after 100 passes, one seed; how near its recipe has to come.
+# One run of the tutorial's own program, 100 passes; how near its recipe has to come.
 TUTORIAL_COUNTS, NEAR = (1352, 783), 0.05
 # 98 % of what a perfect memory reaches with the tutorial's vocabulary.
 BY_HEART, CPU_SECONDS = (1790, 1478), 60
@@ -46,10 +46,10 @@ def goal_table(results: Sequence[dict[str, Any]], race: dict[str, Any] | None) -
     names = {"positive": "BLEU-2 > 0", "above_0_8": "BLEU-2 > 0.8"}
     for (name, title), count in zip(names.items(), TUTORIAL_COUNTS, strict=True):
         title = f"{TITLES['tutorial']}, {title}"
-        for of, wanted in (("its first run", count), ("its seeds here", mean("program", name))):
+        for of, wanted in (("its one run", count), ("mean of its runs", mean("program", name))):
             off = mean("tutorial", name) / wanted - 1
             reached = abs(off) <= NEAR
-            rows.append((title, f"{wanted:,.0f} ± {NEAR:.0%}, {of}", f"{off:+.1%}", reached))
+            rows.append((title, f"{wanted:,.0f} ± {NEAR:.0%} ({of})", f"{off:+.1%}", reached))
     if race:
         ratio = race["times_as_fast"]
         title = f"{TITLES['tutorial']} / {TITLES['program']}, times as fast"
