@@ -303,7 +303,10 @@ def _check(model: ModelArguments, data: DataArguments, train: TrainArguments) ->
             f"--label_smoothing_factor must be in [0, 1), not {train.label_smoothing_factor}"
         )
     if train.guided_attention_weight and data.streaming:
-        raise InputError("--guided_attention_weight needs all pairs at once: leave out --streaming")
+        raise InputError(
+            "--guided_attention_weight needs all pairs at once: leave out --streaming, or have it "
+            "at 0"
+        )
     if not 0 < data.validation_split_percentage < 100:
         raise InputError(
             "--validation_split_percentage must be between 0 and 100, "
