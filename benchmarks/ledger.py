@@ -197,20 +197,17 @@ def try_idea(
     method, bf16 = idea.method(), not args.float32
     files = {file: path for file in FILES if (path := getattr(args, file))}
     rivals = {}
-    if base_rate is not None and not method.at_equal_steps:
+    if base_rate is not None:
         as_it_is = prepare_study(*parse_arguments(list(recipe)), bf16=bf16)
         rivals["as it is"] = racer(as_it_is, "attention")
     runs = []
     with method.patched():
         study = prepare_study(*parse_arguments([*recipe, *idea.flags]), bf16=bf16)
         study = method.study(study, files)
-        if base_rate is None:
-            rate = race({"variant": racer(study, "attention", method)}, rounds=3)["variant"].rate
-        elif rivals:
-            timings = race({"variant": racer(study, "attention", method), **rivals}, rounds=3)
+        timings = race({"variant": racer(study, "attention", method), **rivals}, rounds=3)
+        rate = timings["variant"].rate
+        if base_rate is not None:
             rate = base_rate * timings["variant"].times_as_fast_as(timings["as it is"])
-        else:
-            rate = base_rate
         steps = max(1, round(args.cpu_seconds * rate))
         sources, references = study.pairs("validation")
         for seed in args.seeds:

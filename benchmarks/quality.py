@@ -86,12 +86,12 @@ RECIPES = {
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
-        "Tatoeba, scripts as they are, four seeds together, two hours of two cores",
+        "Tatoeba, scripts as they are, five seeds together, two hours of two cores",
         ("configs/base.yaml",),
         "keep",
         14_400,
         {5: 30},
-        (42, 43, 44, 45),
+        (42, 43, 44, 45, 46),
         "base-as-is",
     ),
     "base-reverse": Recipe(
