@@ -86,7 +86,7 @@ class Translator:
 
     Raises:
         InputError: the tokenizer does not belong to a model, a size below 1, a device or dtype that
-            does not exist here, or an ensemble in int8 or whose models do not all read padding.
+            does not exist here, an ensemble in int8, or one of which some models read padding.
     """
 
     def __init__(
