@@ -50,7 +50,6 @@ class Recipe:
         wanted: least BLEU by number of beams; empty where a number is only to be stated.
         seeds: a training each; several translate together.
         folder: of its runs, below `runs`, if another recipe has the same ones.
-        length_penalty: of beam search, where validation has found a better one than the default.
     """
 
     title: str
@@ -60,7 +59,6 @@ class Recipe:
     wanted: dict[int, float]
     seeds: tuple[int, ...] = (42,)
     folder: str | None = None
-    length_penalty: float = 1.0
 
 
 RECIPES = {
@@ -95,7 +93,6 @@ RECIPES = {
         {5: 30},
         (42, 43, 44, 45, 46),
         "base-as-is",
-        length_penalty=1.2,
     ),
     "base-reverse": Recipe(
         "Tatoeba, Chinese to English",
@@ -195,7 +192,6 @@ def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]
         train([*launch, f"--seed={seed}", f"--output_dir={folder}"], folder, threads)
         for seed, folder in zip(recipe.seeds, runs, strict=True)
     ]
-    search = (f"--length_penalty={recipe.length_penalty}",)
     settings = json.loads((runs[0] / "settings.json").read_text(encoding="utf-8"))
     finished = [json.loads((folder / "eval_results.json").read_text("utf-8")) for folder in runs]
     return {
@@ -210,8 +206,8 @@ def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]
         "weights": [results["weights"] for results in finished],
         "validation_bleu": [results["validation"]["bleu"] for results in finished],
         "scores": {
-            str(beams): score(runs, files["test"], recipe.chinese_script, beams, threads, flags)
-            for beams, flags in zip(BEAMS, ((), search), strict=True)
+            str(beams): score(runs, files["test"], recipe.chinese_script, beams, threads)
+            for beams in BEAMS
         },
     }
 
@@ -317,9 +313,7 @@ def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str
     flags = " ".join(recipe.flags)
     line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
     line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
-    line += ", several seeds that translate together" if len(recipe.seeds) > 1 else ""
-    line += f", length penalty {recipe.length_penalty}" if recipe.length_penalty != 1 else ""
-    line += "."
+    line += ", several seeds that translate together." if len(recipe.seeds) > 1 else "."
     if result:
         machine = result["machine"]
         line += (
