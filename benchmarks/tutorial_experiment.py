@@ -8,7 +8,7 @@ is what a perfect memory could reach: sources that the vocabulary cannot tell ap
 translation. The tutorial's turns words that occur once into `<unk>`, which leaves 1,579 of 1,757
 sources apart; a recipe that keeps all words may pass its ceiling without translating any better.
 
-Five ways: `program`, the tutorial's own code (`--program PAGE.md`, which is executed); `plain`, the
+Five ways: `program`, the tutorial's own code (`--program`, see tutorial_program.py); `plain`, the
 same in PyTorch's modules one step at a time; `tutorial`, configs/tutorial.yaml; `ours`, learning by
 heart with the tutorial's vocabulary; `ours-all-words`, the same with every word. All get the same
 batches. CPU seconds are those of training alone, all threads together.
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("pairs", help="file of pairs; the first 2,000 are used")
     parser.add_argument("--held_out", help="file of further pairs; those in PAIRS are left out")
-    parser.add_argument("--program", type=Path, help="the tutorial's page; its code is executed")
+    parser.add_argument("--program", type=Path, help="the tutorial's own, a Python file")
     parser.add_argument("--recipes", nargs="+", choices=EPOCHS, default=list(EPOCHS)[1:])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--epochs", type=float, help="instead of each recipe's own")
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="keep the numbers here, beside others")
     args = parser.parse_args(arguments)
     if args.program is None and (args.race or "program" in args.recipes):
-        parser.error("the tutorial's own program needs --program, the page that prints it")
+        parser.error("the tutorial's own program needs --program, its Python file")
     torch.set_num_threads(args.threads)
     logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()

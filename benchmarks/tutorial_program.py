@@ -1,14 +1,15 @@
-"""The tutorial's own program, taken from the page that prints it.
+r"""The tutorial's own program, as its page prints it.
 
-The page's code is executed as it stands: name only a page that you trust. It imports a module
-`dataset` that the page does not print, and `visdom`, which needs a server. It gets the few things
-that it uses of both: padding by a rule of one line, and a plot that draws nothing. What it saves
-after training, two pickles, is not written.
+    sed -n '/^    import os/,/^ \{0,3\}[^ ]/s/^    //p' tutorial.md > tutorial.py
+
+It imports a module `dataset` that the page does not print, and `visdom`, which needs a server. It
+gets the few things that it uses of both: padding by a rule of one line, and a plot that draws
+nothing. What it saves after training, two pickles, is not written.
 """
 
 from __future__ import annotations
 
-import re
+import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,25 +20,23 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-CODE = re.compile(r"(?:(?: {4}.*|[ \t]*)\n)+")
 
-
-def load_program(page: Path) -> ModuleType:
-    """The module that a Markdown page prints as an indented block.
+def load_program(path: Path) -> ModuleType:
+    """Import the program.
 
     Raises:
-        SystemExit: no block defines `train_seq2seq`.
+        SystemExit: that is no Python file, or one that does not define `train_seq2seq`.
     """
-    blocks = CODE.findall(page.read_text(encoding="utf-8") + "\n")
-    blocks = [block for block in blocks if "def train_seq2seq(" in block]
-    if not blocks:
-        raise SystemExit(f"error: {page} prints no program that defines train_seq2seq")
-    code = re.sub(r"^ {4}", "", blocks[0], flags=re.MULTILINE)
-    program = ModuleType("tutorial_program_of_the_page")
+    spec = importlib.util.spec_from_file_location("tutorial_program_of_the_page", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise SystemExit(f"error: {path} is no Python file")
+    program = importlib.util.module_from_spec(spec)
     given = {"dataset": _dataset(), "visdom": mock.Mock(), "matplotlib": mock.Mock()}
     given["matplotlib.pyplot"] = given["matplotlib"].pyplot
     with mock.patch.dict(sys.modules, given):
-        exec(compile(code, str(page), "exec"), program.__dict__)
+        spec.loader.exec_module(program)
+    if not hasattr(program, "train_seq2seq"):
+        raise SystemExit(f"error: {path} does not define train_seq2seq")
     return program
 
 

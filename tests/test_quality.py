@@ -203,73 +203,66 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
     assert str(tmp_path) not in table, "no path of this machine"
     monkeypatch.setattr(tutorial_experiment, "race", lambda them, rounds: race(them, 1, 0))
-    page = tmp_path / "page.md"
-    page.write_text(PAGE, encoding="utf-8")
-    assert tutorial_experiment.main([*command, "--race", "--program", str(page)]) == 0
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    assert tutorial_experiment.main([*command, "--race", "--program", str(program)]) == 0
     again = tutorial_report.tutorial_tables(results)
     assert len(again) > len(table)
     assert again.rstrip(".").count("times as fast") == 2
 
 
-PAGE = """
-A page with a program, of which this is an example:
+PROGRAM = """
+import dataset
+import visdom
+import torch
 
-    def no_program():
-        pass
+class Seq2SeqEncoder:
+    def __init__(self, vocab_size, embed_size, num_hiddens, num_layers, dropout):
+        assert (embed_size, num_hiddens, num_layers, dropout) == (32, 32, 2, 0.1)
 
-And here it is. It learns by heart:
+Seq2SeqAttentionDecoder = Seq2SeqEncoder
 
-    import dataset
-    import visdom
-    import torch
+class EncoderDecoder:
+    def __init__(self, encoder, decoder):
+        self.known = {}
 
-    class Seq2SeqEncoder:
-        def __init__(self, vocab_size, embed_size, num_hiddens, num_layers, dropout):
-            assert (embed_size, num_hiddens, num_layers, dropout) == (32, 32, 2, 0.1)
+def train_seq2seq(net, data_iter, lr, num_epochs, tgt_vocab, device):
+    visdom.Visdom(port=8097).line(X=[0], Y=[0])
+    for epoch in range(num_epochs):
+        for X, X_valid_len, Y, Y_valid_len in data_iter:
+            for x, m, y, n in zip(X, X_valid_len, Y, Y_valid_len):
+                assert y[n - 1] == tgt_vocab["<eos>"]
+                net.known[tuple(x.tolist())] = y[: n - 1].tolist()
+    torch.save(net, "model.pt")
 
-    Seq2SeqAttentionDecoder = Seq2SeqEncoder
+def predict_seq2seq(net, sentence, src_vocab, tgt_vocab, num_steps, device):
+    ids = src_vocab[sentence.lower().split(" ")] + [src_vocab["<eos>"]]
+    ids = dataset.truncate_pad(ids, num_steps, src_vocab["<pad>"])
+    return " ".join(tgt_vocab.to_tokens(net.known[tuple(ids)])), None
 
-    class EncoderDecoder:
-        def __init__(self, encoder, decoder):
-            self.known = {}
-
-    def train_seq2seq(net, data_iter, lr, num_epochs, tgt_vocab, device):
-        visdom.Visdom(port=8097).line(X=[0], Y=[0])
-        for epoch in range(num_epochs):
-            for X, X_valid_len, Y, Y_valid_len in data_iter:
-                for x, m, y, n in zip(X, X_valid_len, Y, Y_valid_len):
-                    assert y[n - 1] == tgt_vocab["<eos>"]
-                    net.known[tuple(x.tolist())] = y[: n - 1].tolist()
-        torch.save(net, "model.pt")
-
-    def predict_seq2seq(net, sentence, src_vocab, tgt_vocab, num_steps, device):
-        ids = src_vocab[sentence.lower().split(" ")] + [src_vocab["<eos>"]]
-        ids = dataset.truncate_pad(ids, num_steps, src_vocab["<pad>"])
-        return " ".join(tgt_vocab.to_tokens(net.known[tuple(ids)])), None
-
-    if __name__ == "__main__":
-        raise SystemExit("not to be run")
-
-The end.
+if __name__ == "__main__":
+    raise SystemExit("not to be run")
 """
 
 
 def test_the_tutorials_own_program(tmp_path, monkeypatch, capsys) -> None:
     """It gets the pairs' batches, draws nothing, writes nothing, and what it says is counted."""
     monkeypatch.chdir(tmp_path)
-    page, pairs = tmp_path / "page.md", PAIRS[:8]
-    page.write_text(PAGE, encoding="utf-8")
+    program, pairs = tmp_path / "program.py", PAIRS[:8]
+    program.write_text(PROGRAM, encoding="utf-8")
     command = [write_tsv(tmp_path / "pairs.tsv", pairs), "--recipes", "program", "--seeds", "1"]
     with pytest.raises(SystemExit):
         tutorial_experiment.main(command)
-    assert "needs --program, the page that prints it" in capsys.readouterr().err
-    assert tutorial_experiment.main([*command, "--epochs", "1", "--program", str(page)]) == 0
+    assert "needs --program, its Python file" in capsys.readouterr().err
+    assert tutorial_experiment.main([*command, "--epochs", "1", "--program", str(program)]) == 0
     found = json.loads(capsys.readouterr().out.split("\n")[0])
     assert (found["positive"], found["above_0_8"]) == tuple(found["ceiling"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.md", "pairs.tsv"]
-    page.write_text("Nothing here.")
-    with pytest.raises(SystemExit, match="prints no program that defines train_seq2seq"):
-        tutorial_experiment.main([*command, "--program", str(page)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.tsv", "program.py"]
+    program.write_text("# Nothing here.")
+    with pytest.raises(SystemExit, match="does not define train_seq2seq"):
+        tutorial_experiment.main([*command, "--program", str(program)])
+    with pytest.raises(SystemExit, match="is no Python file"):
+        tutorial_experiment.main([*command, "--program", command[0]])
 
 
 def test_the_tutorials_targets() -> None:
