@@ -118,6 +118,13 @@ IDEAS = {
         2400,
         {},
     ),
+    "idea-no-dropout": Recipe(
+        "no dropout instead of 0.3",
+        ("configs/base.yaml", "--embedding_dropout=0", "--readout_dropout=0"),
+        "simplified",
+        2400,
+        {},
+    ),
     "idea-distillation": Recipe(
         "the translations of `base-simplified` as targets",
         ("configs/base.yaml",),
