@@ -35,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="checkpoint of the direction that this takes")
     parser.add_argument("pairs", help="file of pairs, from the language of the first column")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--ensemble", nargs="+", default=[], help="further ones, beside MODEL")
     parser.add_argument("--source_lang", default="en")
     parser.add_argument("--target_lang", default="zh")
     parser.add_argument("--chinese_script", default="keep")
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chinese_script=args.chinese_script,
     )
     sides = pair_texts(load_pairs(data)[0]["train"], args.source_lang, args.target_lang)
-    translator = Translator.from_pretrained(args.model, ensemble=args.ensemble, dtype=args.dtype)
+    translator = Translator.from_pretrained(args.model, dtype=args.dtype)
     given = sides[args.side == "sources"]
     written = [found.text for found in translator.translate(given, num_beams=args.num_beams)]
     pairs = zip(given, written, strict=True)
