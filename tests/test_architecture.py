@@ -18,7 +18,7 @@ PACKAGE = ROOT / "bahdanau_hf"
 # those below; floor 1 handles text and numbers and does not know the model.
 FLOORS: list[str] = [
     """
-    batch_bahdanau cache_bahdanau configuration_bahdanau decoder_bahdanau decoding_bahdanau
+    batch_bahdanau cache_bahdanau configuration_bahdanau decoder_bahdanau decoding_bahdanau processor_bahdanau
     encoder_bahdanau fused_bahdanau graph_bahdanau kernels_bahdanau layout_bahdanau loss_bahdanau
     modeling_bahdanau packed_bahdanau pipeline_bahdanau products_bahdanau recurrence_bahdanau
     static_bahdanau text_bahdanau
