@@ -115,6 +115,12 @@ class TrainArguments:
     per_device_train_batch_size: int = _field(64, "pairs in a batch on each process")
     per_device_eval_batch_size: int = _field(128, "pairs in a batch of validation and test")
     gradient_accumulation_steps: int = _field(1, "batches whose gradients make one step")
+    precision: str | None = _field(
+        None,
+        "mixed precision: bf16, fp16, no, or auto: bf16 where the hardware has it, unless "
+        "accelerate says another; default: what accelerate says",
+        ["auto", "no", "bf16", "fp16"],
+    )
     num_train_epochs: float = _field(10.0, "passes over the training pairs")
     max_train_steps: int | None = _field(None, "stop after so many steps; overrides epochs")
     max_train_seconds: float | None = _field(
@@ -180,9 +186,9 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message}. Run with --help to see every flag.")
 
 
-def _names() -> list[str]:
+def _fields() -> dict[str, dataclasses.Field[Any]]:
     groups = (ModelArguments, DataArguments, TrainArguments)
-    return [f.name for group in groups for f in dataclasses.fields(group)]
+    return {f.name: f for group in groups for f in dataclasses.fields(group)}
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
@@ -207,11 +213,13 @@ def read_recipe(path: str | Path) -> list[str]:
         return []
     if not isinstance(recipe, dict):
         raise InputError(f"the recipe {path} must be lines of 'name: value'")
-    known = _names()
+    known = _fields()
     flags: list[str] = []
     for name, value in recipe.items():
         if name not in known:
-            raise InputError(f"unknown key {name!r} in {path}.{_suggestion(str(name), known)}")
+            raise InputError(f"unknown key {name!r} in {path}.{_suggestion(str(name), [*known])}")
+        if value is False and "no" in known[name].metadata.get("choices", ()):
+            value = "no"  # which YAML takes for false
         if isinstance(value, dict | list):
             raise InputError(f"{path}: {name} takes one value, not {type(value).__name__}")
         if value is not None:
@@ -242,7 +250,7 @@ def parse_arguments(
         recipe + arguments, return_remaining_strings=True, look_for_args_file=False
     )
     if rest:
-        known = _names()
+        known = list(_fields())
         name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
         hint = _suggestion(name, known) if rest[0].startswith("-") else ""
         raise InputError(f"unknown argument {rest[0]!r}.{hint}")

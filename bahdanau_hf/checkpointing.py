@@ -17,7 +17,7 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,20 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
             f"cannot go on exactly from {folder}: {'; '.join(differences)}. Restore these, or "
             f"start a new run with --model_name_or_path {folder}"
         )
+
+
+def precision_begun_in(folders: Iterable[Path]) -> str | None:
+    """The mixed precision of a run, as the first readable one of its checkpoints tells it.
+
+    Nothing is verified, and what cannot be read is passed over: whoever resumes complains of it.
+    """
+    for folder in folders:
+        try:
+            values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            return str(values["identity"]["recipe"]["mixed_precision"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return None
 
 
 # --- random generators ---------------------------------------------------------------------------

@@ -55,10 +55,16 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="put, for a word the model could not write, the source word it looked at, or what "
         "FILE has for that word: lines of 'source word<TAB>target word'",
     )
+    add_dtype(parser)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says which number format to compute in."""
     parser.add_argument(
         "--dtype",
-        choices=["float32", "bfloat16", "float16", "int8"],
-        help="compute in this number format; int8 (on CPUs) is the fastest; default: as saved",
+        choices=["auto", "float32", "bfloat16", "float16", "int8"],
+        help="compute in this number format; auto: bfloat16 where the hardware has it, else "
+        "float32; int8 (on CPUs) is the fastest; default: as saved",
     )
 
 

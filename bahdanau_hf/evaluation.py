@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,28 @@ from .translation import Translation, Translator
 
 NUM_ALIGNMENTS = 12
 _TABLE_BREAKS = str.maketrans("\t\n\r", "   ")
+
+
+@contextmanager
+def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> Iterator[None]:
+    """Let the unwrapped model compute as it does in training, whichever way it is called.
+
+    For mixed precision accelerate puts a `forward` of its own on the very model, and unwrapping
+    leaves it there. Only what passes through it is computed in that precision: of `generate` not
+    the encoder, and not the searches that take their steps themselves, which besides want a model
+    as it was built. So it is taken off meanwhile, and the precision holds for everything.
+
+    Args:
+        accelerator: the run's.
+        model: unwrapped; as it was afterwards.
+    """
+    wrapper = model.__dict__.pop("forward", None)
+    try:
+        with accelerator.autocast():
+            yield
+    finally:
+        if wrapper is not None:
+            model.__dict__["forward"] = wrapper
 
 
 @torch.inference_mode()

@@ -11,7 +11,13 @@ from .alignment_quality import alignment_quality
 from .checkpointing import load_weights, mean_weights
 from .data import pair_texts
 from .errors import InputError
-from .evaluation import score_on_main, translate_on_all, write_alignments, write_test_results
+from .evaluation import (
+    precision_of_training,
+    score_on_main,
+    translate_on_all,
+    write_alignments,
+    write_test_results,
+)
 from .hub import write_model_card
 from .metrics import TranslationScores
 from .report import write_report
@@ -52,14 +58,16 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
             texts = (test.sources, test.references, test.hypotheses)
             write_test_results(output_dir, *texts, run.data_args.target_lang)
         shown = splits.get("test", splits["validation"])
-        write_alignments(output_dir, run.bare_model, run.tokenizer, shown.sources)
+        with precision_of_training(run.accelerator, run.bare_model):
+            write_alignments(output_dir, run.bare_model, run.tokenizer, shown.sources)
         results: dict[str, Any] = {
             name: {**split.scores.as_dict(), "num_beams": run.args.num_beams}
             for name, split in sorted(splits.items())
         }
         results["validation"]["loss"] = chosen.pop("loss")
         if _held_alignments_out(run):
-            results["alignment"] = alignment_quality(Translator(run.bare_model, run.tokenizer))
+            with precision_of_training(run.accelerator, run.bare_model):
+                results["alignment"] = alignment_quality(Translator(run.bare_model, run.tokenizer))
         results |= {
             "steps": run.state.step,
             "epochs": run.state.epoch,
@@ -118,16 +126,17 @@ def choose_weights(run: Run) -> dict[str, Any]:
 
 
 def score_split(run: Run, name: str) -> ScoredSplit:
-    """Translate a split as the finished model will, and score it; on every process."""
+    """Translate a split in the precision of training, and score it; on every process."""
     source_lang, target_lang = run.data_args.source_lang, run.data_args.target_lang
     sources, references = pair_texts(run.pairs.texts[name], source_lang, target_lang)
-    hypotheses = translate_on_all(
-        run.bare_model,
-        run.tokenizer,
-        sources,
-        run.accelerator,
-        batch_size=run.args.per_device_eval_batch_size,
-        num_beams=run.args.num_beams,
-    )
+    with precision_of_training(run.accelerator, run.bare_model):
+        hypotheses = translate_on_all(
+            run.bare_model,
+            run.tokenizer,
+            sources,
+            run.accelerator,
+            batch_size=run.args.per_device_eval_batch_size,
+            num_beams=run.args.num_beams,
+        )
     scores = score_on_main(run.accelerator, hypotheses, references, target_lang)
     return ScoredSplit(sources, references, hypotheses, scores)

@@ -14,6 +14,7 @@ from transformers.utils import logging as library_logging
 from .configuration_bahdanau import BahdanauConfig
 from .errors import InputError
 from .modeling_bahdanau import BahdanauForConditionalGeneration
+from .precision import fastest_dtype, warn_if_emulated
 from .run_folder import MANIFEST, is_plain_name, verify_checkpoint
 from .tokenization import target_vocab_size
 
@@ -186,24 +187,28 @@ def move_model(
 ) -> PreTrainedModel:
     """Move the model itself to a device and into a dtype; what is `None` stays as it is.
 
-    `"int8"` leaves the weights as they are and multiplies in 8 bits (`use_int8` of the model), any
-    other dtype ends that.
+    `"auto"` is what `fastest_dtype` names for the device. `"int8"` leaves the weights as they are
+    and multiplies in 8 bits (`use_int8` of the model), any other dtype ends that.
 
     Raises:
         InputError: no such device here, no such dtype, or one that this device does not have.
     """
-    if isinstance(dtype, str):
+    if isinstance(dtype, str) and dtype != "auto":
         dtype = getattr(torch, dtype, dtype)
     int8 = dtype == torch.int8
     is_float = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-    if dtype is not None and not int8 and not is_float:
+    if dtype not in (None, "auto") and not int8 and not is_float:
         raise InputError(
-            f"a model cannot run in {dtype!r}: take float32, bfloat16, float16 or int8"
+            f"a model cannot run in {dtype!r}: take auto, float32, bfloat16, float16 or int8"
         )
     try:
+        if dtype == "auto":
+            model = model.to(device=device)
+            dtype = fastest_dtype(model.device)
         model = model.to(device=device, dtype=None if int8 else dtype)
     except (RuntimeError, AssertionError) as error:  # unknown name, or no such device here
         raise InputError(f"cannot run on device {str(device)!r}: {_reason(error)}") from None
+    warn_if_emulated(model.dtype, model.device)
     if int8 or (dtype is not None and model.int8):
         try:
             model.use_int8(int8)

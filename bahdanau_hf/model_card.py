@@ -280,6 +280,8 @@ def _procedure(
         rows["weights taken"] = f"step {results['best_step']}"
     if _is_number(results.get("train_runtime_seconds")):
         rows["training time"] = f"{results['train_runtime_seconds']:,.0f} s"
+    if settings.get("precision"):
+        rows["precision"] = str(settings["precision"])
     versions = _mapping(settings.get("versions"))
     if versions:
         rows["software"] = ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -14,21 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_choice_from_env, parse_flag_from_env
 from datasets import Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .arguments import DataArguments, ModelArguments, TrainArguments
+from .checkpointing import precision_begun_in
 from .configuration_bahdanau import BahdanauConfig
 from .data import AnyDataset, DroppedPairs, encode_pairs, pair_texts
 from .errors import InputError
 from .loading import check_tokenizer, checkpoint_location, load_model
 from .modeling_bahdanau import BahdanauForConditionalGeneration
 from .pair_files import pair_paths
-from .processes import on_main_process
-from .run_folder import find_checkpoint, prepare_output_dir
+from .precision import (
+    check_precision,
+    choose_precision,
+    fastest_dtype,
+    precision_name,
+    warn_of_slow_training,
+)
+from .processes import gather_lists, on_main_process
+from .run_folder import find_checkpoint, list_checkpoints, prepare_output_dir
 from .tokenization import load_tokenizer, target_vocab_size, train_tokenizer
 from .trackers import choose_trackers
 from .version import __version__
@@ -44,8 +53,9 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
     """Make the accelerator that `accelerate launch` has described.
 
     Raises:
-        InputError: a tracker that is unknown, not installed or not there; a way of distributing
-            that splits the model's weights, which this trainer cannot save.
+        InputError: a tracker that is unknown, not installed or not there; a precision that
+            contradicts accelerate's or does not exist here; a way of distributing that splits the
+            model's weights, which this trainer cannot save.
     """
     trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
     if args.push_to_hub and not (args.hub_token or get_token()):
@@ -55,6 +65,7 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
         log_with=trackers or None,
         project_dir=args.output_dir,
         step_scheduler_with_optimizer=False,
+        mixed_precision=_training_precision(args),
     )
     kind = accelerator.distributed_type.value
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU"):
@@ -63,6 +74,38 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
             "plain data parallel training (run accelerate config)"
         )
     return accelerator
+
+
+def _training_precision(args: TrainArguments) -> str:
+    """The mixed precision of the run, the same on every process; says what `auto` has become."""
+    state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))  # as the accelerator begins
+    told = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
+    begun, is_fast = None, False
+    if args.precision == "auto":
+        begun = on_main_process(state, lambda: _begun_precision(args))
+        is_fast_here = fastest_dtype(state.device) is torch.bfloat16
+        is_fast = all(gather_lists(state, [is_fast_here]))
+    precision = choose_precision(args.precision, told, begun, is_fast)
+    check_precision(precision, state.device)
+    if told != "no":
+        reason, advice = "as accelerate says", "Take --precision auto without --mixed_precision"
+    elif begun is not None:
+        reason, advice = "as the run was begun", "A new run may train in another precision"
+    else:
+        reason, advice = "as the hardware does it fastest", "Take --precision auto"
+    if args.precision == "auto" and state.is_main_process:
+        logger.info("Training in %s: %s", precision_name(precision), reason)
+    if state.is_local_main_process:
+        warn_of_slow_training(precision, state.device, advice)
+    return precision
+
+
+def _begun_precision(args: TrainArguments) -> str | None:
+    wanted = args.resume_from_checkpoint
+    if wanted is None:
+        return None
+    newest_first = reversed(list_checkpoints(Path(args.output_dir)).values())
+    return precision_begun_in(newest_first if wanted == "latest" else [Path(wanted)])
 
 
 def open_output_dir(accelerator: Accelerator, args: TrainArguments) -> Path | None:
@@ -274,6 +317,7 @@ def sample_digest(spec: str) -> str:
 
 
 def run_settings(
+    accelerator: Accelerator,
     model: BahdanauForConditionalGeneration,
     pairs: RunPairs,
     model_args: ModelArguments,
@@ -296,6 +340,7 @@ def run_settings(
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
+        "precision": precision_name(accelerator.mixed_precision),
         "num_parameters": model.num_parameters(),
         "num_pairs": {name: len(split) for name, split in counted.items()},
         "dropped": {name: lost.as_dict() for name, lost in pairs.dropped.items()},

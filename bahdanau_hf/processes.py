@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import broadcast_object_list, gather_object
@@ -23,7 +23,7 @@ T = TypeVar("T")
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Broken pipe")
 
 
-def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+def on_main_process(accelerator: Accelerator | PartialState, function: Callable[[], T]) -> T:
     """Let the main process alone do something, and give its result to all.
 
     Args:
@@ -52,7 +52,7 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def gather_lists(accelerator: Accelerator, items: list[T]) -> list[T]:
+def gather_lists(accelerator: Accelerator | PartialState, items: list[T]) -> list[T]:
     """Join every process's list, in the order of the processes, on all of them."""
     return items if accelerator.num_processes == 1 else list(gather_object(items))
 

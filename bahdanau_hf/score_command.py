@@ -157,7 +157,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         "target_lang": target_lang,
         "chinese_script": args.chinese_script,
         "num_beams": args.num_beams or translator.model.generation_config.num_beams or 1,
-        **({} if args.dtype is None else {"dtype": args.dtype}),
+        **({} if args.dtype is None else {"dtype": translator.dtype}),
         "num_empty_pairs_left_out": dropped.total - dropped.kept,
         "num_truncated": sum(t.truncated for t in translations),
         "seconds": round(seconds, 3),

@@ -15,7 +15,13 @@ from tqdm.auto import tqdm
 
 from .checkpointing import TrainerState
 from .data import pair_lengths, pair_texts
-from .evaluation import score_on_main, translate_on_all, translate_some, validation_loss
+from .evaluation import (
+    precision_of_training,
+    score_on_main,
+    translate_on_all,
+    translate_some,
+    validation_loss,
+)
 from .processes import losses_are_told
 from .publishing import publish_step
 from .report import write_report
@@ -135,26 +141,27 @@ def validate(run: Run) -> bool:
 def measure(run: Run) -> dict[str, float]:
     """Loss, BLEU and chrF on validation."""
     args = run.args
-    loss = validation_loss(
-        run.bare_model,
-        run.pairs.encoded["validation"],
-        run.accelerator,
-        batch_size=args.per_device_eval_batch_size,
-        collator=make_collator(run.data_args),
-    )
     langs = (run.data_args.source_lang, run.data_args.target_lang)
     sources, references = pair_texts(
         run.pairs.texts["validation"], *langs, args.max_eval_translations
     )
-    hypotheses = translate_on_all(
-        run.bare_model,
-        run.tokenizer,
-        sources,
-        run.accelerator,
-        batch_size=args.per_device_eval_batch_size,
-        num_beams=args.eval_num_beams or 1,
-        max_new_tokens=_length_limit(run),
-    )
+    with precision_of_training(run.accelerator, run.bare_model):
+        loss = validation_loss(
+            run.bare_model,
+            run.pairs.encoded["validation"],
+            run.accelerator,
+            batch_size=args.per_device_eval_batch_size,
+            collator=make_collator(run.data_args),
+        )
+        hypotheses = translate_on_all(
+            run.bare_model,
+            run.tokenizer,
+            sources,
+            run.accelerator,
+            batch_size=args.per_device_eval_batch_size,
+            num_beams=args.eval_num_beams or 1,
+            max_new_tokens=_length_limit(run),
+        )
     scores = score_on_main(run.accelerator, hypotheses, references, langs[1])
     return {"eval_loss": loss, "eval_bleu": scores.bleu, "eval_chrf": scores.chrf}
 
@@ -262,14 +269,15 @@ def _show_attention(run: Run) -> None:
     sources, _ = pair_texts(
         run.pairs.texts["validation"], run.data_args.source_lang, run.data_args.target_lang
     )
-    translations = translate_some(
-        run.bare_model,
-        run.tokenizer,
-        sources,
-        NUM_WATCHED,
-        num_beams=1,
-        max_new_tokens=_length_limit(run),
-    )
+    with precision_of_training(run.accelerator, run.bare_model):
+        translations = translate_some(
+            run.bare_model,
+            run.tokenizer,
+            sources,
+            NUM_WATCHED,
+            num_beams=1,
+            max_new_tokens=_length_limit(run),
+        )
     alignments = [t.alignment.as_dict() for t in translations if t.alignment is not None]
     if alignments:
         write_json(run.output_dir / "alignments.json", alignments)

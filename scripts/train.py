@@ -79,7 +79,7 @@ def run_training(arguments: Sequence[str]) -> None:
         )
         return
     accelerator.wait_for_everyone()
-    settings = run_settings(model, pairs, model_args, data_args, train_args)
+    settings = run_settings(accelerator, model, pairs, model_args, data_args, train_args)
     if accelerator.is_main_process:
         results.unlink(missing_ok=True)
         write_json(output_dir / "settings.json", settings)

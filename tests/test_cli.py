@@ -7,12 +7,14 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 import pytest
@@ -91,22 +93,107 @@ STRANGE_LINES = [
 ]
 
 
-def test_a_line_in_is_a_line_out_and_nothing_heavy_is_loaded(checkpoint: Path) -> None:
+# A process that has imported the command, which takes seconds, and forks into what is asked for.
+READY = """
+import json, os, socket, sys
+import bahdanau_hf.cli
+
+door = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    asked, pipes, _, _ = socket.recv_fds(door, 1 << 16, 3)
+    if not asked:
+        break
+    child = os.fork()
+    if not child:
+        door.close()
+        for number, pipe in enumerate(pipes):
+            os.dup2(pipe, number)
+            os.close(pipe)
+        code, *sys.argv[1:] = json.loads(asked)  # from here on as `python -c code ...`
+        exec(code)
+        sys.exit("the code must end the process")
+    for pipe in pipes:
+        os.close(pipe)
+    door.sendall(b"%d" % child)
+    door.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+TRANSLATE = "import runpy; runpy.run_module('bahdanau_hf', run_name='__main__', alter_sys=True)"
+
+
+class Forked:
+    """A process with three pipes, used like a `subprocess.Popen`."""
+
+    def __init__(self, door: socket.socket, code: str, *arguments: str) -> None:
+        inner, self._door = [], door
+        self.stdin, self.stdout, self.stderr = (
+            self._pipe(mode, inner) for mode in ("wb", "rb", "rb")
+        )
+        socket.send_fds(door, [json.dumps([code, *arguments]).encode()], inner)
+        for end in inner:
+            os.close(end)
+        self.pid = int(door.recv(20))
+
+    @staticmethod
+    def _pipe(mode: str, inner: list[int]) -> BinaryIO:
+        reading, writing = os.pipe()
+        ours, theirs = (writing, reading) if mode == "wb" else (reading, writing)
+        inner.append(theirs)
+        return open(ours, mode)
+
+    def wait(self) -> int:
+        return int(self._door.recv(20))
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[socket.socket]:
+    """Where to ask for a process: the other end of it imports the command once for all."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", READY, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=POSIX,
+            # A test run in the background ignores Ctrl-C and hands that on to its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        theirs.close()
+        ours.settimeout(TIMEOUT_SECONDS)
+        yield ours
+    process.wait(TIMEOUT_SECONDS)
+
+
+@pytest.fixture
+def start(door: socket.socket) -> Iterator[Callable[..., Forked]]:
+    """Starts a process with code and arguments; killed when it hangs."""
+    with ExitStack() as stack:
+
+        def started(code: str, *arguments: str) -> Forked:
+            process = Forked(door, code, *arguments)
+            timer = threading.Timer(TIMEOUT_SECONDS, os.kill, (process.pid, signal.SIGKILL))
+            timer.start()
+            stack.callback(timer.cancel)
+            for pipe in (process.stdout, process.stderr):
+                stack.callback(pipe.close)
+            return process
+
+        yield started
+
+
+def test_a_line_in_is_a_line_out_and_nothing_heavy_is_loaded(
+    start: Callable[..., Forked], checkpoint: Path
+) -> None:
     code = (
-        "import sys; from bahdanau_hf.cli import main; status = main(sys.argv[1:]);"
+        "from bahdanau_hf.cli import main; status = main(sys.argv[1:]);"
         "heavy = {'datasets', 'evaluate', 'matplotlib', 'sacrebleu', 'pandas', 'pyarrow'};"
         "print('loaded:', sorted(heavy & sys.modules.keys()), file=sys.stderr); sys.exit(status)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "translate", "--model", str(checkpoint), "--device", "cpu"],
-        input=b"\n".join(STRANGE_LINES),  # no newline at the end
-        capture_output=True,
-        env=POSIX,
-        timeout=TIMEOUT_SECONDS,
-        check=True,
-    )
-    assert done.stdout.endswith(b"\n")
-    lines = done.stdout.removesuffix(b"\n").split(b"\n")
+    process = start(code, "translate", "--model", str(checkpoint), "--device", "cpu")
+    with process.stdin:
+        process.stdin.write(b"\n".join(STRANGE_LINES))  # no newline at the end
+    out, err = process.stdout.read(), process.stderr.read()
+    assert process.wait() == 0, err
+    assert out.endswith(b"\n")
+    lines = out.removesuffix(b"\n").split(b"\n")
     assert len(lines) == len(STRANGE_LINES)
     texts = [line.decode() for line in lines]
     assert texts[0] == texts[2] == "联系我们。"
@@ -115,56 +202,39 @@ def test_a_line_in_is_a_line_out_and_nothing_heavy_is_loaded(checkpoint: Path) -
     assert texts[6] == "他跑。"
     assert texts[-1] == "车站在哪里？"
     assert not any(char in text for text in texts for char in "\t\r\x0b\x0c\x85\u2028\u2029")
-    cut, loaded = done.stderr.decode().splitlines()
+    cut, loaded = err.decode().splitlines()
     assert cut.startswith("bahdanau-hf: ")
     assert "sentences had more than 24 tokens" in cut
     assert loaded == "loaded: []"
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command with three pipes; killed when it hangs."""
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=POSIX,
-        # A test run in the background ignores Ctrl-C and hands that on to its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        timer = threading.Timer(TIMEOUT_SECONDS, process.kill)
-        timer.start()
-        try:
-            yield process
-        finally:
-            timer.cancel()
-            process.kill()
-
-
-def test_batch_size_one_answers_at_once_and_ctrl_c_is_quiet(checkpoint: Path) -> None:
-    with running("translate", "--model", str(checkpoint), "--batch_size", "1") as process:
-        for source, target in (*PAIRS[:3], ("", "")):
-            process.stdin.write(f"{source}\n".encode())
-            process.stdin.flush()
-            assert process.stdout.readline().decode() == f"{target}\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
-        assert process.stdout.read() + process.stderr.read() == b""
-
-
-def test_a_closed_pipe_ends_it_quietly(checkpoint: Path) -> None:
-    with running("translate", "--model", str(checkpoint), "--batch_size", "2") as process:
-        process.stdin.write(b"Call us.\n" * 2 * WINDOW_BATCHES)  # one window, then many
+def test_batch_size_one_answers_at_once_and_ctrl_c_is_quiet(
+    start: Callable[..., Forked], checkpoint: Path
+) -> None:
+    process = start(TRANSLATE, "translate", "--model", str(checkpoint), "--batch_size", "1")
+    for source, target in (*PAIRS[:3], ("", "")):
+        process.stdin.write(f"{source}\n".encode())
         process.stdin.flush()
-        assert process.stdout.readline().decode() == "联系我们。\n"
-        process.stdout.close()
-        with suppress(BrokenPipeError):
-            for _ in range(100):
-                process.stdin.write(b"I know.\n" * 10_000)
-        assert process.wait() == 141
-        assert process.stderr.read() == b""
-        process.stdin = None  # nothing reads it any more
+        assert process.stdout.readline().decode() == f"{target}\n"
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait() == 130
+    assert process.stdout.read() + process.stderr.read() == b""
+    process.stdin.close()
+
+
+def test_a_closed_pipe_ends_it_quietly(start: Callable[..., Forked], checkpoint: Path) -> None:
+    process = start(TRANSLATE, "translate", "--model", str(checkpoint), "--batch_size", "2")
+    process.stdin.write(b"Call us.\n" * 2 * WINDOW_BATCHES)  # one window, then many
+    process.stdin.flush()
+    assert process.stdout.readline().decode() == "联系我们。\n"
+    process.stdout.close()
+    with suppress(BrokenPipeError):
+        for _ in range(100):
+            process.stdin.write(b"I know.\n" * 10_000)
+    assert process.wait() == 141
+    assert process.stderr.read() == b""
+    with suppress(BrokenPipeError):  # nothing reads it any more
+        process.stdin.close()
 
 
 def test_windows_do_not_change_the_order(call: Call) -> None:

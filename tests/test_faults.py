@@ -159,12 +159,12 @@ def test_damaged_weights_do_not_become_the_release(
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def with_scaler(run: Run, scale: float) -> torch.amp.GradScaler:
+def with_scaler(run: Run, scale: float, patch: pytest.MonkeyPatch) -> torch.amp.GradScaler:
     """Give a run what float16 gives it on a GPU: a gradient scaler that its optimizer asks."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
     run.accelerator.scaler = scaler
     run.accelerator.native_amp = True
-    run.accelerator.state._mixed_precision = "fp16"
+    patch.setattr(run.accelerator.state, "_mixed_precision", "fp16")  # shared by all runs
     run.optimizer = AcceleratedOptimizer(
         run.optimizer.optimizer, device_placement=False, scaler=scaler
     )
@@ -172,11 +172,13 @@ def with_scaler(run: Run, scale: float) -> torch.amp.GradScaler:
     return scaler
 
 
-def test_steps_that_the_scaler_skips_are_counted_and_change_nothing(tmp_path: Path) -> None:
+def test_steps_that_the_scaler_skips_are_counted_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The scale begins so high that gradients overflow; halved often enough, they no longer do."""
     run = prepare(tmp_path, max_train_steps=8, eval_steps=9)
     run.bare_model.lm_head.bias.register_hook(lambda gradient: gradient * 30)
-    scaler = with_scaler(run, 2.0**127)
+    scaler = with_scaler(run, 2.0**127, monkeypatch)
     weights = [{k: v.clone() for k, v in run.bare_model.state_dict().items()}]
     rates, skipped = [run.scheduler.get_last_lr()[0]], []
     for batches, _ in run.batches.steps(run.state, 1):
@@ -195,9 +197,11 @@ def test_steps_that_the_scaler_skips_are_counted_and_change_nothing(tmp_path: Pa
         assert (rates[i] == rates[i + 1]) == was_skipped
 
 
-def test_a_gradient_that_no_scale_saves_ends_the_run(tmp_path: Path) -> None:
+def test_a_gradient_that_no_scale_saves_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = prepare(tmp_path, max_train_steps=50, eval_steps=99)
-    with_scaler(run, 8.0)
+    with_scaler(run, 8.0, monkeypatch)
     run.bare_model.lm_head.bias.register_hook(lambda gradient: gradient * math.nan)
     before = {k: v.clone() for k, v in run.bare_model.state_dict().items()}
     with pytest.raises(NonFiniteError, match="step 5: the gradient is nan"):
