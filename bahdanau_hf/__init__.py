@@ -8,8 +8,10 @@ the model itself is imported when it is first asked for.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
+from . import gpu
 from .configuration_bahdanau import BahdanauConfig
 from .errors import InputError
 from .modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
@@ -20,6 +22,8 @@ AutoModel.register(BahdanauConfig, BahdanauForConditionalGeneration, exist_ok=Tr
 AutoModelForSeq2SeqLM.register(BahdanauConfig, BahdanauForConditionalGeneration, exist_ok=True)
 BahdanauConfig.register_for_auto_class()
 BahdanauForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
+if torch.cuda.device_count():  # which, unlike `is_available`, lets processes fork afterwards
+    gpu.register()
 
 if TYPE_CHECKING:
     from .alignment import Alignment

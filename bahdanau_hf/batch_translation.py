@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .alignment import Alignment
-from .batch_bahdanau import name_attention, read_attention
+from .pipeline_bahdanau import name_attention, read_attention
 from .text_bahdanau import SPECIAL_TOKENS, UNK_ID, clean_text
 from .word_alignment import Span, Word, align_words, read_spans, split_words
 

@@ -1,12 +1,16 @@
 """The configuration: every number that fixes the shape of a Bahdanau translation model."""
 
 # No `from __future__ import annotations` here: `@strict` reads the annotations as types.
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-READOUTS = ("linear", "deep")
+if TYPE_CHECKING:
+    # The library knows remote code by a digest of its configuration's file and of what that file
+    # names: all files that travel, so that two versions of the code are two classes in one process.
+    from .modeling_bahdanau import BahdanauForConditionalGeneration  # noqa: F401
+
 INITIALIZERS = ("xavier", "tutorial", "orthogonal")
 
 
@@ -24,23 +28,19 @@ class BahdanauConfig(PreTrainedConfig):
         hidden_size: width of a GRU layer (of each direction in the encoder).
         attention_hidden_size: width of the attention's hidden layer; `None`: `hidden_size`.
         encoder_layers: GRU layers of the encoder.
-        decoder_layers: GRU layers of the decoder. Must equal `encoder_layers` when the encoder
-            reads in one direction only: its final states then start the decoder as they are.
+        decoder_layers: GRU layers of the decoder; as many if a one-directional encoder starts it.
         bidirectional_encoder: read the source in both directions.
         dropout: on the output of every GRU layer but the last, in [0, 1).
         embedding_dropout: on the embeddings of both sides, in [0, 1).
         readout_dropout: on what the output layer reads, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
-        use_attention: `False`: the context is the encoder's final state at every step (the plain
-            seq2seq).
+        use_attention: `False`: plain seq2seq, whose context is always the encoder's final state.
         readout: `"linear"`: the output layer reads the decoder's state; `"deep"`: it reads the
             paper's maxout layer over state, context and previous word (appendix A.2.2).
         readout_size: width of the maxout layer (`l` in the paper); `None`: `embedding_size`.
-        tie_word_embeddings: share the decoder's embedding with the output layer; what the output
-            layer reads must then be `embedding_size` wide.
-        encoder_reads_padding: let the encoder run on through the padding, with the final state
-            taken behind it. Only reproduces checkpoints trained that way; results then depend on
-            how a batch is padded.
+        tie_word_embeddings: share the decoder's embedding with an output layer that is as wide.
+        encoder_reads_padding: take the encoder's final state behind the padding, as checkpoints
+            need that were trained so; results then depend on how a batch is padded.
         initializer: `"xavier"` for all matrices, `"tutorial"` for those of the GRUs alone, or
             `"orthogonal"` for the recurrent ones.
         initializer_range: factor on the initial values of matrices and biases.
@@ -85,40 +85,30 @@ class BahdanauConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = 1
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # The code that travels with a checkpoint; both model entries name the class that generates.
-        self.auto_map = {
-            "AutoConfig": "configuration_bahdanau.BahdanauConfig",
-            "AutoModel": "modeling_bahdanau.BahdanauForConditionalGeneration",
-            "AutoModelForSeq2SeqLM": "modeling_bahdanau.BahdanauForConditionalGeneration",
-        }
-        self.custom_pipelines = {
-            "translation": {
-                "impl": "pipeline_bahdanau.BahdanauTranslationPipeline",
-                "pt": ["AutoModelForSeq2SeqLM"],
-                "type": "text",
-            }
-        }
-        kwargs.pop("auto_map", None)
-        kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+        # The code that travels with a checkpoint, whatever its file says.
+        self.auto_map = {"AutoConfig": "configuration_bahdanau.BahdanauConfig"}
+        for name in ("AutoModel", "AutoModelForSeq2SeqLM"):  # both are the class that generates
+            self.auto_map[name] = "modeling_bahdanau.BahdanauForConditionalGeneration"
+        impl = "pipeline_bahdanau.BahdanauTranslationPipeline"
+        translation = {"impl": impl, "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+        self.custom_pipelines = {"translation": translation}
 
     def validate_architecture(self) -> None:
         """Check ranges and the fields against each other; called by `@strict`."""
-        sizes = ("vocab_size", "embedding_size", "hidden_size", "encoder_layers", "decoder_layers")
-        optional_sizes = ("encoder_vocab_size", "attention_hidden_size", "readout_size")
-        for name in sizes + optional_sizes:
+        for name in BahdanauConfig.__annotations__:
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is None:
+                continue
+            if name.endswith(("_size", "_layers")) and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        for name in ("dropout", "embedding_dropout", "readout_dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
+            if name.endswith("dropout") and not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {value}")
-        for name in ("initializer_range", "embedding_initializer_range"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if name.endswith("initializer_range") and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, not {value}")
-        for name, allowed in (("readout", READOUTS), ("initializer", INITIALIZERS)):
+            if name.endswith("token_id") and name != "eos_token_id" and value < 0:
+                raise ValueError(f"{name} must not be negative, but is {value}")
+        for name, allowed in (("readout", ("linear", "deep")), ("initializer", INITIALIZERS)):
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
@@ -139,22 +129,14 @@ class BahdanauConfig(PreTrainedConfig):
                 f"tie_word_embeddings needs an output layer that reads embedding_size "
                 f"({self.embedding_size}) values, but it reads {self.output_size}"
             )
-        for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id", "unk_token_id"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, but is {value}")
 
     @property
     def output_size(self) -> int:
         """Width of what the output layer reads."""
-        if self.readout == "deep":
-            return self.readout_size if self.readout_size is not None else self.embedding_size
-        return self.hidden_size
+        maxout = self.readout_size or self.embedding_size
+        return maxout if self.readout == "deep" else self.hidden_size
 
     @property
     def annotation_size(self) -> int:
         """Width of an annotation: both directions side by side, if there are two."""
         return self.hidden_size * (2 if self.bidirectional_encoder else 1)
-
-
-__all__ = ["BahdanauConfig"]

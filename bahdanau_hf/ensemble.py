@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerFast
 
-from .cache_bahdanau import BahdanauCache
 from .errors import InputError
+from .modeling_bahdanau import BahdanauCache
 
 
 class EnsembleLogitsProcessor(LogitsProcessor):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from .batch_bahdanau import beam_number, limit_argument, new_token_limit
 from .errors import InputError
+from .pipeline_bahdanau import beam_number, limit_argument, new_token_limit
 
 
 class SearchRequest(NamedTuple):

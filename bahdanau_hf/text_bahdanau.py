@@ -6,6 +6,7 @@ It travels with checkpoints, yet knows no tensors: whatever handles text may use
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import takewhile
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -54,13 +55,8 @@ def token_pieces(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
     while i < len(tokens):
         text, width = tokens[i].strip() or tokens[i], 1
         if tokens[i] in _BYTES:
-            spelt: list[int] = []
-            while i + len(spelt) < len(tokens) and len(spelt) < 4:
-                token = tokens[i + len(spelt)]
-                if token not in _BYTES:
-                    break
-                spelt.append(_BYTES[token])
-            text, width = _first_character(bytes(spelt))
+            spelt = takewhile(_BYTES.__contains__, tokens[i : i + 4])
+            text, width = _first_character(bytes(map(_BYTES.__getitem__, spelt)))
         pieces.append((text, list(range(i, i + width))))
         i += width
     return pieces
@@ -74,15 +70,3 @@ def _first_character(spelt: bytes) -> tuple[str, int]:
         except UnicodeDecodeError:
             continue
     return _REPLACEMENT, 1
-
-
-__all__ = [
-    "BOS_ID",
-    "BYTE_TOKENS",
-    "EOS_ID",
-    "PAD_ID",
-    "SPECIAL_TOKENS",
-    "UNK_ID",
-    "clean_text",
-    "token_pieces",
-]

@@ -20,7 +20,12 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from .alignment import Alignment
-from .batch_bahdanau import (
+from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
+from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
+from .errors import InputError
+from .loading import check_tokenizer, load_model, move_model
+from .matmul_bahdanau import fixed_weights
+from .pipeline_bahdanau import (
     EncodedSentence,
     Hypothesis,
     encode_sentences,
@@ -29,10 +34,6 @@ from .batch_bahdanau import (
     max_source_length,
     source_batch,
 )
-from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
-from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
-from .errors import InputError
-from .loading import check_tokenizer, load_model, move_model
 from .search_request import SearchRequest, check_attention, check_positive, make_request
 from .tokenization import UNK_ID, load_tokenizer
 from .word_alignment import read_spans, words_looked_at, written_spans
@@ -74,9 +75,10 @@ class Translator:
         tokenizer: the tokenizer it was trained with.
         batch_size: sentences in a batch, at most; of very long ones it takes fewer.
         device: where to run, such as `"cpu"` or `"cuda:0"`; default: where the model is.
-        dtype: `"float32"`, `"bfloat16"`, `"float16"`, or, on CPUs, `"int8"`; default: as the model
-            is. In int8 the encoder, greedy and beam search multiply in 8 bits (see the model's
-            `use_int8`); scores, alignments and sampling do not.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, `"auto"`, or, on CPUs, `"int8"`; default: as
+            the model is. `"auto"` is bfloat16 where the processor or GPU multiplies it in hardware,
+            else float32. In int8 the encoder, greedy and beam search multiply in 8 bits (see the
+            model's `use_int8`); scores, alignments and sampling do not.
         ensemble: further models with the same tokenizer, which translate together with the first:
             each word's probability is the mean of theirs. Where a model looks is asked of the
             first alone.
@@ -109,6 +111,11 @@ class Translator:
         self.batch_size = batch_size
         self.max_source_length = max_source_length(tokenizer)
 
+    @property
+    def dtype(self) -> str:
+        """The number format in which it translates: `"float32"`, `"int8"`, ..."""
+        return "int8" if self.model.int8 else str(self.model.dtype).removeprefix("torch.")
+
     @classmethod
     def from_pretrained(
         cls,
@@ -125,7 +132,7 @@ class Translator:
             path_or_repo: folder, or name of a repository.
             revision: branch, tag or commit of the repository.
             device: default: a GPU if there is one.
-            dtype: default: as saved.
+            dtype: as the constructor's; default: as saved.
             batch_size: as the constructor's.
             ensemble: folders or repositories of checkpoints that translate together with this one.
 
@@ -309,6 +316,7 @@ class Translator:
             reverse=True,
         )
         with ExitStack() as stack:
+            stack.enter_context(fixed_weights())
             for model in (self.model, *self.ensemble):
                 stack.enter_context(evaluating(model))
             while order:
@@ -334,7 +342,7 @@ class Translator:
         ids, generate_kwargs = [sentence.ids for sentence in sentences], request.generate_kwargs
         if self.ensemble:
             batch = source_batch(self.model, self.tokenizer, ids)
-            processors = LogitsProcessorList([EnsembleLogitsProcessor(self.ensemble, *batch)])
+            processors = LogitsProcessorList([EnsembleLogitsProcessor(self.ensemble, **batch)])
             processors += generate_kwargs.get("logits_processor") or []
             generate_kwargs = generate_kwargs | {"logits_processor": processors}
         found = find_translations(

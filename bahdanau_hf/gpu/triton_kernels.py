@@ -42,7 +42,7 @@ def _sum_product(
 
 @triton.jit
 def forward_kernel(
-    x, states, w_hh, b_hh, w_ih, b_ih, w_query, b_query, keys, gates, bias, score,
+    x, states, w_hh, b_hh, w_ih, b_ih, w_query, keys, gates, bias, score,
     layer_masks, attention_masks, hold, reset_update, new, recurrent_new, query, alpha,
     T, B, S, H, A,
     L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, BA: tl.constexpr,
@@ -70,7 +70,6 @@ def forward_kernel(
                 w_at = w_query + n[None, :] * H + h[:, None]
                 w = tl.load(w_at, (h < H)[:, None] & (n < A)[None, :], 0.0)
                 q_n = tl.dot(s, w, input_precision=PRECISION)
-                q_n += tl.load(b_query + n, n < A, 0.0).to(tl.float32)[None, :]
                 q_at = query_t + rows[:, None] * A + n[None, :]
                 tl.store(q_at, q_n, real[:, None] & (n < A)[None, :])
             tl.debug_barrier()

@@ -2,8 +2,8 @@
 
 Dimensions: T steps, B batch, S source, H hidden, A attention, L layers.
 
-`kernels_bahdanau` holds the kernel itself and is imported when it is first asked for: a model loads
-without Triton, and does not wait for it.
+`triton_kernels` holds the kernel itself and is imported when it is first asked for: where Triton is
+missing, the ordinary loop is taken.
 """
 
 from contextlib import nullcontext
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.utils import logging
 
-from .fused_bahdanau import Weights, recur
-from .products_bahdanau import multiply, outside_autocast
+from ..matmul_bahdanau import multiply_turned, outside_autocast
+from ..recurrence_bahdanau import Inputs, Weights, layer_pairs, recur, weight_gradients
 
 logger = logging.get_logger(__name__)
 
@@ -27,18 +27,15 @@ SHARED_BYTES = 99 * 1024  # of a multiprocessor; what every GPU since Ampere has
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def why_not_on_chip(
-    x: Tensor, state: Tensor, dtype: torch.dtype, keys: Tensor | None
-) -> str | None:
+def why_not_on_chip(given: Inputs, dtype: torch.dtype) -> str | None:
     """Say what keeps the kernel from a problem; `None` if it can take it.
 
     Args:
-        x: as in `recur`.
-        state: as in `recur`.
+        given: as in `recur`.
         dtype: what products are computed in.
-        keys: as in `recur`.
     """
-    (L, H), S, A = state.shape[1:], 1, 1
+    x, keys = given.x, given.keys
+    (L, H), S, A = given.state.shape[1:], 1, 1
     if keys is not None:
         S, A = keys.shape[1:]
     if dtype not in DTYPES:
@@ -52,7 +49,7 @@ def why_not_on_chip(
     if max(x.numel() * L, x.shape[1] * S * max(3 * H, A)) >= 1 << 31:
         return "the batch has more numbers than it can count"
     try:
-        from .kernels_bahdanau import INTERPRETED
+        from .triton_kernels import INTERPRETED
     except ImportError as error:
         return str(error)
     if INTERPRETED:
@@ -67,35 +64,19 @@ def why_not_on_chip(
 
 @torch.compiler.disable  # as `recur`
 def recur_on_chip(
-    x: Tensor,
-    state: Tensor,
-    recurrent: Weights,
-    inputs: Weights = (),
-    *,
-    keys: Tensor | None = None,
-    gates: Tensor | None = None,
-    bias: Tensor | None = None,
-    score: Tensor | None = None,
-    layer_masks: Tensor | None = None,
-    attention_masks: Tensor | None = None,
-    hold: Tensor | None = None,
+    given: Inputs, recurrent: Weights, inputs: Weights = ()
 ) -> tuple[Tensor, Tensor | None]:
     """`recur`, in one kernel forth and one back; what the kernel cannot take goes to `recur`."""
-    dtype = recurrent[0][0].dtype
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-    obstacle = why_not_on_chip(x, state, dtype, keys)
+    device, dtype = given.x.device.type, recurrent[0][0].dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    obstacle = why_not_on_chip(given, dtype)
     if obstacle is not None:
         logger.warning_once(f"The Triton kernel is not taken: {obstacle}.")
-        return recur(
-            x, state, recurrent, inputs, keys=keys, gates=gates, bias=bias, score=score,
-            layer_masks=layer_masks, attention_masks=attention_masks, hold=hold,
-        )  # fmt: skip
+        return recur(given, recurrent, inputs)
     flat = [tensor for pair in (*recurrent, *inputs) for tensor in pair]
-    with torch.autocast(x.device.type, enabled=False):
-        return _OnChip.apply(
-            x, state, keys, gates, bias, score, layer_masks, attention_masks, hold, dtype, *flat
-        )
+    with torch.autocast(device, enabled=False):
+        return _OnChip.apply(dtype, *given, *flat)
 
 
 def _tile(H: int, L: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int] | None:
@@ -122,21 +103,12 @@ def _power(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def _packed(weights: Weights, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The layers' first `rows` rows in one tensor each: `(L, rows, H)` and `(L, rows)`."""
+def _stacked(weights: Weights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The layers' weights and biases in one tensor each: `(L, 3H, H)` and `(L, 3H)`."""
     return (
-        torch.stack([weight[:rows].to(dtype) for weight, _ in weights]),
-        torch.stack([bias[:rows].float() for _, bias in weights]),
+        torch.stack([weight.to(dtype) for weight, _ in weights]),
+        torch.stack([bias.float() for _, bias in weights]),
     )
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Those of `x W^T + b` over all steps at once; grad `(T, B, out)`, x `(T, B, in)`."""
-    rows, x = grad.flatten(0, 1), x.flatten(0, 1)
-    product = multiply(rows.to(dtype).t(), x.to(dtype).t())
-    return product.to(weight.dtype), rows.sum(0).to(bias.dtype)
 
 
 class _OnChip(torch.autograd.Function):
@@ -144,34 +116,20 @@ class _OnChip(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        state: Tensor,
-        keys: Tensor | None,
-        gates: Tensor | None,
-        bias: Tensor | None,
-        score: Tensor | None,
-        layer_masks: Tensor | None,
-        attention_masks: Tensor | None,
-        hold: Tensor | None,
-        dtype: torch.dtype,
-        *flat: Tensor,
+        ctx: Any, dtype: torch.dtype, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        from .kernels_bahdanau import forward_kernel
+        from .triton_kernels import forward_kernel
 
+        given = Inputs(*tensors[: len(Inputs._fields)])  # type: ignore[arg-type]
+        flat = [tensor for tensor in tensors[len(Inputs._fields) :] if tensor is not None]
+        x, state, keys = given.x, given.state, given.keys
         (T, B, _), (L, H) = x.shape, state.shape[1:]
         keep = any(ctx.needs_input_grad)
-        recurrent = tuple(zip(flat[0 : 2 * L : 2], flat[1 : 2 * L : 2], strict=True))
-        inputs = tuple(zip(flat[2 * L :: 2], flat[2 * L + 1 :: 2], strict=True))
-        w_hh, b_hh = _packed(recurrent, 3 * H, dtype)
-        w_ih, b_ih = _packed(inputs, 3 * H, dtype) if inputs else (None, None)
-        packed = [w_hh, w_ih, None]  # of the weights, what the way back needs as well
-        b_query = None
-        S = A = 1
-        if keys is not None:
-            S, A = keys.shape[1:]
-            packed[2] = recurrent[-1][0][3 * H :].to(dtype).contiguous()
-            b_query = recurrent[-1][1][3 * H :].contiguous()
+        pairs = layer_pairs(flat)
+        w_hh, b_hh = _stacked(pairs[:L], dtype)
+        w_ih, b_ih = _stacked(pairs[L:], dtype) if L > 1 else (None, None)
+        w_query = None if given.query is None else given.query.to(dtype).contiguous()
+        S, A = (1, 1) if keys is None else keys.shape[1:]
         make = state.new_empty if state.dtype == torch.float32 else state.float().new_empty
         states = make(T + 1, L, B, H)
         states[0] = state.transpose(0, 1)
@@ -181,9 +139,10 @@ class _OnChip(torch.autograd.Function):
         )
         query = None if keys is None else make(steps, B, A)
         alpha = None if keys is None else make(T, B, S)
-        source = [None if y is None else y.contiguous() for y in (keys, gates, bias, score)]
-        masks = [None if y is None else y.contiguous() for y in (layer_masks, attention_masks)]
-        hold = None if hold is None else hold.contiguous()
+        # Without gaps: the kernel counts places itself.
+        given = Inputs(*(None if y is None else y.contiguous() for y in given))  # type: ignore[arg-type]
+        source = (given.keys, given.gates, given.bias, given.score)
+        masks = (given.layer_masks, given.attention_masks)
         columns, stages = _tile(H, L, dtype, x.device) or (16, 1)
         sizes = {
             "BM": ROWS,
@@ -191,24 +150,23 @@ class _OnChip(torch.autograd.Function):
             "BS": _power(S),
             "L": L,
             "ATTENDS": keys is not None,
-            "DROPS": layer_masks is not None,
-            "DROPS_WEIGHTS": attention_masks is not None,
+            "DROPS": given.layer_masks is not None,
+            "DROPS_WEIGHTS": given.attention_masks is not None,
             "PRECISION": _precision(),
             "num_warps": 8,
         }
         with _on(x.device):
             forward_kernel[(-(-B // ROWS),)](
-                x.contiguous(), states, w_hh, b_hh, w_ih, b_ih, packed[2], b_query, *source, *masks,
-                hold, reset_update, new, recurrent_new, query, alpha, T, B, S, H, A,
-                BN=columns, BH=_power(H), HOLDS=hold is not None, KEEPS=keep, num_stages=stages,
-                **sizes,
+                given.x, states, w_hh, b_hh, w_ih, b_ih, w_query, *source, *masks, given.hold,
+                reset_update, new, recurrent_new, query, alpha, T, B, S, H, A, BN=columns,
+                BH=_power(H), HOLDS=given.hold is not None, KEEPS=keep, num_stages=stages, **sizes,
             )  # fmt: skip
         if keep:
             ctx.dtypes, ctx.sizes = (dtype, x.dtype, state.dtype), sizes
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(
-                states, reset_update, new, recurrent_new, query, alpha, *packed, *source, *masks,
-                *flat,
+                states, reset_update, new, recurrent_new, query, alpha, w_hh, w_ih, w_query,
+                given.keys, given.gates, given.score, *masks, given.query, *flat,
             )  # fmt: skip
         return states[1:], alpha
 
@@ -218,11 +176,11 @@ class _OnChip(torch.autograd.Function):
     def backward(
         ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        from .kernels_bahdanau import backward_kernel
+        from .triton_kernels import backward_kernel
 
         states, reset_update, new, recurrent_new, query, alpha = ctx.saved_tensors[:6]
-        w_hh, w_ih, w_query, keys, gates, _, score = ctx.saved_tensors[6:13]
-        layer_masks, attention_masks, *flat = ctx.saved_tensors[13:]
+        w_hh, w_ih, w_query, keys, gates, score = ctx.saved_tensors[6:12]
+        layer_masks, attention_masks, query_weight, *flat = ctx.saved_tensors[12:]
         dtype, x_dtype, state_dtype = ctx.dtypes
         T, L, B, H = new.shape
         S, A = (1, 1) if keys is None else keys.shape[1:]
@@ -243,29 +201,28 @@ class _OnChip(torch.autograd.Function):
                 HAS_ALPHA=grad_alpha is not None, num_stages=2, **ctx.sizes,
             )  # fmt: skip
 
+        pairs = layer_pairs(flat)
         grads: list[Tensor] = []
         for layer in range(L):
-            weight, bias = flat[2 * layer : 2 * layer + 2]
-            grad = drec[:, layer]
-            if dquery is not None and layer == L - 1:
-                grad = torch.cat([grad, dquery], dim=-1)
-            grads += _gradients(grad, states[:-1, layer], weight, bias, dtype)
+            previous = states[:-1, layer]
+            grads += weight_gradients(drec[:, layer], previous, pairs[layer], dtype)
         for layer in range(1, L):
             below = states[1:, layer - 1]
             if layer_masks is not None:
                 below = below * layer_masks[:, layer - 1]
-            weight, bias = flat[2 * (L + layer - 1) : 2 * (L + layer)]
-            grads += _gradients(dx[:, layer], below, weight, bias, dtype)
-        dx = dx[:, 0]
-        dgates = None
-        if dkeys is not None and dscore is not None:
+            grads += weight_gradients(dx[:, layer], below, pairs[L + layer - 1], dtype)
+        dx, of_keys, of_gates, of_score, of_query = dx[:, 0], None, None, None, None
+        if dkeys is not None and dquery is not None and dscore is not None:
             used = alpha if attention_masks is None else alpha * attention_masks
-            dgates = torch.bmm(used.permute(1, 2, 0), dx.transpose(0, 1)).to(gates.dtype)
-            dkeys, dscore = dkeys.to(keys.dtype), dscore.sum(0).to(score.dtype)
-        return (
-            dx.to(x_dtype), ds.transpose(0, 1).to(state_dtype), dkeys, dgates, None, dscore,
-            None, None, None, None, *grads,
-        )  # fmt: skip
+            of_keys = dkeys.to(keys.dtype)
+            of_gates = torch.bmm(used.permute(1, 2, 0), dx.transpose(0, 1)).to(gates.dtype)
+            of_score = dscore.sum(0).to(score.dtype)
+            asked = states[:-1, -1].flatten(0, 1).to(dtype)
+            of_query = multiply_turned(dquery.flatten(0, 1).to(dtype), asked)
+            of_query = of_query.to(query_weight.dtype)
+        of_x, of_state = dx.to(x_dtype), ds.transpose(0, 1).to(state_dtype)
+        of = Inputs(of_x, of_state, of_keys, of_gates, None, of_score, of_query)
+        return (None, *of, *grads)
 
 
 def _precision() -> str:

@@ -1,0 +1,40 @@
+"""Ways of computing for a GPU: they stay with the package and do not travel with checkpoints.
+
+`register` adds them to those that a model can be told to take; their modules, and Triton, are
+imported when a model first takes one.
+
+| name     | what it does                                                       |
+| -------- | ------------------------------------------------------------------ |
+| "graph"  | the searches of `generate` as CUDA graphs (`cuda_graphs`)          |
+| "triton" | training and scoring in one kernel each way (`triton_recurrence`)  |
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import modeling_bahdanau
+
+
+def register() -> None:
+    """Let `set_implementation` take the ways of this folder."""
+    modeling_bahdanau.FAST_WAYS["graph"] = modeling_bahdanau.FastWay(
+        greedy_search=_imported_when_called("cuda_graphs", "graphed_greedy_search"),
+        beam_search=_imported_when_called("cuda_graphs", "graphed_beam_search"),
+    )
+    modeling_bahdanau.FAST_WAYS["triton"] = modeling_bahdanau.FastWay(
+        recur=_imported_when_called("triton_recurrence", "recur_on_chip")
+    )
+
+
+def _imported_when_called(module: str, name: str) -> Callable[..., Any]:
+    @torch.compiler.disable  # as what it calls
+    def call(*args: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args, **options)
+
+    return call
+
+
+__all__ = ["register"]
