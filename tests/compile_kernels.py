@@ -11,16 +11,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
-from bahdanau_hf import triton_bahdanau
-from bahdanau_hf.kernels_bahdanau import backward_kernel, forward_kernel
+from bahdanau_hf.gpu import triton_recurrence
+from bahdanau_hf.gpu.triton_kernels import backward_kernel, forward_kernel
 
 H, LAYERS = 256, 2
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-NARROW = {"w_hh", "w_ih", "w_query", "b_query", "keys", "gates"}
+NARROW = {"w_hh", "w_ih", "w_query", "keys", "gates"}
 CONSTANTS = {
-    "L": LAYERS, "BM": triton_bahdanau.ROWS, "BK": 64, "BH": H, "BA": H, "BS": 64, "ATTENDS": True,
-    "DROPS": True, "DROPS_WEIGHTS": True, "HOLDS": True, "KEEPS": True, "HAS_STATES": True,
-    "HAS_ALPHA": True, "PRECISION": "ieee",
+    "L": LAYERS, "BM": triton_recurrence.ROWS, "BK": 64, "BH": H, "BA": H, "BS": 64,
+    "ATTENDS": True, "DROPS": True, "DROPS_WEIGHTS": True, "HOLDS": True, "KEEPS": True,
+    "HAS_STATES": True, "HAS_ALPHA": True, "PRECISION": "ieee",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def shared_bytes(kernel: Any, columns: int, stages: int, architecture: int, kind
 
 def main(architecture: str, kind: str) -> None:
     """Compile both."""
-    tile = triton_bahdanau._tile(H, LAYERS, DTYPES[kind], torch.device("cpu"))
+    tile = triton_recurrence._tile(H, LAYERS, DTYPES[kind], torch.device("cpu"))
     assert tile is not None
     for kernel, (columns, stages) in ((forward_kernel, tile), (backward_kernel, (64, 2))):
         taken = shared_bytes(kernel, columns, stages, int(architecture), kind)

@@ -18,11 +18,8 @@ PACKAGE = ROOT / "bahdanau_hf"
 # those below; floor 1 handles text and numbers and does not know the model.
 FLOORS: list[str] = [
     """
-    batch_bahdanau cache_bahdanau configuration_bahdanau decoder_bahdanau decoding_bahdanau processor_bahdanau
-    encoder_bahdanau fused_bahdanau graph_bahdanau kernels_bahdanau layout_bahdanau loss_bahdanau
-    modeling_bahdanau packed_bahdanau pipeline_bahdanau products_bahdanau recurrence_bahdanau
-    static_bahdanau text_bahdanau
-    triton_bahdanau
+    configuration_bahdanau generation_bahdanau matmul_bahdanau modeling_bahdanau pipeline_bahdanau
+    processor_bahdanau recurrence_bahdanau text_bahdanau
     """,
     """
     alignment alignment_markup arguments batching charts data errors metrics model_card pair_files
@@ -31,11 +28,12 @@ FLOORS: list[str] = [
     """,
     """
     alignment_quality batch_translation checkpointing ensemble evaluation finishing
-    guided_attention hub loading onnx_export preparation processes publishing search_request
-    trackers training training_batches training_run training_step translation tutorial
+    guided_attention hub loading onnx_comparison onnx_export onnx_int8 onnx_nodes onnx_search
+    precision preparation processes publishing search_request trackers training training_batches
+    training_run training_step translation tutorial
     """,
     """
-    __main__ cli command_line demo export_command score_command space
+    __main__ cli command_line demo env_command export_command score_command space
     """,
 ]
 # It travels and knows nothing but text: any floor may use it.
@@ -43,22 +41,46 @@ TEXT = "text_bahdanau"
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 
 MOST_LINES = 450
+# A model's classes stand in one file, as the library's models have them.
+MOST_LINES_OF = {
+    "modeling_bahdanau": 1150,
+    "generation_bahdanau": 600,
+    "recurrence_bahdanau": 600,
+}
+MOST_TRAVELLING_FILES, MOST_TRAVELLING_LINES = 8, 3000
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "tools", "base", "core"}
 TRAVELLING = sorted(PACKAGE.glob("*_bahdanau.py"))
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+# Ways of computing that do not travel.
+GPU = sorted((PACKAGE / "gpu").glob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
 
 
-def imports(path: Path) -> tuple[set[str], set[str]]:
-    """The package's own modules that a file imports, anywhere in it, and the top-level others."""
+class WithoutTyping(ast.NodeTransformer):
+    """Takes out what is never run."""
+
+    def visit_If(self, node: ast.If) -> ast.If | list[ast.stmt]:
+        is_typing = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return node.orelse if is_typing else node
+
+
+def imports(path: Path, run: bool = False) -> tuple[set[str], set[str]]:
+    """The package's own modules that a file imports, anywhere in it, and the top-level others.
+
+    A sub-package counts as one module. With `run`, without those imports that are never run.
+    """
     own, others = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = WithoutTyping().visit(tree) if run else tree
+    folder = path.parent.relative_to(PACKAGE).parts if path.is_relative_to(PACKAGE) else ()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first, *rest = alias.name.split(".")
                 own.update(rest[:1]) if first == "bahdanau_hf" else others.add(first)
         elif isinstance(node, ast.ImportFrom):
-            first, *rest = (node.module or "").split(".")
+            above = folder[: len(folder) + 1 - node.level] if node.level else ()
+            first, *rest = ".".join([*above, *filter(None, [node.module])]).split(".")
             if node.level:
                 own.update([first] if first else [alias.name for alias in node.names])
             elif first == "bahdanau_hf":
@@ -76,14 +98,23 @@ def test_every_module_has_its_floor() -> None:
 def test_imports_go_down(path) -> None:
     floor = FLOOR_OF[path.stem]
     allowed = {floor} if floor <= 1 else set(range(floor + 1))
+    floors = {**FLOOR_OF, "gpu": 2}  # it knows the model alone, but neither text nor model know it
     for name in imports(path)[0]:
-        assert name == TEXT or FLOOR_OF[name] in allowed, (
+        assert name == TEXT or floors[name] in allowed, (
             f"{path.name} imports {name} from the wrong floor"
         )
 
 
+@pytest.mark.parametrize("path", GPU, ids=lambda path: path.stem)
+def test_what_is_for_gpus_knows_the_model_alone(path) -> None:
+    own, others = imports(path)
+    assert own <= {"gpu", *FLOORS[0].split()}
+    assert others <= {"torch", "transformers", "triton"} | sys.stdlib_module_names
+
+
 def test_imports_do_not_go_round_in_circles() -> None:
-    TopologicalSorter({path.stem: imports(path)[0] for path in MODULES}).prepare()
+    """What is imported for the sake of types, or to be saved along, is not imported at all."""
+    TopologicalSorter({path.stem: imports(path, run=True)[0] for path in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: path.stem)
@@ -96,8 +127,7 @@ def test_nothing_imports_scripts(path) -> None:
 def test_travelling_files_need_nothing_but_torch_and_transformers(path) -> None:
     own, others = imports(path)
     allowed = {"torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names
-    # Checkpoints load without Triton: one file alone asks for it, and is imported when wanted.
-    assert others <= allowed | ({"triton"} if path.stem == "kernels_bahdanau" else set())
+    assert others <= allowed
     assert all(name.endswith("_bahdanau") for name in own)
     text = path.read_text(encoding="utf-8")
     assert "bahdanau_hf" not in text, "the package's name does not travel"
@@ -122,9 +152,17 @@ def test_the_suffix_means_travelling() -> None:
     assert reached == set(FLOORS[0].split()), "what the model does not import would stay behind"
 
 
-@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: path.stem)
+def test_what_travels_is_soon_read() -> None:
+    """Who trusts a checkpoint's code should be able to read it."""
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in TRAVELLING)
+    assert len(TRAVELLING) <= MOST_TRAVELLING_FILES
+    assert lines <= MOST_TRAVELLING_LINES
+
+
+@pytest.mark.parametrize("path", [*MODULES, *GPU, *SCRIPTS], ids=lambda path: path.stem)
 def test_files_are_short_and_well_named(path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    most = MOST_LINES_OF.get(path.stem, MOST_LINES)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= most
     assert not EMPTY_NAMES & set(path.stem.split("_")), "name a file after what it does"
 
 
@@ -147,14 +185,41 @@ def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
 
 
-def test_import_starts_no_heavy_library() -> None:
-    """What is not needed to load and run a model is imported where it is used."""
-    heavy = ["datasets", "evaluate", "matplotlib", "sacrebleu", "opencc", "pyarrow"]
-    code = f"import sys, bahdanau_hf; print([x for x in {heavy} if x in sys.modules])"
+# What a fresh process has imported after each step.
+STEPS = """
+import bahdanau_hf
+from bahdanau_hf import Alignment, Translation, Translator, train_tokenizer, score_translations
+import bahdanau_hf.metrics, bahdanau_hf.plotting, bahdanau_hf.report
+"""
+HEAVY = {"datasets", "evaluate", "matplotlib", "opencc", "pandas", "pyarrow", "sacrebleu"}
+
+
+@pytest.fixture(scope="module")
+def imported() -> list[set[str]]:
+    code = "import sys\n" + "".join(
+        f"{step}\nprint(*sys.modules)\n" for step in STEPS.strip().splitlines()
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_import_starts_no_heavy_library(imported) -> None:
+    """What is not needed to load and run a model is imported where it is used."""
+    assert not imported[0] & HEAVY
+    ours = {"translation", "tokenization", "metrics", "plotting", "data", "alignment"}
+    assert not imported[0] & {f"bahdanau_hf.{name}" for name in ours}
+
+
+def test_names_from_the_package_start_no_heavy_library(imported) -> None:
+    assert {"bahdanau_hf.translation", "bahdanau_hf.tokenization"} <= imported[1]
+    assert not imported[1] & HEAVY
+
+
+def test_metrics_and_pictures_start_no_heavy_library(imported) -> None:
+    assert {"bahdanau_hf.metrics", "bahdanau_hf.plotting", "bahdanau_hf.report"} <= imported[2]
+    assert not imported[2] & HEAVY
 
 
 @pytest.mark.parametrize("name", bahdanau_hf.__all__)

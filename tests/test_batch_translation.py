@@ -11,8 +11,8 @@ import torch
 from tiny_checkpoint import PAIRS, SENTENCES, SPELT, encode, make_checkpoint
 
 from bahdanau_hf import InputError
-from bahdanau_hf.batch_bahdanau import find_translations
 from bahdanau_hf.batch_translation import attention_weights, make_alignment
+from bahdanau_hf.pipeline_bahdanau import find_translations
 from bahdanau_hf.translation import Translator
 
 

@@ -8,10 +8,11 @@ from test_decoding import source
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.cache_bahdanau import CACHE, BahdanauCache
+from bahdanau_hf.modeling_bahdanau import CACHE, BahdanauCache
 
 
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.grid
 def test_steps_with_a_cache_are_the_oracles(model, side) -> None:
     oracle = ScalarModel(model)
     words = torch.randint(13, (4, 5))
@@ -93,10 +94,10 @@ def filled_cache_twice(model: BahdanauForConditionalGeneration) -> BahdanauCache
 
 def test_cache_reorders_the_state_alone(tiny_model) -> None:
     cache = filled_cache(tiny_model())
-    state, memory = cache.state.clone(), cache.memory
+    state, kept = cache.state.clone(), cache.source
     cache.reorder_cache(torch.tensor([3, 3, 0, 1]))
     assert torch.equal(cache.state, state[[3, 3, 0, 1]])
-    assert cache.memory is memory, "beams of a sentence share its source"
+    assert cache.source is kept, "beams of a sentence share its source"
 
 
 def test_cache_cannot_go_back(tiny_model) -> None:
@@ -118,3 +119,32 @@ def test_either_name_and_not_both(model) -> None:
                 assert rest[CACHE] is cache
         with pytest.raises(ValueError, match="pass one"):
             model(decoder_input_ids=words, past_key_values=cache, cache=cache)
+
+
+def tensors_within(thing: object, seen: set[int]) -> list[torch.Tensor]:
+    """All tensors that can be reached from a thing through attributes and containers."""
+    if id(thing) in seen or isinstance(thing, type | str | int | float | type(None)):
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        return [thing]
+    parts = thing.values() if isinstance(thing, dict) else []
+    parts = thing if isinstance(thing, list | tuple | set) else parts
+    parts = [*parts, *vars(thing).values()] if hasattr(thing, "__dict__") else parts
+    return [tensor for part in parts for tensor in tensors_within(part, seen)]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_returned_cache_holds_no_weights(model, num_beams) -> None:
+    """All in it belongs to rows: twice as many of them take twice the room."""
+    model.generation_config.eos_token_id = None
+    sizes = []
+    for repeats in (1, 2):
+        rows = {name: ids.repeat(repeats, 1) for name, ids in source().items()}
+        outputs = model.generate(
+            **rows, num_beams=num_beams, max_new_tokens=3, return_dict_in_generate=True
+        )
+        found = tensors_within(outputs[CACHE], set())
+        assert found
+        sizes.append(sum(tensor.numel() for tensor in found))
+    assert sizes[1] == 2 * sizes[0]

@@ -10,7 +10,7 @@ from oracles import ScalarModel
 from torch import Tensor
 from torch.testing import assert_close
 
-from bahdanau_hf import BahdanauForConditionalGeneration, modeling_bahdanau
+from bahdanau_hf import BahdanauForConditionalGeneration
 
 
 def decisive(model: BahdanauForConditionalGeneration) -> BahdanauForConditionalGeneration:
@@ -34,31 +34,15 @@ def both_ways(model: BahdanauForConditionalGeneration, **options: Any) -> tuple[
     return ours, librarys
 
 
-@pytest.fixture
-def own_loops_counted(monkeypatch) -> list[str]:
-    """The names of our own searches, each time that one is called."""
-    calls = []
-    for name in ("greedy_search", "beam_search"):
-        search = getattr(modeling_bahdanau, name)
-        monkeypatch.setattr(
-            modeling_bahdanau,
-            name,
-            lambda *args, _name=name, _search=search, **kwargs: (
-                calls.append(_name) or _search(*args, **kwargs)
-            ),
-        )
-    return calls
-
-
 # Greedy
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_greedy_is_the_oracles(model, side, own_loops_counted) -> None:
+def test_greedy_is_the_oracles(model, side, own_searches) -> None:
     decisive(model)
     oracle = ScalarModel(model)
     outputs = model.generate(**source(side), max_new_tokens=7)
-    assert own_loops_counted == ["greedy_search"]
+    assert own_searches == ["greedy_search"]
     for row, words in zip(outputs.tolist(), SOURCES, strict=True):
         expected = oracle.greedy(oracle.encode(words), 7)
         assert row[: len(expected)] == expected
@@ -86,9 +70,8 @@ def test_greedy_without_an_end(tiny_model) -> None:
 
 @pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.5])
 @pytest.mark.parametrize("early_stopping", [True, False, "never"])
-def test_beams_are_the_librarys(
-    tiny_model, length_penalty, early_stopping, own_loops_counted
-) -> None:
+@pytest.mark.grid
+def test_beams_are_the_librarys(tiny_model, length_penalty, early_stopping, own_searches) -> None:
     """Over many models, widths and lengths: the same sequences in the same order."""
     # Seeds for which the rules of `early_stopping` differ, some of them.
     cases = [(0, 14), (1, 4), (3, 1), (6, 8), (10, 8)]
@@ -105,7 +88,7 @@ def test_beams_are_the_librarys(
             early_stopping=early_stopping,
         )
         assert ours.tolist() == librarys.tolist(), (seed, num_beams)
-    assert own_loops_counted == ["beam_search"] * 15
+    assert own_searches == ["beam_search"] * 15
 
 
 def test_beams_of_every_kind_of_model(model) -> None:
@@ -189,6 +172,7 @@ def test_wider_beams_find_no_worse(tiny_model) -> None:
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.grid
 def test_a_batch_is_its_sentences(model, num_beams, side) -> None:
     decisive(model)
     options = {"num_beams": num_beams, "max_new_tokens": 8}
@@ -202,6 +186,7 @@ def test_a_batch_is_its_sentences(model, num_beams, side) -> None:
 
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.grid
 def test_number_formats(model, num_beams, dtype) -> None:
     decisive(model).to(dtype)
     outputs = model.generate(**source(), num_beams=num_beams, max_new_tokens=5)
@@ -242,6 +227,6 @@ def test_nothing_is_left_over_from_the_last_call(tiny_model, num_beams) -> None:
     ids=lambda more: next(iter(more)),
 )
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_what_is_special_goes_to_the_library(tiny_model, more, num_beams, own_loops_counted):
+def test_what_is_special_goes_to_the_library(tiny_model, more, num_beams, own_searches):
     tiny_model().generate(**source(), max_new_tokens=3, num_beams=num_beams, **more)
-    assert own_loops_counted == []
+    assert own_searches == []

@@ -1,6 +1,5 @@
 """Our search loops against the library's general one: any model, any batch, any settings."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,12 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import BaseStreamer, MaxTimeCriteria
 
-from bahdanau_hf import (
-    BahdanauConfig,
-    BahdanauForConditionalGeneration,
-    decoding_bahdanau,
-    modeling_bahdanau,
-)
+from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, generation_bahdanau
 
 START, END, PAD = 1, 2, 0
 
@@ -53,25 +47,6 @@ def in_general(model: BahdanauForConditionalGeneration, *args: Any, **options: A
     output = model.generate(*args, **options, logits_processor=LogitsProcessorList([nothing]))
     assert nothing.calls, "the general loop was not taken"
     return output
-
-
-@pytest.fixture
-def own_calls(monkeypatch) -> list[str]:
-    """The names of our searches, one each time that one returns."""
-    calls: list[str] = []
-
-    def recorded(name: str, search: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def record(*args: Any, **options: Any) -> Tensor:
-            output = search(*args, **options)
-            calls.append(name)
-            return output
-
-        return record
-
-    for name in ("greedy_search", "beam_search"):
-        search = getattr(modeling_bahdanau, name)
-        monkeypatch.setattr(modeling_bahdanau, name, recorded(name, search))
-    return calls
 
 
 # Any model and any batch
@@ -145,10 +120,32 @@ def test_leaving_the_batch_early_changes_nothing(data) -> None:
     call = data.draw(calls(model.config.vocab_size))
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
-        for share in (0.999, 0.5, 0.0):
-            patch.setattr(decoding_bahdanau, "SHRINK", share)
+        for room in (lambda wanted: wanted, generation_bahdanau.batch_room, lambda _: 1 << 30):
+            patch.setattr(generation_bahdanau, "batch_room", room)
             outputs.append(model.generate(**call).tolist())
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_a_batch_has_few_sizes() -> None:
+    """Machine code is made for each: powers of two and three quarters of them."""
+    rooms = [generation_bahdanau.batch_room(wanted) for wanted in range(1, 129)]
+    sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
+    assert sorted(set(rooms)) == sizes
+    for wanted, room in enumerate(rooms, start=1):
+        assert room == min(size for size in sizes if size >= wanted)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40).filter(any))
+def test_whoever_is_wanted_stays(wanted) -> None:
+    """In their order; the others fill the batch up."""
+    kept = generation_bahdanau.with_fillers(torch.tensor(wanted))
+    room = generation_bahdanau.batch_room(sum(wanted))
+    if kept is None:
+        assert room >= len(wanted)
+        return
+    assert len(kept) == room < len(wanted)
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert {i for i, x in enumerate(wanted) if x} <= set(kept.tolist())
 
 
 # Which loop
@@ -170,9 +167,10 @@ def source() -> dict[str, Tensor]:
         ({"num_beams": 2, "early_stopping": "never", "length_penalty": 2.0}, "beam_search"),
     ],
 )
-def test_tokens_alone_take_our_loop(model, options, search, own_calls) -> None:
+@pytest.mark.grid
+def test_tokens_alone_take_our_loop(model, options, search, own_searches) -> None:
     model.generate(**source(), max_new_tokens=3, **options)
-    assert own_calls == [search]
+    assert own_searches == [search]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -193,20 +191,20 @@ def test_tokens_alone_take_our_loop(model, options, search, own_calls) -> None:
     ],
     ids=lambda extra: [*extra][-1],
 )
-def test_whatever_needs_more_takes_the_librarys(tiny_model, extra, num_beams, own_calls) -> None:
+def test_whatever_needs_more_takes_the_librarys(tiny_model, extra, num_beams, own_searches) -> None:
     model = decisive(tiny_model())
     model.generate(**source(), max_new_tokens=4, num_beams=num_beams, **extra)
-    assert own_calls == []
+    assert own_searches == []
 
 
-def test_a_streamer_hears_every_token(tiny_model, own_calls) -> None:
+def test_a_streamer_hears_every_token(tiny_model, own_searches) -> None:
     model, listener = decisive(tiny_model()), Listener()
     ids = torch.tensor([SOURCES[2]])
     output = model.generate(ids, max_new_tokens=6, streamer=listener)
-    assert own_calls == []
+    assert own_searches == []
     assert listener.tokens == output[0].tolist()
     assert model.generate(ids, max_new_tokens=6).tolist() == output.tolist()
-    assert own_calls == ["greedy_search"]
+    assert own_searches == ["greedy_search"]
 
 
 # Number formats
@@ -214,14 +212,15 @@ def test_a_streamer_hears_every_token(tiny_model, own_calls) -> None:
 
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_lower_precision_runs_in_our_loop(model, dtype, num_beams, own_calls) -> None:
+@pytest.mark.grid
+def test_lower_precision_runs_in_our_loop(model, dtype, num_beams, own_searches) -> None:
     """At the first word its choice is as good as the exact one, up to its rounding."""
     decisive(model)
     exact = model.generate(
         **source(), max_new_tokens=1, return_dict_in_generate=True, output_logits=True
     ).logits[0]
     output = model.to(dtype).generate(**source(), max_new_tokens=5, num_beams=num_beams)
-    assert len(own_calls) == 1
+    assert len(own_searches) == 1
     assert output.shape[0] == len(SOURCES)
     assert output[:, 0].tolist() == [START] * 4
     assert ((output >= 0) & (output < model.config.vocab_size)).all()
@@ -232,7 +231,7 @@ def test_lower_precision_runs_in_our_loop(model, dtype, num_beams, own_calls) ->
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
+def test_a_wide_model_in_float32(num_beams, own_searches, monkeypatch) -> None:
     """Wide enough for oneDNN's products; finished sentences leave the batch, which shrinks."""
     torch.manual_seed(0)
     config = BahdanauConfig(
@@ -240,14 +239,14 @@ def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
     )
     model = BahdanauForConditionalGeneration(config).eval()
     ids = torch.randint(4, 701, (23, 6))
-    ends = [END, *range(4, 700, 35)]
+    ends = [END, *range(4, 700, 5)]
     options = {"max_new_tokens": 40, "num_beams": num_beams, "eos_token_id": ends}
-    monkeypatch.setattr(decoding_bahdanau, "PIECE", 4)
-    monkeypatch.setattr(decoding_bahdanau, "LONG", 0)
+    monkeypatch.setattr(generation_bahdanau, "PIECE", 4)
+    monkeypatch.setattr(generation_bahdanau, "LONG", 0)
     rows = []
-    step = decoding_bahdanau._Beams.step
+    step = generation_bahdanau.Beams.step
     monkeypatch.setattr(
-        decoding_bahdanau._Beams,
+        generation_bahdanau.Beams,
         "step",
         lambda beams, tokens: rows.append(len(tokens)) or step(beams, tokens),
     )
@@ -256,10 +255,12 @@ def test_a_wide_model_in_float32(num_beams, own_calls, monkeypatch) -> None:
     rows = rows[num_beams > 1 :]
     assert rows[0] == 23 * num_beams
     assert rows == sorted(rows, reverse=True)
+    rooms = {generation_bahdanau.batch_room(sentences) for sentences in range(1, 24)}
+    assert {size // num_beams for size in rows} <= {23, *rooms}
     assert len(set(rows)) > 3
     last = torch.isin(output, torch.tensor(ends)).long().argmax(dim=1)
     assert len(set(last.tolist())) > 3, "sentences must end at different steps for this to count"
-    assert len(own_calls) == 1
+    assert len(own_searches) == 1
     assert output.tolist() == in_general(model, ids, **options).tolist()
 
 
@@ -272,7 +273,7 @@ def test_the_largest_are_topks(width, k) -> None:
     for rows in (1, 64):
         x = torch.randn(rows, width)
         x[:, ::7] -= 1e9
-        values, columns = decoding_bahdanau._largest(x, k)
+        values, columns = generation_bahdanau._largest(x, k)
         expected = x.topk(k)
         assert torch.equal(values, expected.values)
         assert torch.equal(columns, expected.indices)
@@ -284,6 +285,6 @@ def test_the_largest_stand_anywhere() -> None:
         x = torch.full((9, 5126), -2.0)
         order = [columns[i] for i in torch.randperm(6)]
         x[:, order] = torch.arange(6.0, 0, -1)
-        assert decoding_bahdanau._largest(x, 6)[1].tolist() == [order] * 9
-        ties = decoding_bahdanau._largest((x > 0).float(), 6)[1]
+        assert generation_bahdanau._largest(x, 6)[1].tolist() == [order] * 9
+        ties = generation_bahdanau._largest((x > 0).float(), 6)[1]
         assert ties.sort(dim=1).values.tolist() == [sorted(columns)] * 9

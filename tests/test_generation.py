@@ -16,7 +16,7 @@ from transformers.generation import (
 )
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.cache_bahdanau import BahdanauCache
+from bahdanau_hf.modeling_bahdanau import BahdanauCache
 
 EVERYTHING: dict[str, Any] = {
     "return_dict_in_generate": True,
@@ -59,6 +59,7 @@ def test_generating_without_a_cache_is_the_same(model, num_beams) -> None:
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.grid
 def test_everything_has_the_documented_shape(model, num_beams, use_cache) -> None:
     model.generation_config.eos_token_id = None
     c = model.config
@@ -181,6 +182,7 @@ def test_a_forced_beginning(model, num_beams) -> None:
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.grid
 def test_beginnings_padded_on_the_left(model, num_beams, use_cache) -> None:
     """Beginnings of several lengths in one batch, with a mask: as each alone."""
     decisive(model)

@@ -19,7 +19,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bahdanau_hf import BahdanauForConditionalGeneration, graph_bahdanau, recurrence_bahdanau
+from bahdanau_hf import BahdanauForConditionalGeneration
+from bahdanau_hf.gpu import cuda_graphs
+from bahdanau_hf.matmul_bahdanau import product_dtype
+from bahdanau_hf.modeling_bahdanau import BahdanauDecoder, BahdanauEncoderOutput
+
+pytestmark = pytest.mark.usefixtures("ways_of_gpus")
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "_unique2", "masked_select"}
 SENDING = {"lift_fresh"}  # torch.tensor
@@ -66,7 +71,7 @@ def recorded(monkeypatch) -> list[str]:
             bodies.append(recorder.replay)
         return bodies[0], bodies[1]
 
-    monkeypatch.setattr(graph_bahdanau, "capture", capture)
+    monkeypatch.setattr(cuda_graphs, "capture", capture)
     return kinds
 
 
@@ -105,6 +110,7 @@ def test_many_models_and_calls_give_the_same_tokens(data) -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.grid
 def test_replayed_searches_give_the_same_tokens(model, num_beams, recorded) -> None:
     """Of other sentences, in other numbers and lengths, than those they were recorded with."""
     decisive(model)
@@ -144,10 +150,8 @@ def test_the_reference_takes_the_equations_and_the_librarys_loop(
     model, calls = decisive(tiny_model(decoder_layers=2)), []
     call = source() | {"max_new_tokens": 6, "num_beams": num_beams}
     expected = model.generate(**call)
-    reference = recurrence_bahdanau.decode_reference
-    monkeypatch.setattr(
-        recurrence_bahdanau, "decode_reference", lambda *args: calls.append(0) or reference(*args)
-    )
+    decode = BahdanauDecoder.decode
+    monkeypatch.setattr(BahdanauDecoder, "decode", lambda *args: calls.append(0) or decode(*args))
     model.set_implementation("reference")
     assert torch.equal(model.generate(**call), expected)
     assert len(calls) >= expected.shape[1] - 1
@@ -185,7 +189,7 @@ def test_a_call_in_inference_mode_leaves_no_trace(tiny_model, recorded) -> None:
 
 
 def test_searches_are_kept_but_not_copied(tiny_model, recorded, monkeypatch) -> None:
-    monkeypatch.setattr(graph_bahdanau, "MOST_SEARCHES", 2)
+    monkeypatch.setattr(cuda_graphs, "MOST_SEARCHES", 2)
     model = decisive(tiny_model())
     model.set_implementation("graph")
     for num_beams in (1, 2, 1, 3, 1, 2):
@@ -202,15 +206,38 @@ def test_searches_are_kept_but_not_copied(tiny_model, recorded, monkeypatch) -> 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.grid
 def test_number_formats(model, dtype, num_beams, recorded) -> None:
     """The first token is the ordinary one where no other is nearly as likely."""
     decisive(model).to(dtype)
     ordinary, static = both(model, **source(), num_beams=num_beams, max_new_tokens=1)
     assert static == ordinary
-    if dtype == torch.float32:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model.generate(**source(), num_beams=num_beams, max_new_tokens=6)
-        assert ((output >= 0) & (output < 13)).all()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_autocast_narrows_the_products_alone(model, num_beams, recorded) -> None:
+    """Of wide annotations and of narrow ones, which cuDNN gives there; the states stay wide."""
+    decisive(model).float().set_implementation("graph")
+    inputs = source()
+    wide = model.model.encoder(**inputs)
+    narrow = BahdanauEncoderOutput(
+        last_hidden_state=wide.last_hidden_state.bfloat16(), final_state=wide.final_state.bfloat16()
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = product_dtype(model.device, torch.float32)  # as far as this processor can
+        for outputs in (wide, narrow):
+            output = model.generate(
+                encoder_outputs=copy.copy(outputs), attention_mask=inputs["attention_mask"],
+                num_beams=num_beams, max_new_tokens=6,
+            )  # fmt: skip
+            assert ((output >= 0) & (output < 13)).all()
+    kept = model.model.decoder._searches._kept
+    assert [plan.dtype for plan in kept] == [torch.float32, torch.bfloat16]
+    for search, _ in kept.values():
+        beams = search.beams
+        assert beams.states.dtype == beams.stepper.dtype == torch.float32
+        laid_out = [cell.cell_contents for p in beams.layout.recurrent for cell in p.__closure__]
+        assert {x.dtype for x in laid_out if isinstance(x, torch.Tensor)} == {expected}
 
 
 def test_it_stops_once_all_have_ended(tiny_model, monkeypatch) -> None:
@@ -218,13 +245,13 @@ def test_it_stops_once_all_have_ended(tiny_model, monkeypatch) -> None:
     model.set_implementation("graph")
     with torch.no_grad():
         model.lm_head.bias[2] += 1e3
-    step = graph_bahdanau.GreedySearch.step
+    step = cuda_graphs.GreedySearch.step
     monkeypatch.setattr(
-        graph_bahdanau.GreedySearch, "step", lambda search: steps.append(0) or step(search)
+        cuda_graphs.GreedySearch, "step", lambda search: steps.append(0) or step(search)
     )
     output = model.generate(**source(), max_new_tokens=500)
     assert output.shape == (4, 2)
-    assert len(steps) <= graph_bahdanau.ASK_EVERY
+    assert len(steps) <= cuda_graphs.ASK_EVERY
 
 
 def test_what_begins_with_more_than_one_token_goes_the_ordinary_way(tiny_model, recorded) -> None:

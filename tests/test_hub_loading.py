@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 from test_decoding import decisive, source
+from tiny_checkpoint import make_checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 import bahdanau_hf
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+from bahdanau_hf.model_card import REPO_PLACEHOLDER, write_model_card
 
 PACKAGE = Path(bahdanau_hf.__file__).parent
 
 STRANGER = """
 import sys
-site_packages, folder, second = sys.argv[1:]
+site_packages, folder, second, card = sys.argv[1:]
 sys.path.append(site_packages)        # the libraries ...
 sys.modules["bahdanau_hf"] = None     # ... but not the package, however it is installed
 sys.modules["triton"] = None          # nor what only some machines have
@@ -47,6 +50,9 @@ model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
 model.save_pretrained(second)
 again = AutoModel.from_pretrained(second, trust_remote_code=True)
 answer["again"] = again.generate(**inputs, max_new_tokens=6).tolist()
+lines = []
+exec(open(card, encoding="utf-8").read(), {"print": lambda text: lines.append(str(text))})
+answer["card"] = lines
 print(json.dumps(answer))
 """
 
@@ -113,8 +119,17 @@ def test_with_the_package_no_flag_is_needed(saved, auto, trust) -> None:
 
 
 @pytest.fixture(scope="module")
-def answer(saved, tmp_path_factory) -> dict[str, Any]:
-    """What a fresh process says that knows the libraries and the folder alone."""
+def code_on_the_card(tmp_path_factory) -> list[str]:
+    """What a release's card shows: with the package and without it."""
+    release = make_checkpoint(tmp_path_factory.mktemp("release") / "tea-model")
+    text = write_model_card(release).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    return [block.replace(REPO_PLACEHOLDER, str(release)) for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def answer(saved, code_on_the_card, tmp_path_factory) -> dict[str, Any]:
+    """What a fresh process says that knows the libraries, the folder and a card alone."""
     folder, _ = saved
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (folder / "inputs.json").write_text(json.dumps({k: x.tolist() for k, x in inputs().items()}))
@@ -125,10 +140,11 @@ def answer(saved, tmp_path_factory) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    second = elsewhere / "second"
+    second, card = elsewhere / "second", elsewhere / "card.py"
+    card.write_text(code_on_the_card[1], encoding="utf-8")
     # -I: neither this folder nor PYTHONPATH; -S: no .pth files, so no editable installs.
     command = [sys.executable, "-I", "-S", "-c", STRANGER]
-    command += [sysconfig.get_path("purelib"), str(folder), str(second)]
+    command += [sysconfig.get_path("purelib"), str(folder), str(second), str(card)]
     done = subprocess.run(
         command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -161,3 +177,13 @@ def test_a_stranger_is_asked_to_trust(answer) -> None:
 def test_a_stranger_can_train_save_and_load_again(answer) -> None:
     assert answer["second"] == {path.name for path in PACKAGE.glob("*_bahdanau.py")}
     assert answer["again"] == answer["AutoModel"]["greedy"]
+
+
+def test_code_on_the_card_runs_without_the_package(answer) -> None:
+    assert answer["card"][-2:] == ["联系我们。", "['联系我们。']"]
+
+
+def test_code_on_the_card_runs_with_the_package(code_on_the_card) -> None:
+    lines: list[str] = []
+    exec(code_on_the_card[0], {"print": lines.append})
+    assert lines == ["联系我们。"]

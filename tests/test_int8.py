@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from batches import SOURCES, batch
+from pretences import pretending
 from test_decoding import decisive
-from test_packed import sentences, wide_model
+from test_layout import sentences, wide_model
 from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
 
-from bahdanau_hf import InputError, packed_bahdanau
+from bahdanau_hf import InputError
 from bahdanau_hf.cli import main
+from bahdanau_hf.matmul_bahdanau import Int8Product
+from bahdanau_hf.processor_bahdanau import processor
 from bahdanau_hf.translation import Translator
 
-pytestmark = pytest.mark.skipif(
-    not packed_bahdanau.has_int8(), reason="PyTorch has no 8-bit products here"
-)
+pytestmark = pytest.mark.skipif(not processor().int8, reason="PyTorch has no 8-bit products here")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,9 @@ def test_every_kind_of_model(model, num_beams, monkeypatch) -> None:
     decisive(model)
     options = {**sentences(), "max_new_tokens": 1}
     exact = model.generate(**options, return_dict_in_generate=True, output_logits=True).logits[0]
-    calls, multiply = [], packed_bahdanau.Int8Product._multiply
+    calls, multiply = [], Int8Product._multiply
     monkeypatch.setattr(
-        packed_bahdanau.Int8Product,
+        Int8Product,
         "_multiply",
         lambda product, x: calls.append(len(x)) or multiply(product, x),
     )
@@ -76,7 +77,7 @@ def test_the_weights_stay_and_it_can_be_ended() -> None:
     assert torch.equal(model.use_int8(False).generate(**sentences()), expected)
 
 
-def test_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_cannot_be(tmp_path: Path) -> None:
     model = wide_model()
     with pytest.raises(ValueError, match="eval"):
         model.train().use_int8()
@@ -90,8 +91,7 @@ def test_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         inspect.unwrap(type(model).generate)(model, **sentences())  # without its no_grad
     with pytest.raises(ValueError, match="CPU"):
         wide_model().to("meta").use_int8()
-    monkeypatch.setattr(packed_bahdanau, "_ENGINE", "another")
-    with pytest.raises(ValueError, match="FBGEMM"):
+    with pretending(int8=False), pytest.raises(ValueError, match="FBGEMM"):
         model.use_int8()
     assert not (tmp_path / "model.safetensors").exists()
     loss = model.use_int8(False).train()(**batch()).loss
@@ -131,5 +131,5 @@ def test_commands(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_a_mistake_is_the_users(checkpoint: Path) -> None:
-    with pytest.raises(InputError, match="take float32, bfloat16, float16 or int8"):
+    with pytest.raises(InputError, match="take auto, float32, bfloat16, float16 or int8"):
         Translator.from_pretrained(checkpoint, dtype="int4")

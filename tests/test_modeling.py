@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from bahdanau_hf.modeling_bahdanau import shift_tokens_right
-
 # Against the oracle
 
 
@@ -153,6 +151,7 @@ def test_every_parameter_learns(model) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("skip_logits", [True, False])
+@pytest.mark.grid
 def test_loss_is_the_oracles(model, smoothing, skip_logits) -> None:
     oracle = ScalarModel(model)
     pairs = zip(SOURCES, TARGETS, strict=True)
@@ -205,10 +204,11 @@ def test_labels_and_decoder_inputs_may_be_given_both(tiny_model) -> None:
         assert_close(model(**inputs, decoder_inputs_embeds=embeds).loss, expected)
 
 
-def test_shift() -> None:
+def test_shift(tiny_model) -> None:
     labels = torch.tensor([[5, 6, 2, -100], [2, -100, -100, -100]])
     expected = [[1, 5, 6, 2], [1, 2, 0, 0]]
-    assert shift_tokens_right(labels, 0, 1).tolist() == expected
+    shifted = tiny_model().prepare_decoder_input_ids_from_labels(labels)
+    assert shifted.tolist() == expected
     assert labels[1, 1] == -100, "the labels stay as they were"
 
 

@@ -8,7 +8,7 @@ from oracles import ScalarModel
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.recurrence_bahdanau import DropoutMasks
+from bahdanau_hf.modeling_bahdanau import DropoutMasks
 
 
 def test_two_runs_are_the_same(model) -> None:
@@ -87,6 +87,7 @@ def test_dropout_keeps_the_mean(tiny_model) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.grid
 def test_half_precision_weights(model, dtype) -> None:
     inputs = batch()
     exact = model(**inputs).loss
@@ -104,6 +105,7 @@ def test_half_precision_weights(model, dtype) -> None:
 
 
 @pytest.mark.parametrize("skip_logits", [True, False])
+@pytest.mark.grid
 def test_autocast(model, skip_logits) -> None:
     model.float()
     exact = model(**batch()).loss

@@ -36,6 +36,7 @@ def test_a_test_that_notices_nothing_is_told(
         encoding="utf-8",
     )
     monkeypatch.setattr(protections, "copy_project", lambda folder: tmp_path)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # of no use there, and slow
     line = Protection("too many", "bound", "MOST = 3", "MOST = 4", ("bound", "most"))
     for test, status in (("most", 0), ("least", 1), ("nothing_of_this_name", 1)):
         changed = Protection(line.name, line.file, line.code, line.without, ("bound", test))

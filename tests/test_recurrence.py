@@ -1,28 +1,30 @@
 """The recurrence: against scalar arithmetic, PyTorch's own layers, and itself done two ways."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import oracles
 import pytest
 import torch
+from conftest import make_config
+from pretences import pretending
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.testing import assert_close
 
-from bahdanau_hf.recurrence_bahdanau import (
+from bahdanau_hf import BahdanauConfig
+from bahdanau_hf.modeling_bahdanau import (
+    FAST_WAYS,
+    HOLD,
+    BahdanauAttention,
+    BahdanauDecoder,
+    BahdanauGRUCell,
     Decoded,
-    DecoderWeights,
     DropoutMasks,
-    GRUWeights,
-    Memory,
-    additive_attention,
-    decode,
-    gru_step,
-    run_gru,
+    Source,
 )
 
-HOLD = 1e4
+GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Sizes(NamedTuple):
@@ -43,6 +45,32 @@ SIZES = [
 ]
 
 
+class FreeConfig(BahdanauConfig):
+    """Its annotations are of any width, so that it cannot be mistaken for the state's."""
+
+    annotation_size = 0
+
+
+class Steps(nn.Module):
+    """A decoder's steps as a module, so that tensors can be put in place of its parameters."""
+
+    def __init__(self, sizes: Sizes, num_layers: int, attention: bool):
+        super().__init__()
+        config = FreeConfig(
+            vocab_size=1,
+            embedding_size=sizes.embedding,
+            hidden_size=sizes.hidden,
+            attention_hidden_size=sizes.attention,
+            decoder_layers=num_layers,
+            use_attention=attention,
+        )
+        config.annotation_size = sizes.annotation
+        self.decoder = BahdanauDecoder(config)
+
+    def forward(self, way: str, *given: Any) -> Decoded:
+        return getattr(self.decoder, way)(*given)
+
+
 class Problem:
     """Random leaves of the graph, and the recurrence over them done one way or the other."""
 
@@ -57,6 +85,7 @@ class Problem:
         dtype: torch.dtype = torch.float64,
     ):
         B, S, T, E, H, A, C = sizes
+        self.steps = Steps(sizes, num_layers, attention)
         self.sizes, self.num_layers, self.attention = sizes, num_layers, attention
         make = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
         self.leaves = {"embeddings": make(B, T, E), "state": make(B, num_layers, H)}
@@ -85,36 +114,39 @@ class Problem:
         )
         self.hold = (torch.rand(B, T) > 0.6).to(dtype) * HOLD if hold else None
 
-    def run(
-        self, implementation: str | None, steps: slice = slice(None), **changed: Tensor
-    ) -> Decoded:
+    def run(self, implementation: str, steps: slice = slice(None), **changed: Tensor) -> Decoded:
         x = self.leaves | changed
-        C = self.sizes.annotation
-        weights = DecoderWeights(
-            tuple(
-                GRUWeights(*(x[f"{i}.{name}"] for name in GRUWeights._fields))
-                for i in range(self.num_layers)
-            ),
-            x["query"] if self.attention else None,
-            x["score"] if self.attention else None,
-        )
-        memory = Memory(
+        weights = {
+            f"decoder.layers.{i}.{name}": x[f"{i}.{name}"]
+            for i in range(self.num_layers)
+            for name in GRU_WEIGHTS
+        }
+        if self.attention:
+            weights["decoder.attention.query.weight"] = x["query"]
+            weights["decoder.attention.score.weight"] = x["score"].unsqueeze(0)
+        source = Source(
             x["annotations"],
             self.bias,
             x["annotations"] @ x["key"].t() if self.attention else None,
-            x["annotations"] @ x["0.weight_ih"][:, :C].t(),
+            None,
         )
         masks = DropoutMasks(*(None if mask is None else mask[steps] for mask in self.masks))
         hold = None if self.hold is None else self.hold[:, steps]
-        embeddings = x["embeddings"][:, steps]
-        return decode(embeddings, x["state"], memory, weights, masks, hold, implementation)
+        way, after = "decode", ()
+        if implementation != "reference":
+            of_contexts = x["0.weight_ih"][:, : self.sizes.annotation]
+            source = source._replace(gates=x["annotations"] @ of_contexts.t())
+            way, after = "decode_fast", (FAST_WAYS[implementation].recur,)
+        given = (x["embeddings"][:, steps], x["state"], source, masks, hold, *after)
+        return functional_call(self.steps, weights, (way, *given))
 
 
 def gradients(problem: Problem, decoded: Decoded, use: str = "both") -> dict[str, Tensor | None]:
     """Gradients of a fixed random sum of the results with respect to every leaf."""
     generator = torch.Generator().manual_seed(5)
     total = torch.zeros((), dtype=torch.float64)
-    for name, result in decoded._asdict().items():
+    for name in ("states", "weights"):
+        result = getattr(decoded, name)
         if result is not None and use in ("both", name):
             weights = torch.randn(result.shape, generator=generator, dtype=torch.float64)
             total = total + (result * weights).sum()
@@ -148,23 +180,31 @@ def assert_same_both_ways(problem: Problem, use: str = "both", bound: float = 1e
 # The equations
 
 
-def test_gru_step_is_that_of_pytorch() -> None:
-    cell = nn.GRUCell(5, 7, dtype=torch.float64)
+def test_the_cell_is_that_of_pytorch() -> None:
+    cell, theirs = BahdanauGRUCell(5, 7).double(), nn.GRUCell(5, 7).double()
+    theirs.load_state_dict(cell.state_dict())
     x, s = torch.randn(3, 5).double(), torch.randn(3, 7).double()
-    weights = GRUWeights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    assert_close(gru_step(x, s, weights), cell(x, s), rtol=1e-12, atol=0)
+    assert_close(cell(x, s), theirs(x, s), rtol=1e-12, atol=0)
+    hold = torch.tensor([[0.0], [HOLD], [0.0]]).double()
+    held = cell(x, s, hold)
+    assert torch.equal(held[1], s[1])
+    assert torch.equal(held[::2], cell(x, s)[::2])
 
 
 def test_attention_is_the_papers() -> None:
-    B, S, A, C = 2, 5, 3, 7
-    query, keys = torch.randn(B, A).double(), torch.randn(B, S, A).double()
-    annotations, score = torch.randn(B, S, C).double(), torch.randn(A).double()
+    B, S, A, C, H = 2, 5, 3, 7, 4
+    attention = BahdanauAttention(make_config(hidden_size=H, attention_hidden_size=A)).double()
+    state, keys = torch.randn(B, H).double(), torch.randn(B, S, A).double()
+    annotations, factors = torch.randn(B, S, C).double(), torch.rand(B, S).double()
     visible = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0]]).bool()
     bias = torch.zeros(B, S).double().masked_fill(~visible, torch.finfo(torch.float64).min)
-    context, alpha = additive_attention(query, keys, annotations, score, bias)
+    context, alpha = attention(state, keys, annotations, bias)
+    dropped, same_alpha = attention(state, keys, annotations, bias, factors)
+    W, score = attention.query.weight.tolist(), attention.score.weight[0].tolist()
     for b in range(B):
-        features = [map(math.tanh, (query[b] + keys[b, j]).tolist()) for j in range(S)]
-        energies = [oracles.dot(score.tolist(), list(row)) for row in features]
+        query = oracles.apply(W, state[b].tolist())
+        features = [map(math.tanh, oracles.add(query, keys[b, j].tolist())) for j in range(S)]
+        energies = [oracles.dot(score, list(row)) for row in features]
         expected = oracles.softmax(
             [e if seen else -math.inf for e, seen in zip(energies, visible[b], strict=True)]
         )
@@ -172,17 +212,24 @@ def test_attention_is_the_papers() -> None:
         columns = annotations[b].t().tolist()
         summary = [oracles.dot(expected, column) for column in columns]
         assert_close(context[b].tolist(), summary, rtol=1e-12, atol=1e-15)
+        used = oracles.multiply(expected, factors[b].tolist())
+        summary = [oracles.dot(used, column) for column in columns]
+        assert_close(dropped[b].tolist(), summary, rtol=1e-12, atol=1e-15)
     assert (alpha[~visible] == 0).all(), "padding must get exactly nothing"
     assert_close(alpha.sum(-1), torch.ones(B).double())
+    assert torch.equal(same_alpha, alpha), "the weights are those before dropout"
 
 
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e6])
 def test_attention_stands_large_scores(size) -> None:
+    attention = BahdanauAttention(make_config(hidden_size=3, attention_hidden_size=3))
+    with torch.no_grad():
+        attention.query.weight.copy_(torch.eye(3))
+        attention.score.weight.normal_().mul_(size)
     query, keys = torch.randn(2, 3) * size, torch.randn(2, 4, 3) * size
     bias = torch.zeros(2, 4)
     bias[0, 2:] = torch.finfo(torch.float32).min
-    score = torch.randn(3) * size
-    _, alpha = additive_attention(query, keys, torch.randn(2, 4, 5), score, bias)
+    _, alpha = attention(query, keys, torch.randn(2, 4, 5), bias)
     assert_close(alpha.sum(-1), torch.ones(2))
     assert (alpha[0, 2:] == 0).all()
 
@@ -239,14 +286,6 @@ def test_gradcheck(implementation, attention, dropout) -> None:
         return tuple(result for result in decoded if result is not None)
 
     assert torch.autograd.gradcheck(run, tuple(problem.leaves.values()))
-
-
-def test_the_door_chooses_the_fast_path() -> None:
-    problem = Problem()
-    chosen, fast = problem.run(None), problem.run("fast")
-    assert torch.equal(chosen.states, fast.states)
-    with pytest.raises(ValueError, match=r"must be .* not 'slow'"):
-        problem.run("slow")
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fast"])
@@ -338,13 +377,14 @@ def test_autocast_keeps_the_state_in_full() -> None:
     assert {grad.dtype for grad in grads.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("in_hardware", [False, True])
 @pytest.mark.parametrize("with_masks", [False, True])
-def test_backward_inside_autocast_is_the_one_outside(with_masks) -> None:
+def test_backward_inside_autocast_is_the_one_outside(with_masks, in_hardware) -> None:
     masks = {"layer_dropout": with_masks, "attention_dropout": with_masks}
     problem = Problem(**masks, dtype=torch.float32)
     found = []
     for inside in (False, True):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pretending(bfloat16=in_hardware), torch.autocast("cpu", dtype=torch.bfloat16):
             decoded = problem.run("fast")
             if inside:
                 found.append(gradients(problem, decoded))
@@ -352,20 +392,3 @@ def test_backward_inside_autocast_is_the_one_outside(with_masks) -> None:
             found.append(gradients(problem, decoded))
     for name, grad in found[0].items():
         assert_close(found[1][name], grad, rtol=0, atol=0, msg=name)
-
-
-# The encoder's layers
-
-
-@pytest.mark.parametrize(("length", "batch", "width", "hidden"), [(5, 3, 2, 7), (1, 1, 1, 1)])
-def test_run_gru_is_pytorchs(length, batch, width, hidden) -> None:
-    layer = nn.GRU(width, hidden, dtype=torch.float64)
-    x = torch.randn(length, batch, width, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(length, batch, hidden).double()
-    leaves = [x, *layer.parameters()]
-    run: list[Callable[[Tensor], Tensor]] = [lambda x: layer(x)[0], lambda x: run_gru(x, layer)]
-    expected, actual = (f(x) for f in run)
-    assert_close(actual, expected, rtol=1e-12, atol=1e-15)
-    grads = [torch.autograd.grad((y * weights).sum(), leaves) for y in (expected, actual)]
-    for one, other in zip(*grads, strict=True):
-        assert_close(other, one, rtol=1e-11, atol=1e-13)

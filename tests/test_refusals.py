@@ -16,8 +16,8 @@ def test_ids_out_of_range_are_named(tiny_model) -> None:
         model(torch.tensor([[-1, 2]]), decoder_input_ids=good)
     with pytest.raises(ValueError, match=r"decoder_input_ids has the id 13, but ids go from 0"):
         model(good, decoder_input_ids=torch.tensor([[13]]))
-    with pytest.raises(ValueError, match="labels has the id 16, but ids go from 0 to 12"):
-        model(good, labels=torch.tensor([[5, 16, -100]]))
+    with pytest.raises(ValueError, match="labels has the id 17, but ids go from 0 to 16"):
+        model(good, labels=torch.tensor([[5, 17, -100]]))
     with pytest.raises(ValueError, match="labels has the id -99"):
         model(good, labels=torch.tensor([[5, -99]]))
     model(torch.tensor([[16, 2]]), labels=torch.tensor([[12, -100]]))  # the largest allowed

@@ -223,7 +223,14 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # Slow is where two of the others meet.
+        pytest.param(changes, id=name, marks=[pytest.mark.slow] if "pass, " in name else [])
+        for name, changes in RESUMED.items()
+    ],
+)
 def test_train_4_equals_train_2_resume_train_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:

@@ -15,11 +15,13 @@ import torch
 from batches import batch
 from test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, gradients
 
-from bahdanau_hf import recurrence_bahdanau, triton_bahdanau
-from bahdanau_hf.recurrence_bahdanau import DropoutMasks, choose
+from bahdanau_hf import modeling_bahdanau
+from bahdanau_hf.gpu import triton_recurrence
+from bahdanau_hf.modeling_bahdanau import DropoutMasks, default_implementation
 
 triton = pytest.importorskip("triton", reason="the package triton is not there (extra [gpu])")
 pytestmark = [
+    pytest.mark.usefixtures("ways_of_gpus"),
     pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py runs the real one"),
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
@@ -33,7 +35,7 @@ MANY_ROWS = Sizes(19, 3, 2, 4, 18, 17, 6)  # two programs, two tiles of columns
 def refusals(monkeypatch) -> list[str]:
     """What the kernel did not take, and why."""
     reasons: list[str] = []
-    monkeypatch.setattr(triton_bahdanau.logger, "warning_once", reasons.append)
+    monkeypatch.setattr(triton_recurrence.logger, "warning_once", reasons.append)
     return reasons
 
 
@@ -197,24 +199,31 @@ def test_a_model_trains_by_it(tiny_model, refusals) -> None:
 
 def test_the_environment_chooses_where_code_does_not(monkeypatch, tiny_model) -> None:
     warnings: list[str] = []
-    logger = recurrence_bahdanau.logging.get_logger(recurrence_bahdanau.__name__)
-    monkeypatch.setattr(logger, "warning", warnings.append)
-    assert recurrence_bahdanau._default(None) == recurrence_bahdanau._default("") == "fast"
-    assert recurrence_bahdanau._default("graph") == "graph"
+    monkeypatch.setattr(modeling_bahdanau.logger, "warning", warnings.append)
+    model = tiny_model()
+    for name, expected in ((None, "fast"), ("", "fast"), ("graph", "graph"), ("triton", "triton")):
+        if name is None:
+            monkeypatch.delenv("BAHDANAU_IMPLEMENTATION", raising=False)
+        else:
+            monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", name)
+        assert default_implementation() == expected
+        assert model.chosen_implementation().name == expected
     assert warnings == []
-    assert recurrence_bahdanau._default("grpah") == "fast"
+    model.set_implementation("fast")
+    assert model.chosen_implementation().name == "fast"
+    model.set_implementation(None)
+    assert model.chosen_implementation().name == "triton"
+    monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "grpah")
+    assert default_implementation() == model.chosen_implementation().name == "fast"
     assert len(warnings) == 1
-    assert "'grpah', which is none of reference, fast, graph, triton" in warnings[0]
-    monkeypatch.setattr(recurrence_bahdanau, "DEFAULT", "triton")
-    assert choose(None) == "triton"
-    assert choose("fast") == "fast"
+    assert "'grpah', none of reference, fast, graph, triton" in warnings[0]
     with pytest.raises(ValueError, match=r"must be one of .* not 'quick'"):
-        tiny_model().set_implementation("quick")
+        model.set_implementation("quick")
 
 
 def test_a_model_runs_where_triton_is_not_there(tiny_model, monkeypatch, refusals) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "bahdanau_hf.kernels_bahdanau", raising=False)
+    monkeypatch.delitem(sys.modules, "bahdanau_hf.gpu.triton_kernels", raising=False)
     model = tiny_model().float()
     expected = model(**batch()).loss
     model.set_implementation("triton")
@@ -234,4 +243,4 @@ def test_the_compiler_takes_it(architecture, kind) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     sizes = [int(line) for line in done.stdout.split()]
     assert len(sizes) == 2
-    assert max(sizes) <= triton_bahdanau.SHARED_BYTES
+    assert max(sizes) <= triton_recurrence.SHARED_BYTES

@@ -78,6 +78,7 @@ def test_ranges_of_zero_leave_nothing(model) -> None:
 
 @pytest.mark.parametrize("initializer", INITIALIZERS)
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.grid
 def test_weights_missing_at_loading_are_made_new(tmp_path, tiny_config, initializer, name) -> None:
     """All of them: no parameter is left as the memory was, and present ones are not touched."""
     model = fresh(tiny_config, **VARIANTS[name], initializer=initializer)
@@ -132,6 +133,7 @@ def test_no_buffer_and_no_stray_tensor(model) -> None:
 @pytest.mark.parametrize(
     "auto", [BahdanauForConditionalGeneration, AutoModel, AutoModelForSeq2SeqLM]
 )
+@pytest.mark.grid
 def test_saved_and_loaded(tmp_path, model, auto) -> None:
     model.save_pretrained(tmp_path)
     loaded, report = auto.from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float64)

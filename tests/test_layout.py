@@ -1,4 +1,4 @@
-"""Weights laid out once: never older than the weights, exact where they say so, close elsewhere."""
+"""Weights laid out once: never older than the weights, and the screen of words made of them."""
 
 import copy
 import pickle
@@ -7,17 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from batches import SOURCES, batch, pad
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_decoding import decisive
 from torch import Tensor, nn
-from torch.testing import assert_close
 
-from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, layout_bahdanau
-from bahdanau_hf.layout_bahdanau import Screen
-from bahdanau_hf.packed_bahdanau import Int8Product, has_int8, make_product, remember
+from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, matmul_bahdanau
+from bahdanau_hf.matmul_bahdanau import remember
+from bahdanau_hf.processor_bahdanau import processor
 
-NEEDS_INT8 = pytest.mark.skipif(not has_int8(), reason="PyTorch has no 8-bit products here")
+NEEDS_INT8 = pytest.mark.skipif(not processor().int8, reason="PyTorch has no 8-bit products here")
 KINDS = [False, pytest.param(True, marks=NEEDS_INT8)]
 
 
@@ -86,6 +83,26 @@ def test_what_else_it_depends_on_and_whose_it_is() -> None:
     assert remember(other, "a", x, object) is not first
     assert remember(one, "b", x, object) is not first
     assert remember(one, "b", [*x, *x], object) is not remember(one, "b", x, object)
+
+
+def test_weights_that_are_promised_to_stay_are_compared_once(monkeypatch) -> None:
+    compared, contents = [], matmul_bahdanau._contents
+    monkeypatch.setattr(
+        matmul_bahdanau, "_contents", lambda x: compared.append(len(x)) or contents(x)
+    )
+    one, other, x = nn.Linear(1, 1), nn.Linear(1, 1), [torch.ones(2, 2)]
+    with matmul_bahdanau.fixed_weights():
+        first = remember(one, "a", x, object)
+        with matmul_bahdanau.fixed_weights():
+            assert remember(one, "a", x, object) is first
+        assert len(compared) == 1
+        assert remember(one, "b", x, object) is not first
+        remember(other, "a", x, object)
+        assert len(compared) == 3
+    again = remember(one, "b", x, object)
+    x[0][0, 0] = 5
+    assert remember(one, "b", x, object) is not again
+    assert len(compared) == 5
 
 
 # Through a whole model
@@ -158,62 +175,8 @@ def test_another_layer_in_place_of_the_head_is_called() -> None:
     assert model.generate(**sentences())[0].tolist() == [1] + [5] * 8
 
 
-# The likeliest word
-
-
-@NEEDS_INT8
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(1, 9),
-    st.integers(20, 300),
-    st.integers(1, 70),
-    st.sampled_from([1e-4, 0.1, 1.0, 30.0]),
-    st.booleans(),
-    st.integers(0, 2**31),
-)
-def test_the_screen_finds_the_likeliest(rows, words, width, size, with_bias, seed) -> None:
-    """Against all products in float64, whatever is asked about: nearly equal ones, outliers."""
-    torch.manual_seed(seed)
-    weight = torch.randn(words, width) * size
-    weight[::7] *= 20 * torch.rand(len(weight[::7]), 1)
-    weight[words // 2] = weight[words // 3] * (1 + 1e-3)
-    bias = torch.randn(words) * size if with_bias else None
-    h = torch.randn(rows, width).tanh()
-    found = Screen(weight, bias).likeliest(h)
-    exact = h.double() @ weight.double().t() + (0 if bias is None else bias.double())
-    if found is None:
-        return  # the caller takes all products
-    chosen = exact.gather(1, found[:, None])[:, 0]
-    slack = 1e-5 * (weight.abs().amax() * width + 1e-3)
-    assert (chosen >= exact.amax(dim=1) - slack).all()
-
-
-@NEEDS_INT8
-def test_the_screen_takes_the_first_of_equals_and_spares_products(monkeypatch) -> None:
-    torch.manual_seed(0)
-    weight, h = torch.randn(900, 64), torch.randn(5, 64).tanh()
-    weight[800:810] = weight[:10] = 3 * h[:1] + 2 * h[1:2]
-    screen = Screen(weight, None)
-    expected = (h @ weight.t()).argmax(dim=1)
-    assert expected[0] == 0
-    assert screen.likeliest(h).tolist() == expected.tolist()
-    assert [screen.likeliest(row[None]).item() for row in h] == expected.tolist()
-    monkeypatch.setattr(layout_bahdanau, "MOST_CANDIDATES", 0.0)
-    assert screen.likeliest(h) is None
-
-
-@NEEDS_INT8
-def test_the_screen_leaves_what_is_not_a_number_to_others() -> None:
-    screen = Screen(torch.randn(40, 8), None)
-    for rows in (1, 3):
-        h = torch.rand(rows, 8)
-        h[-1, 0] = torch.nan
-        assert screen.likeliest(h) is None
-
-
-@NEEDS_INT8
 @pytest.mark.parametrize("rows", [1, 4])
-def test_states_out_of_bounds_are_not_screened(rows) -> None:
+def test_states_out_of_bounds_are_searched_from(rows) -> None:
     """Somebody's own encoder output: 8 bits from -1 to 1 would not hold it."""
     model = wide_model()
     model.model.decoder.bridge = nn.ModuleList()
@@ -226,45 +189,3 @@ def test_states_out_of_bounds_are_not_screened(rows) -> None:
     options = {"encoder_outputs": outputs, "decoder_input_ids": start, "max_new_tokens": 6}
     expected = model.generate(**options, return_dict_in_generate=True).sequences
     assert torch.equal(model.generate(**options), expected)
-
-
-# Products
-
-
-@pytest.mark.parametrize("rows", [1, 2, 64, 200])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("form", ["rows", "slice"])
-def test_packed_products(rows, dtype, form) -> None:
-    whole, bias = torch.randn(401, 300).to(dtype), torch.randn(401).to(dtype)
-    weight = whole[:, 20:] if form == "slice" else whole
-    x = torch.randn(rows, weight.shape[1])
-    y = make_product(weight, bias, dtype, pack=True)(x)
-    assert y.dtype == torch.promote_types(dtype, torch.float32)
-    expected = nn.functional.linear(x.to(dtype).double(), weight.double(), bias.double())
-    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
-    assert_close(y.double(), expected, rtol=tolerance, atol=tolerance * 30)
-
-
-@NEEDS_INT8
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("rows", [1, 5, 70])
-def test_eight_bits_by_whole_numbers(rows, with_bias) -> None:
-    """The same in integers: even the largest sums are exact. And rows do not see each other."""
-    weight, bias = torch.randn(37, 300), torch.randn(37) if with_bias else None
-    weight[:5], weight[5] = weight[:5].sign(), 0.0
-    x = torch.randn(rows, 300)
-    x[0] = weight[0]
-    x[rows // 2, 1:] *= 1e-6
-    for within_one in (False, True):
-        x = x.clamp(-1, 1) if within_one else 10 * x
-        product = Int8Product(weight, bias, within_one)
-        scale = 1.0 if within_one else x.abs().amax(dim=1, keepdim=True)
-        whole_x = (x / scale * product.largest).round().double()
-        scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
-        whole_weight = (weight / scales[:, None]).round().double()
-        expected = whole_x @ whole_weight.t() * (scales * scale / product.largest).double()
-        expected = expected if bias is None else expected + bias
-        y = product(x)
-        assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
-        for i in range(rows):
-            assert torch.equal(product(x[i : i + 1])[0], y[i])
