@@ -15,9 +15,10 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
     parser.add_argument(
         "--format",
-        choices=["onnx"],
+        choices=["onnx", "onnx-greedy"],
         default="onnx",
-        help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings",
+        help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings; "
+        "onnx-greedy: one graph that is the whole greedy search, ids in, ids out (default: onnx)",
     )
     parser.add_argument(
         "--output_dir", required=True, metavar="DIR", help="where the exported files go"
@@ -39,17 +40,21 @@ def run_export(args: argparse.Namespace) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from .loading import load_model
-    from .onnx_export import check_installed, export_onnx
+    from .onnx_export import check_installed, export_greedy, export_onnx
     from .tokenization import load_tokenizer
 
     disable_progress_bar()
     check_installed()  # said before a model is fetched
     model = load_model(args.model, args.revision)
     tokenizer = load_tokenizer(Path(model.name_or_path), args.revision)
-    difference = export_onnx(model, tokenizer, args.output_dir, args.dtype)
-    size = sum(path.stat().st_size for path in Path(args.output_dir).glob("*_model.onnx"))
-    print(
-        f"wrote {args.output_dir}: {size / 1e6:.1f} MB, within {difference:.1g} of the model's "
-        "logits on random ids",
-        file=sys.stderr,
-    )
+    if args.format == "onnx-greedy":
+        agreement = export_greedy(model, tokenizer, args.output_dir, args.dtype)
+        closeness = (
+            f"{agreement.same} of {agreement.total} {agreement.sources} translated as by the "
+            "model in float32"
+        )
+    else:
+        difference = export_onnx(model, tokenizer, args.output_dir, args.dtype)
+        closeness = f"within {difference:.1g} of the model's logits on random ids"
+    size = sum(path.stat().st_size for path in Path(args.output_dir).glob("*.onnx"))
+    print(f"wrote {args.output_dir}: {size / 1e6:.1f} MB, {closeness}", file=sys.stderr)

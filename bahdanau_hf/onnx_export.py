@@ -1,16 +1,22 @@
-"""Writes a checkpoint for ONNX Runtime: two graphs, the tokenizer, and how to search.
+"""Writes a checkpoint for ONNX Runtime: its graphs, the tokenizer, and how to search.
 
-Dimensions: B batch, S source, N rows of the search (sentences times beams), L decoder layers,
-H hidden, A attention, C annotation, V target vocabulary. Ids are int64, all else is float32.
+Dimensions: B batch, S source, T steps, N rows of the search (sentences times beams), L decoder
+layers, H hidden, A attention, C annotation, V target vocabulary. Ids are int64, all else float32.
+
+Two graphs serve every search:
 
 - `encoder_model.onnx` reads the source once: `input_ids` and `attention_mask`, `(B, S)`, to
   `state` `(B, L, H)`, where the decoder starts, `annotations` `(B, S, C)`, `keys` `(B, S, A)` and
   `bias` `(B, S)`, 0 on real tokens.
 - `decoder_model.onnx` takes a step: `input_ids` `(N, 1)`, `state` `(N, L, H)` and the encoder's
   other outputs with N rows, to `logits` `(N, V)`, `next_state` and `attention` `(N, S)`.
-- `translation.json` holds what the search needs to know, `tokenizer.json` the vocabulary.
 
 A model without attention has no `keys`, `bias` and `attention`; its `annotations` are `(B, 1, C)`.
+
+Or one graph is the whole greedy search, `greedy_search.onnx`: `input_ids` and `attention_mask` to
+`output_ids` `(B, T)`; see `onnx_search`.
+
+Beside them `translation.json` holds what the search needs to know, `tokenizer.json` the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +24,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,20 +31,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from .batch_bahdanau import max_source_length
-from .cache_bahdanau import CACHE, BahdanauCache
 from .errors import InputError
 from .loading import check_tokenizer
-from .modeling_bahdanau import BahdanauForConditionalGeneration
-from .recurrence_bahdanau import Memory
+from .modeling_bahdanau import BahdanauCache, BahdanauForConditionalGeneration, Source
+from .onnx_comparison import Agreement, compare_translations, largest_difference, random_batch
+from .onnx_int8 import quantize
+from .onnx_search import GreedySearch, add_search
+from .pipeline_bahdanau import max_source_length
 from .search_request import make_request
 
 ENCODER_FILE, DECODER_FILE = "encoder_model.onnx", "decoder_model.onnx"
+GREEDY_FILE = "greedy_search.onnx"
 SETTINGS_FILE, TOKENIZER_FILE = "translation.json", "tokenizer.json"
 DTYPES = ("float32", "int8")
 FORMAT = 1  # of the settings and of the graphs' inputs and outputs
@@ -70,7 +76,7 @@ def export_onnx(
         tokenizer: the one it was trained with.
         output_dir: where the files go; those of an earlier export are replaced.
         dtype: `"float32"`, or `"int8"`: matrices in 8 bits, a quarter of the size, and products
-            of integers where ONNX Runtime has them.
+            of integers, whose sums are the same on every processor.
 
     Returns:
         The largest difference between the graphs' logits, states and attention weights and
@@ -80,29 +86,106 @@ def export_onnx(
         InputError: the extra is missing, the generation configuration asks for what the search
             outside does not know, or the folder cannot be written.
     """
-    check_installed()
-    if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    check_tokenizer(model.config, tokenizer)
-    settings = {**translation_settings(model, tokenizer), "dtype": dtype}
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    settings = _checked_settings(model, tokenizer, dtype)
+    with _writing(output_dir) as folder:
         for graph, name in zip(_graphs(model), (ENCODER_FILE, DECODER_FILE), strict=True):
             if dtype == "int8":
-                graph = _quantized(graph)
+                with _quiet():
+                    graph = quantize(graph)
             (folder / name).write_bytes(graph.SerializeToString())
-        difference = _largest_difference(model, folder)
+        difference = largest_difference(_plain(model), folder / ENCODER_FILE, folder / DECODER_FILE)
         if dtype == "float32" and not difference <= _TOLERANCE:
             raise RuntimeError(
                 f"the exported graphs are not the model: they differ by {difference:.1e}"
             )
-        (folder / TOKENIZER_FILE).write_text(_tokenizer_text(tokenizer), encoding="utf-8")
-        text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
-        (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+        (folder / GREEDY_FILE).unlink(missing_ok=True)
+        _write_texts(folder, tokenizer, settings)
+    return difference
+
+
+def export_greedy(
+    model: BahdanauForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    output_dir: str | Path,
+    dtype: str = "float32",
+) -> Agreement:
+    """Write the greedy search as one graph, and compare it with the model's.
+
+    Args:
+        model: the model; it is left as it is.
+        tokenizer: the one it was trained with.
+        output_dir: where the files go; those of an earlier export are replaced.
+        dtype: `"float32"` or `"int8"`, as `export_onnx` has them.
+
+    Returns:
+        How many of the bundled validation sentences (or, of a model of other languages, of rows of
+        random ids) it translates as the model's own greedy search does.
+
+    Raises:
+        InputError: as in `export_onnx`.
+    """
+    settings = _checked_settings(model, tokenizer, dtype) | {"num_beams": 1}
+    with _writing(output_dir) as folder:
+        graph = greedy_graph(model, dtype).SerializeToString()
+        (folder / GREEDY_FILE).write_bytes(graph)
+        search = GreedySearch(graph)
+        agreement = compare_translations(_plain(model), tokenizer, search, settings)
+        # Two words may be equally likely, but seldom.
+        if dtype == "float32" and agreement.same < 0.9 * agreement.total:
+            raise RuntimeError(
+                f"the exported graph is not the model: it agrees on {agreement.same} of "
+                f"{agreement.total} {agreement.sources}"
+            )
+        for name in (ENCODER_FILE, DECODER_FILE):
+            (folder / name).unlink(missing_ok=True)
+        _write_texts(folder, tokenizer, settings)
+    return agreement
+
+
+def greedy_graph(model: BahdanauForConditionalGeneration, dtype: str = "float32") -> Any:
+    """The greedy search as `onnx.ModelProto`, with the marks of the generation configuration.
+
+    Args:
+        model: the model; it is left as it is.
+        dtype: one of `DTYPES`.
+    """
+    ends = model.generation_config.eos_token_id
+    end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    model = _plain(model)
+    reading = _reading_graph(_plain(model), with_keys=False)
+    if dtype == "int8":
+        with _quiet():
+            reading = quantize(reading, int8_gru=True)
+    return add_search(reading, model, end_token_ids, dtype == "int8")
+
+
+def _checked_settings(
+    model: BahdanauForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, dtype: str
+) -> dict[str, Any]:
+    check_installed()
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    check_tokenizer(model.config, tokenizer)
+    return {**translation_settings(model, tokenizer), "dtype": dtype}
+
+
+@contextmanager
+def _writing(output_dir: str | Path) -> Iterator[Path]:
+    """Make the folder, and say in a line what goes wrong with it."""
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return difference
+
+
+def _write_texts(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]
+) -> None:
+    (folder / TOKENIZER_FILE).write_text(_tokenizer_text(tokenizer), encoding="utf-8")
+    text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
+    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def check_installed() -> None:
@@ -196,18 +279,24 @@ class _OnnxGRU(nn.Module):
 
 
 class _ReadSource(nn.Module):
-    """What is done once for each sentence."""
+    """What is done once for each sentence; without the attention's keys if they are left out."""
 
-    def __init__(self, model: BahdanauForConditionalGeneration):
+    def __init__(self, model: BahdanauForConditionalGeneration, with_keys: bool = True):
         super().__init__()
         self.encoder, self.decoder = model.model.encoder, model.model.decoder
+        self.with_keys = with_keys
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         read = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        memory = self.decoder.read(read.last_hidden_state, read.final_state, attention_mask)
+        no_keys = None if self.with_keys else (lambda annotations: None)
+        memory = self.decoder.read(
+            read.last_hidden_state, read.final_state, attention_mask, no_keys
+        )
         state = self.decoder.start_state(read.final_state)
-        if memory.keys is None:
+        if self.decoder.attention is None:
             return state, memory.annotations
+        if memory.keys is None:
+            return state, memory.annotations, memory.bias
         return state, memory.annotations, memory.keys, memory.bias
 
 
@@ -230,7 +319,7 @@ class _TakeStep(nn.Module):
         if bias is None:
             bias = annotations.new_zeros(annotations.shape[:2])
         # Only the fast way looks at the gates.
-        cache.memory = Memory(annotations, bias, keys, gates=annotations)
+        cache.source = Source(annotations, bias, keys, gates=None)
         cache.update_state(state, 1)
         step = self.decoder(input_ids=input_ids, past_key_values=cache, output_attentions=True)
         logits = self.lm_head(step.last_hidden_state[:, -1])
@@ -242,31 +331,46 @@ class _TakeStep(nn.Module):
 
 def _graphs(model: BahdanauForConditionalGeneration) -> Iterator[Any]:
     """The two graphs, as `onnx.ModelProto`."""
-    model = copy.deepcopy(model).float().cpu().eval()
-    model.model.decoder.implementation = None  # what a caller has chosen is for running here
-    attends = model.config.use_attention
-    ids, mask = _random_batch(model)
+    model = _plain(model)
+    ids, mask = random_batch(model)
     with torch.no_grad():
         memory = _ReadSource(model)(ids, mask)
-    encoder = model.model.encoder
-    for layers in (encoder.forward_layers, encoder.backward_layers):
-        for i, layer in enumerate(layers):
-            assert isinstance(layer, nn.GRU)
-            layers[i] = _OnnxGRU(layer)
-    memory_names = ["annotations", "keys", "bias"][: len(memory) - 1]
-    batch, length, rows = (torch.export.Dim(name) for name in ("batch", "length", "rows"))
-    yield _traced(
-        _ReadSource(model),
-        {"input_ids": ids, "attention_mask": mask},
-        ["state", *memory_names],
-        {"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}},
-    )
+    yield _reading_graph(model)
+    names = ["annotations", "keys", "bias"][: len(memory) - 1]
+    rows, length = (torch.export.Dim(name) for name in ("rows", "length"))
+    attends = model.config.use_attention
     per_row = {0: rows, 1: length} if attends else {0: rows}
     yield _traced(
         _TakeStep(model),
-        {"input_ids": ids[:, :1], **dict(zip(["state", *memory_names], memory, strict=True))},
+        {"input_ids": ids[:, :1], **dict(zip(["state", *names], memory, strict=True))},
         ["logits", "next_state", *(["attention"] if attends else [])],
-        {"input_ids": {0: rows}, "state": {0: rows}, **dict.fromkeys(memory_names, per_row)},
+        {"input_ids": {0: rows}, "state": {0: rows}, **dict.fromkeys(names, per_row)},
+    )
+
+
+def _plain(model: BahdanauForConditionalGeneration) -> BahdanauForConditionalGeneration:
+    """A copy to trace."""
+    model = copy.deepcopy(model).float().cpu().eval()
+    model.model.decoder.implementation = None  # what a caller has chosen is for running here
+    return model
+
+
+def _reading_graph(model: BahdanauForConditionalGeneration, with_keys: bool = True) -> Any:
+    """The graph that reads the source, as `onnx.ModelProto`; the model's encoder is changed."""
+    for layers in (model.model.encoder.forward_layers, model.model.encoder.backward_layers):
+        for i, layer in enumerate(layers):
+            assert isinstance(layer, nn.GRU)
+            layers[i] = _OnnxGRU(layer)
+    ids, mask = random_batch(model)
+    names = ["state", "annotations"]
+    if model.config.use_attention:
+        names += ["keys", "bias"] if with_keys else ["bias"]
+    batch, length = (torch.export.Dim(name) for name in ("batch", "length"))
+    return _traced(
+        _ReadSource(model, with_keys),
+        {"input_ids": ids, "attention_mask": mask},
+        names,
+        {"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}},
     )
 
 
@@ -288,7 +392,11 @@ def _traced(
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    graph = program.model_proto
+    # The exporter notes where in whose files a node comes from.
+    for part in (graph, graph.graph, *graph.graph.node):
+        del part.metadata_props[:]
+    return graph
 
 
 @contextmanager
@@ -302,93 +410,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _random_batch(model: BahdanauForConditionalGeneration) -> tuple[Tensor, Tensor]:
-    """Ids the decoder knows too, and a mask with padding behind and in front; `(3, 7)`."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (3, 7), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[1, 4:] = 0
-    mask[2, :2] = 0
-    return ids, mask
-
-
-# --- eight bits ----------------------------------------------------------------------------------
-
-
-def _quantized(graph: Any) -> Any:
-    """The graph with its matrices in 8 bits, by ONNX Runtime's dynamic quantisation."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # The attention's score is a vector, for which there is no product of integers.
-    vectors = {x.name for x in graph.graph.initializer if len(x.dims) == 1}
-    excluded = [n.name for n in graph.graph.node if n.op_type == "MatMul" and n.input[1] in vectors]
-    _store_gru_in_eight_bits(graph)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder, "quantized.onnx")
-        quantize_dynamic(
-            graph,
-            path,
-            op_types_to_quantize=["MatMul", "Gather"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
-        )
-        return onnx.load(path)
-
-
-def _store_gru_in_eight_bits(graph: Any) -> None:
-    """Keep a GRU's matrices in 8 bits, row by row; there is no GRU that computes in them."""
-    import onnx
-    from onnx import numpy_helper
-
-    matrices = {x.name: x for x in graph.graph.initializer}
-    layers = [node for node in graph.graph.node if node.op_type == "GRU"]
-    for layer in layers:
-        for name in layer.input[1:3]:
-            values = numpy_helper.to_array(matrices[name])  # (1, 3H, input)
-            scale = np.maximum(np.abs(values).max(axis=(0, 2)), 1e-12) / np.float32(127)
-            integers = np.round(values / scale[:, None]).astype(np.int8)
-            graph.graph.initializer.remove(matrices[name])
-            for suffix, x in (("integers", integers), ("scale", scale)):
-                graph.graph.initializer.append(numpy_helper.from_array(x, f"{name}_{suffix}"))
-            inputs = [f"{name}_integers", f"{name}_scale"]
-            node_name = f"{name}_dequantized"
-            dequantize = onnx.helper.make_node(
-                "DequantizeLinear", inputs, [name], node_name, axis=1
-            )
-            graph.graph.node.insert(0, dequantize)
-
-
-# --- comparing -----------------------------------------------------------------------------------
-
-
-def _largest_difference(model: BahdanauForConditionalGeneration, folder: Path) -> float:
-    """Run both graphs on one batch, and the model itself."""
-    import onnxruntime
-
-    encoder, decoder = (
-        onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
-        for name in (ENCODER_FILE, DECODER_FILE)
-    )
-    ids, mask = _random_batch(model)
-    given = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-    names = [output.name for output in encoder.get_outputs()]
-    memory = dict(zip(names, encoder.run(None, given), strict=True))
-    found = decoder.run(None, {"input_ids": given["input_ids"][:, :1], **memory})
-    reference = copy.deepcopy(model).float().cpu().eval()
-    with torch.no_grad():
-        outputs = reference(
-            input_ids=ids,
-            attention_mask=mask,
-            decoder_input_ids=ids[:, :1],
-            use_cache=True,
-            output_attentions=True,
-        )
-    expected = [outputs.logits[:, 0], outputs[CACHE].state]
-    if outputs.cross_attentions is not None:
-        expected.append(outputs.cross_attentions[0][:, 0, 0])
-    pairs = zip(found, expected, strict=True)
-    return max(float(np.abs(x - y.numpy()).max()) for x, y in pairs)

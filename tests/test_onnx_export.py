@@ -24,10 +24,10 @@ from bahdanau_hf.onnx_export import (
     DECODER_FILE,
     ENCODER_FILE,
     _graphs,
-    _quantized,
     export_onnx,
     translation_settings,
 )
+from bahdanau_hf.onnx_int8 import quantize
 from bahdanau_hf.tokenization import clean_text, load_tokenizer
 from bahdanau_hf.translation import Translator
 
@@ -152,7 +152,7 @@ def test_what_stands_in_the_padding_reaches_nothing(exported: Exported) -> None:
 def test_eight_bits_are_a_fourth_and_know_what_was_learnt(exported: Exported) -> None:
     whole = [onnx.load(exported.folder / name) for name in (ENCODER_FILE, DECODER_FILE)]
     sizes = [len(graph.SerializeToString()) for graph in whole]
-    small = [_quantized(graph) for graph in whole]
+    small = [quantize(graph) for graph in whole]
     floats = [
         sum(np.prod(x.dims) for x in graph.graph.initializer if x.data_type == 1) for graph in small
     ]
@@ -183,6 +183,7 @@ def generated(exported: Exported, ids: list[list[int]], **options: Any) -> list[
     ("num_beams", "early_stopping", "length_penalty"),
     [(1, False, 1.0), *product([2, 5], [False, True, "never"], [0.0, 1.0, 2.5, -1.0])],
 )
+@pytest.mark.grid
 def test_the_search_outside_is_that_of_generate(
     exported: Exported, num_beams: int, early_stopping: bool | str, length_penalty: float
 ) -> None:

@@ -1,0 +1,114 @@
+"""An ONNX graph with its matrices in 8 bits."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .onnx_nodes import RUNTIME, Nodes
+
+
+def quantize(graph: Any, int8_gru: bool = False) -> Any:
+    """The graph with its matrices in 8 bits, by ONNX Runtime's dynamic quantisation.
+
+    Args:
+        graph: `onnx.ModelProto` with matrices as initializers; it is changed.
+        int8_gru: multiply a GRU's state in 8 bits as well. If not, its matrices are stored in 8
+            bits alone and become floats at loading: slower, and a little closer to the model.
+
+    Returns:
+        Another one, with inputs and outputs as before.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # The attention's score is a vector, for which there is no product of integers.
+    vectors = {x.name for x in graph.graph.initializer if len(x.dims) == 1}
+    excluded = [n.name for n in graph.graph.node if n.op_type == "MatMul" and n.input[1] in vectors]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "quantized.onnx")
+        quantize_dynamic(
+            graph,
+            path,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QUInt8,
+            nodes_to_exclude=excluded,
+            extra_options={"WeightSymmetric": True},
+        )
+        quantized = onnx.load(path)
+    for layer in [node for node in quantized.graph.node if node.op_type == "GRU"]:
+        _quantize_gru(quantized.graph, layer, int8_gru)
+    if int8_gru:
+        quantized.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
+    return quantized
+
+
+def _quantize_gru(graph: Any, layer: Any, int8: bool) -> None:
+    """Put other nodes in the place of a GRU layer, or of its matrices."""
+    from onnx import numpy_helper
+
+    position = list(graph.node).index(layer)
+    initializers = {x.name: x for x in graph.initializer}
+    matrices = [initializers[name] for name in layer.input[1:4]]
+    arrays = [numpy_helper.to_array(x)[0] for x in matrices]  # (3H, input), (3H, H), (6H,)
+    nodes = Nodes(f"{layer.output[0]}_gru", [], int8=True)
+    if int8:
+        _take_steps(nodes, layer, *arrays)
+        old = matrices
+    else:
+        for place in (0, 1):
+            floats = nodes.stored(arrays[place])
+            axis = nodes.constant([0], np.int64)
+            layer.input[1 + place] = nodes.op("Unsqueeze", floats, axis)
+        nodes.nodes.append(layer)
+        old = matrices[:2]
+    for matrix in old:
+        graph.initializer.remove(matrix)
+    graph.initializer.extend(nodes.constants)
+    after = list(graph.node)[position + 1 :]
+    del graph.node[position:]
+    graph.node.extend([*nodes.nodes, *after])
+
+
+def _take_steps(
+    nodes: Nodes, layer: Any, weight: np.ndarray, recurrent: np.ndarray, bias: np.ndarray
+) -> None:
+    """Write a GRU layer as a loop of products of integers; ONNX Runtime has no such GRU."""
+    from onnx import TensorProto, helper
+
+    H = recurrent.shape[1]
+
+    def reset_first(x: np.ndarray) -> np.ndarray:
+        update, reset, new = np.split(x, 3)
+        return np.concatenate([reset, update, new])
+
+    weight, recurrent = reset_first(weight), reset_first(recurrent)
+    input_bias, state_bias = map(reset_first, np.split(bias, 2))
+    turned = nodes.op("Transpose", nodes.stored(weight), perm=[1, 0])
+    product = nodes.op("MatMul", layer.input[0], turned)
+    x = nodes.op("Add", product, nodes.constant(input_bias))  # (S, B, 3H)
+    rows = nodes.op("Shape", x, start=1, end=2)
+    shape = nodes.op("Concat", rows, nodes.constant([H], np.int64), axis=0)
+    start = nodes.op("Expand", nodes.constant([0.0]), shape)
+    read = nodes.linear(recurrent, state_bias)
+
+    step = Nodes(f"{nodes.prefix}_step", nodes.constants, int8=True)
+    names = state, x_rz, x_n = [f"{step.prefix}_{name}" for name in ("state", "x_rz", "x_n")]
+    s_rz, s_n = step.split(step.multiply(state, read, within_one=True), [2 * H, H])
+    new = step.update_state((x_rz, x_n), (s_rz, s_n), state, H)
+    results = new, step.op("Identity", new)
+    given, found = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in group]
+        for group in (names, results)
+    )
+    body = helper.make_graph(step.nodes, "step", given, found)
+    inputs = [start, *nodes.split(x, [2 * H, H])]
+    states = f"{nodes.prefix}_states"  # (S, B, H)
+    outputs = [f"{nodes.prefix}_last", states]
+    nodes.nodes.append(helper.make_node("Scan", inputs, outputs, body=body, num_scan_inputs=2))
+    axis = nodes.constant([1], np.int64)
+    nodes.nodes.append(helper.make_node("Unsqueeze", [states, axis], [layer.output[0]]))
