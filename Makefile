@@ -11,14 +11,15 @@ CODE := bahdanau_hf scripts tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-oldest test-newest audit browser slow format lint types bench fuzz demo clean
+.PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser
+.PHONY: slow format lint types bench fuzz demo clean
 
 help:  ## this list
-	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 13
+	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 22
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { \
+	  echo "Python 3.11 to 3.14 is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@# Some systems' python3 comes with pip but without the part of venv that installs pip.
 	@$(PYTHON) -m venv $(VENV) >/dev/null || { \
 	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
@@ -54,10 +55,12 @@ train: export OMP_WAIT_POLICY ?= PASSIVE
 train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart
 	$(ACCELERATE) scripts/train.py configs/tiny.yaml --output_dir $(RUN) --overwrite_output_dir
 
-# Several processes of tests, each with a thread of its own.
-test: export OMP_NUM_THREADS ?= 1
+# Several processes of tests, each with a thread of its own. Each keeps to files of its own while
+# there are some, so that what the tests of a file share is made once.
+IN_PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+test test-older-processor: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-oldest:  ## the same with the oldest supported versions, in .venv-oldest
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
@@ -65,10 +68,40 @@ test-oldest:  ## the same with the oldest supported versions, in .venv-oldest
 test-newest:  ## the same with the newest that pip finds, in .venv-newest
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
+# What is computed in another way where the processor lacks AVX-512.
+ON_ANY_PROCESSOR := processor matmul layout encoder decoding decoding_properties recurrence numerics int8 precision \
+	onnx_export onnx_int8 onnx_search
+test-older-processor: export ATEN_CPU_CAPABILITY := avx2
+test-older-processor: export ONEDNN_MAX_CPU_ISA := AVX2
+test-older-processor: export FBGEMM_ENABLE_INSTRUCTIONS := AVX2
+test-older-processor: export BAHDANAU_PROCESSOR := vnni=0
+test-older-processor: $(VENV)/.installed  ## the tests of fast paths as on a processor without AVX-512
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(ON_ANY_PROCESSOR:%=tests/test_%.py)
+
+# Apart from the environment: transformers imports torchao wherever it is installed, and is slower.
+build/torchao: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ torchao==0.18.0
+	@touch $@
+
+test-torchao: build/torchao  ## the tests of weights that torchao has quantised
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_torchao.py
+
 audit:  ## ask the Python Packaging Advisory Database about the pinned versions
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit -r $(CONSTRAINTS) --no-deps --disable-pip --strict
+
+# uv resolves for every system and every Python that is supported, not for this machine alone.
+pins:  ## write anew what the direct dependencies in constraints.txt bring
+	$(PYTHON) -m venv .venv-pins
+	.venv-pins/bin/python -m pip install --quiet uv
+	sed '/^# What these bring/q' constraints.txt > .venv-pins/direct.txt
+	.venv-pins/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	  --fork-strategy fewest --all-extras --no-header --no-annotate \
+	  -c .venv-pins/direct.txt pyproject.toml > .venv-pins/all.txt
+	grep -vxFf .venv-pins/direct.txt .venv-pins/all.txt | \
+	  grep -vE "^(nvidia|cuda)-|sys_platform == 'emscripten'" >> .venv-pins/direct.txt
+	mv .venv-pins/direct.txt constraints.txt
 
 browser: $(VENV)/.installed-browser  ## the tests of the pages, in Chromium
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m browser

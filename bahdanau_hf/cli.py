@@ -1,4 +1,4 @@
-"""The command `bahdanau-hf`: translate, score, align, export, convert-tutorial.
+"""The command `bahdanau-hf`: translate, score, align, export, convert-tutorial, env.
 
 It uses a checkpoint; text goes in by standard input or files, results come out on standard output,
 messages on standard error. Exit status: 0, 2 for a mistake that the user can mend (one line says
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .command_line import (
+    add_dtype,
     add_model,
     add_search,
     load_translator,
@@ -26,6 +27,7 @@ from .command_line import (
     search_options,
     standard_output,
 )
+from .env_command import add_env_flags, run_env
 from .errors import InputError
 from .export_command import add_export_flags, run_export
 from .score_command import add_score_flags, run_score
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model(align, required=True)
     align.add_argument("sentence", metavar="SENTENCE", help="the sentence to translate")
     align.add_argument("--target", metavar="TEXT", help="its translation; default: the model's own")
+    add_dtype(align)
     align.add_argument(
         "--num_beams", type=positive, metavar="N", help="beams; default: the checkpoint's"
     )
@@ -151,6 +154,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_convert_flags(convert)
     convert.set_defaults(run=_convert_tutorial)
+
+    env = commands.add_parser(
+        "env",
+        help="print what a bug report needs: versions, processor, settings",
+        description="Print versions, processor, devices and settings, without anything private.",
+        allow_abbrev=False,
+    )
+    add_env_flags(env)
+    env.set_defaults(run=run_env)
     return parser
 
 
@@ -185,6 +197,7 @@ def _add_convert_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _translate(args: argparse.Namespace) -> None:
+    from .matmul_bahdanau import fixed_weights
     from .translation import WINDOW_BATCHES
 
     if sys.stdin is None:
@@ -203,14 +216,15 @@ def _translate(args: argparse.Namespace) -> None:
         return_scores=args.scores,
         **options,
     )
-    for number, result in enumerate(results, start=1):
-        alternatives: list[Translation] = result if args.n_best > 1 else [result]
-        for translation in alternatives:
-            fields = [str(number)] if args.n_best > 1 else []
-            fields += [f"{translation.score:.4f}"] if args.scores else []
-            output.write("\t".join([*fields, translation.text]).encode() + b"\n")
-        if number % window == 0:
-            output.flush()
+    with fixed_weights():
+        for number, result in enumerate(results, start=1):
+            alternatives: list[Translation] = result if args.n_best > 1 else [result]
+            for translation in alternatives:
+                fields = [str(number)] if args.n_best > 1 else []
+                fields += [f"{translation.score:.4f}"] if args.scores else []
+                output.write("\t".join([*fields, translation.text]).encode() + b"\n")
+            if number % window == 0:
+                output.flush()
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

@@ -8,7 +8,7 @@ import sys
 import tomllib
 import zipfile
 from importlib import resources
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,33 @@ OLDEST = read_pins("constraints-oldest.txt")
 @pytest.mark.parametrize("requirement", DIRECT, ids=lambda requirement: requirement.name)
 def test_every_direct_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def brings(name: str, extras: frozenset[str]) -> set[tuple[str, frozenset[str]]]:
+    """What an installed distribution asks for here, with the extras that it wants of each."""
+    found = set()
+    for requirement in map(Requirement, requires(name) or []):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras or {""}):
+            found.add((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return found
+
+
+def test_pins_leave_nothing_to_choose() -> None:
+    """What is installed at its pin brings pinned packages only; torch's build chooses its CUDA."""
+    waiting = {(canonicalize_name(item.name), frozenset(item.extras)) for item in DIRECT}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        name, extras = waiting.pop()
+        seen.add((name, extras))
+        assert name in PINS, "run `make pins`"
+        try:
+            at_its_pin = Version(version(name)).public == PINS[name]
+        except PackageNotFoundError:  # of an extra that is not installed here
+            continue
+        if at_its_pin:  # another version, as in `make test-oldest`, may bring something else
+            brought = brings(name, extras) - seen
+            waiting |= {item for item in brought if not item[0].startswith(("cuda-", "nvidia-"))}
 
 
 def test_torch_is_the_release_that_is_tested() -> None:
@@ -87,9 +114,11 @@ def test_extras_are_the_promised_ones() -> None:
 def test_supported_pythons_are_the_same_everywhere() -> None:
     supported = SpecifierSet(PROJECT["requires-python"])
     minors = [minor for minor in range(8, 20) if supported.contains(f"3.{minor}.0")]
-    assert minors == [11, 12, 13]
+    assert minors == [11, 12, 13, 14]
     makefile = (ROOT / "Makefile").read_text()
     assert f"(3, {minors[0]}) <= sys.version_info[:2] <= (3, {minors[-1]})" in makefile
+    named = [name for name in PROJECT["classifiers"] if ":: 3." in name]
+    assert named == [f"Programming Language :: Python :: 3.{minor}" for minor in minors]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert f'python: ["3.{minors[0]}", "3.{minors[-1]}"]' in workflow
 

@@ -232,7 +232,8 @@ def test_base_language() -> None:
         ("a.tsv.gz", b"en\tzh\n", r"a\.tsv\.gz:1: not a whole gzip file"),
         (
             "a.tsv.gz",
-            gzip.compress(tsv(PAIRS * 99))[:-20],
+            # Without the time, which pytest would put into the test's name.
+            gzip.compress(tsv(PAIRS * 99), mtime=0)[:-20],
             r"a\.tsv\.gz:\d+: not a whole gzip file",
         ),
         ("a.parquet.gz", b"PAR1", r"a\.parquet\.gz: row 1: not readable"),
