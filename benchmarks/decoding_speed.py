@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
-from bahdanau_hf.packed_bahdanau import has_int8
+from bahdanau_hf.processor_bahdanau import processor
 
 from . import joeynmt_peer
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_marian
@@ -109,7 +109,7 @@ def measure(quick: bool) -> Section:
         ("", ours, fixed, marian),
         (", bfloat16", narrow, narrow_fixed, narrow_marian),
     ]
-    if has_int8():
+    if processor().int8:
         kinds.append(
             (", int8", copy.deepcopy(ours).use_int8(), copy.deepcopy(fixed).use_int8(), None)
         )
@@ -150,7 +150,7 @@ def measure(quick: bool) -> Section:
         (f"ours, greedy, batch {BATCH_SIZE}, bfloat16", 22.0),
         ("ours, greedy, batch 1", 2.5),
     ]
-    greedy += [("ours, greedy, batch 1, int8", 5.0)] * has_int8()
+    greedy += [("ours, greedy, batch 1, int8", 5.0)] * processor().int8
     for batched, wanted in greedy:
         goal(batched, padded, wanted)
         ratio = timings[batched].times_as_fast_as(timings[single])

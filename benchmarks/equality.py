@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -12,10 +14,27 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 
-from .contenders import HIDDEN_SIZE, copy_weights, counterparts, make_ours, make_plain
+from . import ctranslate2_peer
+from .contenders import (
+    HIDDEN_SIZE,
+    copy_weights,
+    counterparts,
+    make_marian,
+    make_ours,
+    make_plain,
+)
+from .decoding_speed import fix_lengths
 from .memorised import learn_by_heart
 from .plain_seq2seq import PlainSeq2Seq
-from .workload import BOS, EOS, Batch, bucketed_batches, random_batch, sentence_lengths
+from .workload import (
+    BOS,
+    EOS,
+    MEAN_TARGET,
+    Batch,
+    bucketed_batches,
+    random_batch,
+    sentence_lengths,
+)
 
 
 class Check(NamedTuple):
@@ -52,6 +71,8 @@ def checks() -> Iterator[Check]:
     """Check everything, one thing after the other."""
     yield from _same_training()
     yield from _same_tokens()
+    if ctranslate2_peer.is_installed():
+        yield from _same_engine()
 
 
 def losses_and_gradients(
@@ -136,6 +157,21 @@ def _same_tokens() -> Iterator[Check]:
             general = generate(model, num_beams=beams, logits_processor=GENERAL_LOOP)
             name = f"{'greedy' if beams == 1 else f'{beams} beams'}, weights {weights}"
             yield Check(f"{name}: the library's tokens", _different(own, general), allowed)
+
+
+def _same_engine() -> Iterator[Check]:
+    """CTranslate2's float32 model is the MarianMT that it was made from."""
+    marian = make_marian(make_ours(make_plain()).num_parameters()).eval()
+    ctranslate2_peer.sharpen(marian)
+    fix_lengths(marian)
+    batch = random_batch(*sentence_lengths(16, seed=3), seed=3)
+    for mode, beams in (("greedy", 1), ("5 beams", 5)):
+        with TemporaryDirectory() as folder:
+            different = ctranslate2_peer.different_translations(
+                marian, Path(folder), batch, beams, MEAN_TARGET
+            )
+        # Where nothing was learnt, two words may be equally likely but for rounding.
+        yield Check(f"CTranslate2, {mode}: MarianMT's tokens", different, 1)
 
 
 def _until_end(output: Tensor) -> list[list[int]]:

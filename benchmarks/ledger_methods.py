@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bahdanau_hf import encoder_bahdanau, recurrence_bahdanau, tokenization
+from bahdanau_hf import modeling_bahdanau, tokenization
 from bahdanau_hf.batching import IGNORED_LABEL
 from bahdanau_hf.data import encode_pairs, load_pairs, pair_texts
 from bahdanau_hf.guided_attention import add_best_sources, guided_attention_loss
+from bahdanau_hf.modeling_bahdanau import BahdanauGRUCell
 from bahdanau_hf.tokenization import EOS_ID, SPECIAL_TOKENS, UNK_ID
 
 from .study_systems import Batch, batch_loss
@@ -193,14 +194,14 @@ class ResidualEncoder(Method):
 
     def patched(self) -> AbstractContextManager[Any]:
         """The run of a layer adds its input."""
-        run = encoder_bahdanau.run_gru
+        run = modeling_bahdanau.run_gru
 
         def run_and_add(x: Tensor, layer: nn.GRU, int8: bool = False) -> Tensor:
             states = run(x, layer, int8)
             part = self.parts.get(id(layer))
             return states if part is None else states + x[..., part]
 
-        return patch.object(encoder_bahdanau, "run_gru", run_and_add)
+        return patch.object(modeling_bahdanau, "run_gru", run_and_add)
 
     def build(self, model: PreTrainedModel) -> None:
         """Find the upper layers."""
@@ -212,56 +213,68 @@ class ResidualEncoder(Method):
 class NormalisedCells(Method):
     """Layer normalisation of both products in every cell, gate by gate (Ba et al. 2016).
 
-    In PyTorch's operations, step by step, as the plain reference is.
+    The cells are modules of another type, so they are computed by these, step by step.
     """
 
-    def __init__(self) -> None:
-        self.norms: dict[int, nn.ModuleList] = {}  # by weight_hh, of the input's and state's gates
-
-    def patched(self) -> AbstractContextManager[Any]:
-        """Cells and encoder layers that know of them."""
-        stack = ExitStack()
-        stack.enter_context(patch.object(encoder_bahdanau, "run_gru", self._run))
-        stack.enter_context(patch.object(recurrence_bahdanau, "gru_step", self._step))
-        return stack
-
     def build(self, model: PreTrainedModel) -> None:
-        """Give every cell its gains and biases."""
-        cells = [m for m in model.modules() if isinstance(m, nn.GRU | nn.GRUCell)]
-        self.norms = {}
-        for cell in cells:
-            cell.norms = nn.ModuleList(nn.LayerNorm(cell.hidden_size) for _ in range(6))
-            recurrent = cell.weight_hh if isinstance(cell, nn.GRUCell) else cell.weight_hh_l0
-            self.norms[id(recurrent)] = cell.norms
-        model.set_implementation("reference")
+        """Put cells that have gains and biases of their own in the place of all others."""
+        for parent in [*model.modules()]:
+            for name, cell in parent.named_children():
+                if isinstance(cell, nn.GRU | nn.GRUCell):
+                    kind = NormalisedGRU if isinstance(cell, nn.GRU) else NormalisedCell
+                    new = kind(cell.input_size, cell.hidden_size).to(next(cell.parameters()))
+                    new.load_state_dict(cell.state_dict(), strict=False)
+                    setattr(parent, name, new)
 
-    def _run(self, x: Tensor, layer: nn.GRU, int8: bool = False) -> Tensor:
-        weights = recurrence_bahdanau.GRUWeights(*layer.all_weights[0])
-        if id(weights.weight_hh) not in self.norms:  # of the recipe as it is, which races beside it
-            return recurrence_bahdanau.run_gru(x, layer, int8)
-        state = x.new_zeros(x.shape[1], layer.hidden_size)
-        gates, states = self._normalise(F.linear(x, weights.weight_ih), weights, 0), []
-        for gate in gates:
-            state = self._update(gate, state, weights)
+
+class NormalisedCell(BahdanauGRUCell):
+    """The decoder's; the biases of the products are not used."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        self.norms = _gains_and_biases(hidden_size)
+
+    def forward(self, input: Tensor, hx: Tensor, hold: Tensor | None = None) -> Tensor:
+        """Update the state, `(B, H)`."""
+        gates = _normalise(F.linear(input, self.weight_ih), self.norms[:3])
+        return _update(gates, hx, self.weight_hh, self.norms[3:], 0.0 if hold is None else hold)
+
+
+class NormalisedGRU(nn.GRU):
+    """The encoder's; the biases of the products are not used."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        self.norms = _gains_and_biases(hidden_size)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`(S, B, input)` to the states after each step, `(S, B, H)`, and the last one."""
+        state = input.new_zeros(input.shape[1], self.hidden_size) if hx is None else hx
+        states = []
+        for gates in _normalise(F.linear(input, self.weight_ih_l0), self.norms[:3]):
+            state = _update(gates, state, self.weight_hh_l0, self.norms[3:])
             states.append(state)
-        return torch.stack(states)
+        return torch.stack(states), state
 
-    def _step(self, x: Tensor, s: Tensor, layer: Any, hold: Tensor | None = None) -> Tensor:
-        gates = self._normalise(F.linear(x, layer.weight_ih), layer, 0)
-        return self._update(gates, s, layer, 0.0 if hold is None else hold)
 
-    def _normalise(self, products: Tensor, weights: Any, first: int) -> Tensor:
-        norms = self.norms[id(weights.weight_hh)][first : first + 3]
-        gates = products.float().unflatten(-1, (3, -1)).unbind(-2)
-        return torch.stack([norm(g) for norm, g in zip(norms, gates, strict=True)], dim=-2)
+def _gains_and_biases(width: int) -> nn.ModuleList:
+    """Of the gates from the input and from the state, three each."""
+    return nn.ModuleList(nn.LayerNorm(width) for _ in range(6))
 
-    def _update(self, gates: Tensor, s: Tensor, weights: Any, hold: Tensor | float = 0.0) -> Tensor:
-        x_r, x_z, x_n = gates.unbind(-2)
-        products = F.linear(s, weights.weight_hh)
-        s_r, s_z, s_n = self._normalise(products, weights, 3).unbind(-2)
-        update = torch.sigmoid(x_z + s_z + hold)
-        new = torch.tanh(x_n + torch.sigmoid(x_r + s_r) * s_n)
-        return (1 - update) * new + update * s
+
+def _normalise(products: Tensor, norms: nn.ModuleList) -> Tensor:
+    gates = products.float().unflatten(-1, (3, -1)).unbind(-2)
+    return torch.stack([norm(g) for norm, g in zip(norms, gates, strict=True)], dim=-2)
+
+
+def _update(
+    gates: Tensor, s: Tensor, weight: Tensor, norms: nn.ModuleList, hold: Tensor | float = 0.0
+) -> Tensor:
+    x_r, x_z, x_n = gates.unbind(-2)
+    s_r, s_z, s_n = _normalise(F.linear(s, weight), norms).unbind(-2)
+    update = torch.sigmoid(x_z + s_z + hold)
+    new = torch.tanh(x_n + torch.sigmoid(x_r + s_r) * s_n)
+    return (1 - update) * new + update * s
 
 
 # --- the attention -------------------------------------------------------------------------------

@@ -7,21 +7,22 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from bahdanau_hf.env_command import installed_version, processor_name
+
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "joeynmt")
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "joeynmt", "ctranslate2")
 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, memory, versions, commit, date, command, and how busy the machine is."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
@@ -29,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 1),
         "threads_used": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: found for name in LIBRARIES if (found := _version(name))},
+        "versions": {name: found for name in LIBRARIES if (found := installed_version(name))},
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python", "benchmarks/run.py", *sys.argv[1:]]),
@@ -52,22 +53,6 @@ def machine_text(machine: dict[str, Any]) -> str:
         f"{machine['date']}, commit {machine['commit']}, load average {machine['load_average']}: "
         f"{machine['command']}"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bahdanau_hf import BahdanauForConditionalGeneration
+from bahdanau_hf.processor_bahdanau import processor
 
 from .contenders import copy_weights_back, make_ours, make_plain
 from .plain_seq2seq import PlainSeq2Seq
@@ -36,7 +38,7 @@ class Translators(NamedTuple):
 
     def targets(self) -> list[list[int]]:
         """The translations, the end token included."""
-        return [[i for i in row if i != -100] for row in self.batch.labels.tolist()]
+        return _without_padding(self.batch.labels)
 
 
 @cache
@@ -48,27 +50,45 @@ def learn_by_heart() -> Translators:
     """
     plain = make_plain()
     ours = make_ours(plain)
-    batch = random_batch(*_like_lengths(), seed=7)
+    batch = like_batch()
+    memorise(ours, batch)
+    copy_weights_back(ours, plain)
+    return Translators(plain.eval(), ours, batch)
+
+
+def like_batch() -> Batch:
+    """The sentences and what is to be learnt for them: 64 of like length."""
+    return random_batch(*_like_lengths(), seed=7)
+
+
+def memorise(model: BahdanauForConditionalGeneration, batch: Batch) -> None:
+    """Train until greedy decoding gives every translation.
+
+    Raises:
+        RuntimeError: it was not learnt.
+    """
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    translators = Translators(plain.eval(), ours, batch)
-    expected = translators.targets()
-    optimizer = torch.optim.Adam(ours.parameters(), lr=2e-3, fused=True)
+    expected = _without_padding(batch.labels)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
     for step in range(1, MOST_STEPS + 1):
-        ours.train()
+        model.train()
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = ours(**inputs, labels=batch.labels, skip_logits=True).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=processor().bfloat16):
+            loss = model(**inputs, labels=batch.labels, skip_logits=True).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if loss.item() > 0.02 or step % 5:
             continue
-        ours.eval()
-        outputs = ours.generate(**inputs, max_new_tokens=batch.labels.shape[1]).tolist()
+        model.eval()
+        outputs = model.generate(**inputs, max_new_tokens=batch.labels.shape[1]).tolist()
         if [row[1 : row.index(EOS) + 1] if EOS in row else row for row in outputs] == expected:
-            copy_weights_back(ours, plain)
-            return translators
+            return
     raise RuntimeError(f"the sentences were not learnt in {MOST_STEPS} steps (loss {loss.item()})")
+
+
+def _without_padding(labels: Tensor) -> list[list[int]]:
+    return [[i for i in row if i != -100] for row in labels.tolist()]
 
 
 def _like_lengths() -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 `python -m benchmarks.memory ours 64x50x50x4000` prints, for this batch size x source length x
 target length x target vocabulary, the megabytes that a step takes above what was there before.
+`python -m benchmarks.memory shapes 300` and `... sentences 2000` print what a process holds while
+it meets ever new shapes (lasting_memory.py).
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .results import Goal, Row, Section
 from .stopwatch import growth
@@ -66,7 +71,79 @@ def measure(quick: bool) -> Section:
         section.rows += [Row(f"ours, {axis} {n}", peak, "MB") for n, peak in peaks.items()]
         exponent = growth([float(n) for n in peaks], list(peaks.values()))
         section.goals.append(Goal(f"memory: ours grows as {axis} ^", 1.1, exponent, at_most=True))
+    _add_what_stays(section, quick)
     return section
+
+
+def _add_what_stays(section: Section, quick: bool) -> None:
+    """What a process holds after many batches of ever new shapes, each way in one of its own.
+
+    As many run at once as there are cores: it is not their time that is measured.
+    """
+    section.notes += (
+        " What stays: all that the process holds, libraries included, while it trains the model of "
+        "configs/base.yaml on ever new shapes, or translates sentences of any lengths with it."
+    )
+    from bahdanau_hf.processor_bahdanau import processor
+
+    formats = {"float32", *(name for name, can in processor()._asdict().items() if can)}
+    ways = [way for way in LASTING if way.number_format in (("float32",) if quick else formats)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for way, held in zip(ways, pool.map(lambda way: way.measure(quick), ways), strict=True):
+            section.rows += [
+                Row(f"{way.name}, after {mark} {way.unit}", value, "MB")
+                for mark, value in held.items()
+            ]
+            early, last = way.after(quick)
+            flat = held[last] / held[early]
+            name = f"memory: {way.name} is flat, {last} / {early} {way.unit}"
+            section.goals.append(Goal(name, 1.1, flat, at_most=True))
+            name = f"memory: {way.name}, MB after {last} {way.unit}"
+            section.goals.append(Goal(name, 1024, held[last], at_most=True))
+
+
+class Lasting(NamedTuple):
+    """A way of using the model for long.
+
+    Attributes:
+        name: in the tables.
+        kind: `shapes` or `sentences`, see lasting_memory.py.
+        number_format: of the computation.
+        unit: what is counted.
+        marks: after how many of them to look.
+        early: the mark by which everything should be there.
+    """
+
+    name: str
+    kind: str
+    number_format: str
+    unit: str
+    marks: tuple[int, ...]
+    early: int
+
+    def after(self, quick: bool) -> tuple[int, int]:
+        """The two marks that are compared."""
+        marks = self._marks(quick)
+        return (marks[0] if quick else self.early), marks[-1]
+
+    def measure(self, quick: bool) -> dict[int, float]:
+        """Megabytes held at each mark."""
+        marks = self._marks(quick)
+        arguments = [self.kind, marks[-1], self.number_format, *marks]
+        held = _run_alone(list(map(str, arguments)))
+        return {int(mark): value for mark, value in held.items()}
+
+    def _marks(self, quick: bool) -> tuple[int, ...]:
+        return self.marks[:2] if quick else self.marks
+
+
+STEPS, SENTENCES = (50, 100, 200, 500, 1000, 2000), (500, 1000, 2000, 5000, 10_000)
+LASTING = (
+    Lasting("training, float32", "shapes", "float32", "steps", STEPS, 200),
+    Lasting("training, bfloat16", "shapes", "bfloat16", "steps", STEPS, 200),
+    Lasting("translating, float32", "sentences", "float32", "sentences", SENTENCES, 2000),
+    Lasting("translating, int8", "sentences", "int8", "sentences", SENTENCES, 2000),
+)
 
 
 def in_own_process(model: str, size: Size, tidy: bool = False) -> float:
@@ -77,8 +154,13 @@ def in_own_process(model: str, size: Size, tidy: bool = False) -> float:
         size: of the batch.
         tidy: make the allocator keep nothing.
     """
-    command = [sys.executable, "-m", "benchmarks.memory", model, str(size)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (TIDY if tidy else {})
+    return _run_alone([model, str(size)], TIDY if tidy else {})
+
+
+def _run_alone(arguments: Sequence[str], settings: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """What this module's command says in its last line."""
+    command = [sys.executable, "-m", "benchmarks.memory", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -125,12 +207,17 @@ def step_megabytes(name: str, size: Size) -> float:
     return peak_megabytes() - before
 
 
-def main(model: str, size: str) -> None:
-    """Print the megabytes of a step."""
+def main(model: str, size: str, *more: str) -> None:
+    """Print the megabytes of a step, or those that stay."""
     import torch
 
+    if model in ("shapes", "sentences"):
+        from . import lasting_memory
+
+        return lasting_memory.main(model, int(size), *more)
     torch.set_num_threads(1)
     print(json.dumps(step_megabytes(model, Size(*map(int, size.split("x"))))))
+    return None
 
 
 if __name__ == "__main__":

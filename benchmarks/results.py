@@ -37,12 +37,14 @@ class Goal:
         wanted: the number to reach.
         measured: what was reached.
         at_most: the number is an upper bound, not a lower one.
+        tabled: it stands in a table of its section; lists of goals name it only if it is missed.
     """
 
     name: str
     wanted: float
     measured: float
     at_most: bool = False
+    tabled: bool = False
 
     @property
     def reached(self) -> bool:
@@ -69,6 +71,47 @@ class Curve:
     rates: list[float]
 
 
+@dataclass(frozen=True)
+class Table:
+    """Many ratios of one kind, rows by columns.
+
+    Attributes:
+        title: what they are.
+        wanted: what each should reach at least; `None`: they are only told.
+        columns: their names.
+        rows: by name; a number for each column, `None` where nothing was measured.
+    """
+
+    title: str
+    wanted: float | None
+    columns: list[str]
+    rows: dict[str, list[float | None]] = field(default_factory=dict)
+
+    def goals(self) -> list[Goal]:
+        """One for each number."""
+        return [
+            Goal(f"{self.title}: {name}, {column}", self.wanted, value, tabled=True)
+            for name, values in self.rows.items()
+            for column, value in zip(self.columns, values, strict=True)
+            if self.wanted is not None and value is not None
+        ]
+
+    def text(self) -> str:
+        """Plain text, an asterisk at what is missed."""
+        width = max(map(len, self.rows), default=0)
+        lines = [self.title, " " * width + "".join(f"  {name:>15}" for name in self.columns)]
+        for name, values in self.rows.items():
+            cells = "".join(f"  {self._cell(value):>15}" for value in values)
+            lines.append(f"{name:<{width}}{cells}")
+        return "\n".join(lines)
+
+    def _cell(self, value: float | None) -> str:
+        if value is None:
+            return ""
+        missed = self.wanted is not None and not value >= self.wanted
+        return f"{value:.2f}" + "*" * missed
+
+
 @dataclass
 class Section:
     """The results of one benchmark."""
@@ -78,6 +121,7 @@ class Section:
     rows: list[Row] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
     def add_race(self, timings: Mapping[str, Timing], unit: str) -> None:
         """Add a row for each contender."""
@@ -96,6 +140,8 @@ class Section:
         for row in self.rows:
             spread = "" if row.low is None else f"  ({_number(row.low)} to {_number(row.high)})"
             lines.append(f"{row.name:<{width}}  {_number(row.value):>9} {row.unit}{spread}")
+        for table in self.tables:
+            lines += ["", table.text()]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,9 +149,25 @@ class Section:
         goals = [asdict(goal) | {"reached": goal.reached} for goal in self.goals]
         return _rounded(asdict(self) | {"goals": goals})
 
+    def add_from(self, other: dict[str, Any], mark: str) -> None:
+        """Add what another process measured.
+
+        Args:
+            other: the section that it gave, as `as_dict` has it.
+            mark: put behind every name.
+        """
+        for row in other["rows"]:
+            self.rows.append(Row(**row | {"name": row["name"] + mark}))
+        for table in other["tables"]:
+            self.tables.append(Table(**table | {"title": table["title"] + mark}))
+        for goal in other["goals"]:
+            fields = {name: value for name, value in goal.items() if name != "reached"}
+            self.goals.append(Goal(**fields | {"name": goal["name"] + mark}))
+
 
 def goals_text(goals: list[Goal]) -> str:
-    """All goals as one table."""
+    """The goals as one table; those that stand in a table already only if they are missed."""
+    goals = [goal for goal in goals if not (goal.tabled and goal.reached)]
     width = max((len(goal.name) for goal in goals), default=4)
     lines = [f"{'goal':<{width}}    wanted  measured"]
     for goal in goals:

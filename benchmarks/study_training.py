@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
 from bahdanau_hf.arguments import DataArguments, ModelArguments, TrainArguments
-from bahdanau_hf.batch_bahdanau import find_translations
 from bahdanau_hf.batching import IGNORED_LABEL, LengthBucketBatchSampler, PairCollator
 from bahdanau_hf.data import encode_pairs, load_pairs, pair_lengths, pair_texts
+from bahdanau_hf.pipeline_bahdanau import find_translations
 from bahdanau_hf.preparation import prepare_features, prepare_tokenizer
 from bahdanau_hf.tokenization import EOS_ID
 from bahdanau_hf.training_run import make_optimizer

@@ -16,8 +16,11 @@ from transformers.utils import logging as library_logging
 from . import (
     data_pipeline,
     decoding_speed,
+    engines,
     gpu_speed,
     memory,
+    never_slower,
+    older_training,
     scaling,
     startup,
     training_speed,
@@ -31,7 +34,10 @@ from .results import Section, goals_text
 
 SECTIONS: dict[str, Callable[[bool], Section]] = {
     "training": training_speed.measure,
+    "older_training": older_training.measure,
     "decoding": decoding_speed.measure,
+    "never_slower": never_slower.measure,
+    "engines": engines.measure,
     "memory": memory.measure,
     "translator": translator_speed.measure,
     "data": data_pipeline.measure,
@@ -39,7 +45,7 @@ SECTIONS: dict[str, Callable[[bool], Section]] = {
     "growth": scaling.measure,
     "gpu": gpu_speed.measure,
 }
-SLOW = ("growth",)  # a quick run leaves it out
+SLOW = ("growth", "older_training")  # a quick run leaves it out
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 
@@ -56,26 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(check["passed"] for check in verdicts):
         print("Not equal: nothing is timed.", file=sys.stderr)
         return 1
-    sections: list[Section] = []
+    sections: dict[str, Section] = {}
     names = args.only or [name for name in SECTIONS if not (args.quick and name in SLOW)]
     if "gpu" in names and not torch.cuda.is_available():
         names = [name for name in names if name != "gpu"]
         print("\ngpu: left out, there is no CUDA device", flush=True)
+    result: dict[str, Any] = {"machine": machine, "checks": verdicts, "sections": {}}
+    path = args.output_dir / f"{'quick' if args.quick else 'full'}.json"
     for name in names:
         start = time.perf_counter()
-        sections.append(SECTIONS[name](args.quick))
+        sections[name] = SECTIONS[name](args.quick)
         seconds = time.perf_counter() - start
-        print(f"\n{sections[-1].text()}\n[{seconds:.0f} s]", flush=True)
-    goals = [goal for section in sections for goal in section.goals]
+        print(f"\n{sections[name].text()}\n[{seconds:.0f} s]", flush=True)
+        result["sections"][name] = sections[name].as_dict()
+        _save(result, path)  # at once: a run that is interrupted keeps what it has
+    goals = [goal for section in sections.values() for goal in section.goals]
     print(f"\n{goals_text(goals)}", flush=True)
-    result = {
-        "machine": machine,
-        "checks": verdicts,
-        "sections": {
-            name: section.as_dict() for name, section in zip(names, sections, strict=True)
-        },
-    }
-    _save(result, sections, args.output_dir, "quick" if args.quick else "full")
+    _save(result, path)
+    print(f"\nwrote {path}")
+    _draw(result, list(sections.values()), path.with_suffix(".svg"))
     if args.readme:
         update_readme(README, result)
         print(f"wrote {README}")
@@ -84,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of ten")
+    parser.add_argument("--quick", action="store_true", help="some minutes instead of forty")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these parts alone")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     parser.add_argument(
@@ -102,20 +107,21 @@ def _check() -> list[dict[str, Any]]:
     return verdicts
 
 
-def _save(result: dict[str, Any], sections: Sequence[Section], folder: Path, name: str) -> None:
-    """Write NAME.json and, where there are curves and matplotlib, NAME.svg."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+def _save(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwrote {path}")
+
+
+def _draw(result: dict[str, Any], sections: Sequence[Section], path: Path) -> None:
+    """Draw the curves where there are some, and matplotlib."""
     curves = [curve for section in sections for curve in section.curves]
     if not curves:
         return
     machine = result["machine"]
     caption = f"{machine['processor']}, one thread; {machine['date']}, {machine['commit']}"
     try:
-        draw(curves, path.with_suffix(".svg"), caption)
+        draw(curves, path, caption)
     except ImportError:
         print("no picture: matplotlib is not there (extra [plot])", file=sys.stderr)
     else:
-        print(f"wrote {path.with_suffix('.svg')}")
+        print(f"wrote {path}")

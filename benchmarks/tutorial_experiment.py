@@ -37,9 +37,9 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.batch_bahdanau import find_translations
 from bahdanau_hf.data import load_pairs
 from bahdanau_hf.metrics import score_translations, tutorial_counts
+from bahdanau_hf.pipeline_bahdanau import find_translations
 from bahdanau_hf.preparation import (
     open_output_dir,
     prepare_features,

@@ -1,8 +1,10 @@
 """The benchmarks measure what they say: the same mathematics on both sides, and honest numbers."""
 
 import copy
+import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,14 +13,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file, save_model
 from transformers import MarianConfig, MarianMTModel
 
-from bahdanau_hf import fused_bahdanau, loss_bahdanau, packed_bahdanau, products_bahdanau
+from bahdanau_hf import matmul_bahdanau, recurrence_bahdanau
+from bahdanau_hf.processor_bahdanau import processor
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
 
-from benchmarks import gpu_speed, results, suite  # noqa: E402
+from benchmarks import (  # noqa: E402
+    ctranslate2_peer,
+    engines,
+    gpu_speed,
+    lasting_memory,
+    memory,
+    never_slower,
+    older_processor,
+    results,
+    suite,
+)
 from benchmarks.contenders import (  # noqa: E402
     copy_weights_back,
     counterparts,
@@ -31,7 +45,7 @@ from benchmarks.equality import Check, losses_and_gradients  # noqa: E402
 from benchmarks.machine import describe_machine, machine_text  # noqa: E402
 from benchmarks.memory import Size, in_own_process  # noqa: E402
 from benchmarks.picture import draw  # noqa: E402
-from benchmarks.readme_tables import update_readme  # noqa: E402
+from benchmarks.readme_tables import tables, update_readme  # noqa: E402
 from benchmarks.stopwatch import Contender, Timing, growth, race  # noqa: E402
 from benchmarks.training_speed import Training, multiplications  # noqa: E402
 from benchmarks.workload import (  # noqa: E402
@@ -115,16 +129,16 @@ def test_multiplications_are_those_of_a_step(monkeypatch) -> None:
     """Counted by hand, and as they happen."""
     batch = even_batch(3, 5, 7)
     done = 0
-    product = products_bahdanau.multiply
+    product = matmul_bahdanau.multiply
 
     def count(x, weight, bias=None):
         nonlocal done
         done += x.numel() * weight.shape[0]
         return product(x, weight, bias)
 
-    for module in (products_bahdanau, packed_bahdanau, fused_bahdanau, loss_bahdanau):
+    for module in (matmul_bahdanau, recurrence_bahdanau):
         monkeypatch.setattr(module, "multiply", count)
-    monkeypatch.setattr(products_bahdanau, "SMALLEST", 1)
+    monkeypatch.setattr(matmul_bahdanau, "SMALLEST", 1)
     Training(make_ours(make_plain()), [batch]).backward(batch)
     assert done == multiplications([batch])
 
@@ -135,6 +149,22 @@ def test_no_end_means_no_end() -> None:
     for beams in (1, 2):
         output = marian.generate(torch.tensor([[5, 6, 2]]), max_new_tokens=7, num_beams=beams)
         assert output.shape == (1, 8)
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_ctranslate2_translates_as_the_model_it_was_made_from(beams, tmp_path) -> None:
+    pytest.importorskip("ctranslate2")
+    marian = make_marian(6_000_000).eval()
+    ctranslate2_peer.sharpen(marian)
+    fix_lengths(marian)
+    batch = random_batch(*sentence_lengths(16, 3), 3)
+    different = ctranslate2_peer.different_translations(marian, tmp_path, batch, beams, 11)
+    assert different == 0
+    translator = ctranslate2_peer.load(tmp_path)
+    found = ctranslate2_peer.translate(translator, ctranslate2_peer.written(batch), beams, 11)
+    assert {len(words) for words in found} == {11}
+    assert len(set(map(tuple, found))) > 5, "the source must matter for this to count"
+    assert any(len(set(words)) > 1 for words in found), "so must the words before"
 
 
 def test_steps_of_the_plain_loop(monkeypatch) -> None:
@@ -260,6 +290,216 @@ def test_tables_of_the_readme(tmp_path) -> None:
     assert (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").count("results: ") == 2
 
 
+def test_a_table_of_ratios() -> None:
+    table = results.Table(
+        "fast / loop", 1, ["linear", "deep"], {"greedy": [2, 0.5], "beams": [1, None]}
+    )
+    goals = table.goals()
+    assert [goal.measured for goal in goals] == [2, 0.5, 1]
+    assert goals[1].name == "fast / loop: greedy, deep"
+    assert [goal.reached for goal in goals] == [True, False, True]
+    text = results.goals_text([*goals, results.Goal("another", 1, 2)])
+    assert "greedy, deep" in text
+    assert "another" in text
+    assert "greedy, linear" not in text, "what is reached stands in the table"
+    assert "0.50*" in table.text()
+    assert "2.00*" not in table.text()
+    section = results.Section("Never slower", "Notes.", goals=goals, tables=[table])
+    markdown = tables({"machine": describe_machine(), "sections": {"x": section.as_dict()}})
+    assert "| fast / loop | linear | deep |\n| --- | ---: | ---: |" in markdown
+    assert "| greedy | 2.00 | **0.50** |" in markdown
+    assert "| beams | 1.00 |  |" in markdown
+    line = "| Never slower: 2 of 3 ratios, the lowest | ≥ 1 | 0.50 | **not reached** |"
+    assert line in markdown
+    assert "| fast / loop: greedy" not in markdown
+
+
+def test_results_of_another_process_are_added() -> None:
+    there = results.Section("Title", "Notes.", tables=[results.Table("t", 1, ["c"], {"r": [2]})])
+    there.rows.append(results.Row("ours", 3, "words/CPU s", 2, 4))
+    there.goals = [results.Goal("a goal", 1, 2, at_most=True), *there.tables[0].goals()]
+    section = results.Section("Title", "Notes.")
+    section.add_from(json.loads(json.dumps(there.as_dict())), " (older)")
+    assert section.rows == [results.Row("ours (older)", 3, "words/CPU s", 2, 4)]
+    assert section.tables == [results.Table("t (older)", 1, ["c"], {"r": [2]})]
+    assert [goal.name for goal in section.goals] == ["a goal (older)", "t: r, c (older)"]
+    assert [goal.reached for goal in section.goals] == [False, True]
+    assert [goal.tabled for goal in section.goals] == [False, True]
+
+
+# Never slower, engines, and an older processor
+
+
+def fake_race(contenders, rounds=1, least_seconds=0.0):
+    """The library's loop takes 6 s, number formats take 2, 3 and 1; nothing is run."""
+    seconds = {"bfloat16": 3.0, "int8": 1.0}
+    return {
+        name: Timing([6.0 if name.startswith("loop") else seconds.get(name, 2.0)], contender.amount)
+        for name, contender in contenders.items()
+    }
+
+
+def test_each_number_format_against_its_loop(monkeypatch) -> None:
+    monkeypatch.setattr(never_slower, "race", fake_race)
+
+    def fail() -> None:
+        raise RuntimeError("no such product here\nat all")
+
+    works = Contender(lambda: None, 10)
+    contenders = {
+        f"{loop}{name}": works for loop in ("loop, ", "") for name in ("float32", "bfloat16")
+    }
+    contenders["int8"] = works
+    assert never_slower._race(contenders, True) == {"float32": 3, "bfloat16": 2, "int8": 6}
+    contenders["int8"] = Contender(fail, 10)
+    assert never_slower._race(contenders, True)["int8"] == 0
+    contenders["loop, bfloat16"] = Contender(fail, 10)
+    assert never_slower._race(contenders, True) == {"float32": 3, "bfloat16": 0, "int8": 0}
+
+
+def test_what_is_close_is_measured_again(monkeypatch) -> None:
+    calls = []
+
+    def race_twice(contenders, rounds, least_seconds):
+        calls.append(set(contenders))
+        fast = 1.05 if len(calls) == 1 else 0.9
+        return {
+            name: Timing([{"loop, float32": 1.0, "int8": 0.2}.get(name, fast)], 1)
+            for name in contenders
+        }
+
+    monkeypatch.setattr(never_slower, "race", race_twice)
+    works = Contender(lambda: None, 1)
+    found = never_slower._race(dict.fromkeys(("loop, float32", "float32", "int8"), works), False)
+    assert calls[1:] == [{"loop, float32", "float32"}]
+    assert found == pytest.approx({"float32": 1 / 0.9, "int8": 5})
+
+
+def test_every_case_has_its_ratio(monkeypatch, tmp_path) -> None:
+    """Without timing, and without the models' having learnt anything."""
+    monkeypatch.setattr(never_slower, "race", fake_race)
+    monkeypatch.setattr(never_slower, "_runs", lambda name, contender: True)
+    for readout in never_slower.READOUTS:
+        save_model(never_slower._make(readout), tmp_path / f"{readout}.safetensors")
+    section = never_slower.measure_here(False, tmp_path)
+    decoding, training = section.tables
+    formats = {"float32": 3, "bfloat16": 2} | ({"int8": 6} if processor().int8 else {})
+    assert decoding.columns == ["linear, trained", "linear, flat", "deep, trained", "deep, flat"]
+    assert decoding.rows == {
+        f"{mode}, batch {size}, {name}": [ratio] * 4
+        for mode in ("greedy", "5 beams")
+        for size in (1, 8, 64)
+        for name, ratio in formats.items()
+    }
+    assert training.rows == {"a batch": [3, 2]}
+    assert len(section.goals) == 4 * len(decoding.rows) + 2
+
+
+def test_the_loop_it_is_compared_with_is_the_librarys(monkeypatch) -> None:
+    calls = []
+    models = never_slower._models("linear", "flat", Path())
+    for name, model in models.items():
+        monkeypatch.setattr(
+            model,
+            "_sample",
+            lambda *a, name=name, ask=model._sample, **k: calls.append(name) or ask(*a, **k),
+        )
+    assert [model.implementation for model in models.values()][:2] == ["reference"] * 2
+    assert {model.implementation for model in list(models.values())[2:]} == {None}
+    outputs = [
+        models[name].generate(torch.tensor([[5, 6, 2]]), max_new_tokens=4)
+        for name in ("loop, float32", "float32")
+    ]
+    assert torch.equal(*outputs)
+    assert outputs[0].shape == (1, 5), "no word may end it"
+
+
+def test_engines_race_case_by_case(monkeypatch, tmp_path) -> None:
+    pytest.importorskip("ctranslate2")
+    monkeypatch.setattr(engines, "race", lambda contenders, *_: {
+        name: Timing([2.0 if name.startswith("CTranslate2") else 1.0], contender.amount)
+        for name, contender in contenders.items()
+    })  # fmt: skip
+    save_file(make_ours(make_plain()).state_dict(), tmp_path / engines.TRAINED)
+    section = engines.measure_here(False, tmp_path)
+    assert {goal.measured for goal in section.goals} == {2}
+    formats = {"float32", *["int8"] * processor().int8}
+    one_graph = [goal for goal in section.goals if "one graph" in goal.name]
+    assert len(one_graph) == 2, "greedy search of single sentences, in both formats"
+    assert len(section.goals) - len(one_graph) == 4 * len(formats)
+    assert {row.name for row in section.rows} >= {
+        "ours, 5 beams, batch 1, float32",
+        "ours, trained, greedy, batch 64, float32",
+        "CTranslate2, greedy, batch 1, int8",
+    }
+    assert section.rows[0].value == 64
+
+
+@pytest.mark.skipif(not older_processor.is_newer(), reason="this processor is an older one")
+def test_a_process_as_on_an_older_processor() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from benchmarks.older_processor import *; print(describe())"],
+        cwd=ROOT,
+        env=os.environ | older_processor.OLDER,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("AVX2 (")
+    assert not set(done.stdout.strip()[6:-1].split(", ")) & {"bfloat16", "vnni"}
+
+
+# Memory that stays
+
+
+def test_batches_are_those_of_base_yaml() -> None:
+    config = lasting_memory.base_config()
+    assert (config.embedding_size, config.hidden_size, config.vocab_size) == (256, 384, 8000)
+    assert config.readout == "deep"
+    assert config.tie_word_embeddings
+    batches = list(itertools.islice(lasting_memory.batches_of_any_shape(), 40))
+    shapes = {(*batch.input_ids.shape, batch.labels.shape[1]) for batch in batches}
+    assert len(shapes) > 30, "hardly two are of the same shape"
+    sizes = [max(batch.input_ids.numel(), batch.labels.numel()) for batch in batches]
+    assert 1000 < np.median(sizes) <= max(sizes) <= 1500
+    assert 1200 < lasting_memory.base_batch().labels.numel() <= 1500
+
+
+def test_what_is_kept_for_every_step_is_seen(monkeypatch, capsys) -> None:
+    """Of a step that does nothing else."""
+    small = lasting_memory.base_config(vocab_size=50, embedding_size=8, hidden_size=8)
+    monkeypatch.setattr(lasting_memory, "base_config", lambda: small)
+    kept = []
+    monkeypatch.setattr(Training, "__call__", lambda self: None)
+    held = lasting_memory.train(6, [2, 6])
+    assert held[6] - held[2] < 40
+    # 36 MB each: more than an allocator serves from what was freed before.
+    monkeypatch.setattr(Training, "__call__", lambda self: kept.append(torch.ones(9 * 2**20)))
+    held = lasting_memory.train(6, [2, 6])
+    assert 120 < held[6] - held[2] < 190
+    assert f"step 6: {held[6]:.0f} MB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("grows", "reached"), [(1, True), (2, False)])
+def test_goals_of_memory_that_stays(monkeypatch, grows, reached) -> None:
+    commands = []
+
+    def answer(arguments):
+        commands.append(arguments)
+        marks = list(map(int, arguments[3:]))
+        return {str(mark): 600.0 * (grows if mark == marks[-1] else 1) for mark in marks}
+
+    monkeypatch.setattr(memory, "_run_alone", answer)
+    section = results.Section("Memory", "Notes.")
+    memory._add_what_stays(section, quick=False)
+    assert ["shapes", "2000", "float32", "50", "100", "200", "500", "1000", "2000"] in commands
+    names = [goal.name for goal in section.goals]
+    assert "memory: training, float32 is flat, 2000 / 200 steps" in names
+    assert "memory: translating, float32, MB after 10000 sentences" in names
+    assert {goal.reached for goal in section.goals} == {reached}
+    assert results.Row("training, float32, after 500 steps", 600, "MB") in section.rows
+
+
 def test_the_machine_is_named() -> None:
     machine = describe_machine()
     json.dumps(machine)
@@ -306,6 +546,19 @@ def test_results_are_written(monkeypatch, tmp_path, capsys) -> None:
     assert "a goal" in capsys.readouterr().out
 
 
+def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path) -> None:
+    def interrupt(quick: bool) -> results.Section:
+        raise KeyboardInterrupt
+
+    section = results.Section("Title", "Notes.", goals=[results.Goal("a goal", 2, 3)])
+    monkeypatch.setattr(suite, "checks", lambda: [Check("right", 0, 0)])
+    monkeypatch.setattr(suite, "SECTIONS", {"training": lambda quick: section, "data": interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        suite.main(["--output_dir", str(tmp_path)])
+    data = json.loads((tmp_path / "full.json").read_text(encoding="utf-8"))
+    assert list(data["sections"]) == ["training"]
+
+
 def test_without_a_gpu_its_part_is_left_out(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(suite, "checks", lambda: [Check("right", 0, 0)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -314,6 +567,7 @@ def test_without_a_gpu_its_part_is_left_out(monkeypatch, tmp_path, capsys) -> No
     assert "gpu: left out, there is no CUDA device" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("ways_of_gpus")
 def test_the_gpus_part_runs_on_toy_sizes(monkeypatch) -> None:
     """What it calls is there and fits together; its numbers mean nothing here."""
     layer = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}

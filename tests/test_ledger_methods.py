@@ -132,18 +132,20 @@ def test_a_residual_layer_that_learnt_nothing_passes_on(made) -> None:
 def test_normalised_cells(made) -> None:
     study, method = made(), methods.NormalisedCells()
     model, batch = study.make("attention", 0).eval(), first_batch(study)
-    with method.patched(), torch.no_grad():
-        method.build(model)
+    before, weights = model(**batch).logits, model.state_dict()
+    method.build(model)
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in weights.items())
+    assert not torch.allclose(model(**batch).logits, before)
+    with torch.no_grad():
         cell = model.model.decoder.layers[0]
         x, s = torch.randn(3, cell.input_size), torch.randn(3, cell.hidden_size)
-        weights = SimpleNamespace(weight_ih=cell.weight_ih, weight_hh=cell.weight_hh)
 
         def gates(products: torch.Tensor) -> list[torch.Tensor]:
             return [F.layer_norm(gate, gate.shape[1:]) for gate in products.chunk(3, dim=1)]
 
         (x_r, x_z, x_n), (s_r, s_z, s_n) = gates(x @ cell.weight_ih.T), gates(s @ cell.weight_hh.T)
         z, n = (x_z + s_z).sigmoid(), (x_n + (x_r + s_r).sigmoid() * s_n).tanh()
-        torch.testing.assert_close(method._step(x, s, weights), (1 - z) * n + z * s)
+        torch.testing.assert_close(cell(x, s), (1 - z) * n + z * s)
         # What the encoder's weights say as they are does not matter, only their direction.
         before = model(**batch).logits
         for layer in (*model.model.encoder.forward_layers, *model.model.encoder.backward_layers):
