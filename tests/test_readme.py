@@ -201,3 +201,12 @@ def test_training_command_runs(workplace: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (output_dir / "report.html").is_file()
     assert (output_dir / "README.md").is_file()
+
+
+def test_it_says_how_many_lines_travel() -> None:
+    files = sorted((ROOT / "bahdanau_hf").glob("*_bahdanau.py"))
+    total = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    said = re.search(r"runs the (\w+) Python files that travel .*, ([\d,]+) lines", README)
+    assert said is not None
+    assert said.groups() == ("eight", f"{total:,}")
+    assert len(files) == 8
