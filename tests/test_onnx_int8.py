@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from exported_checkpoint import Exported
 
 from bahdanau_hf.onnx_export import _graphs, greedy_graph
@@ -16,6 +17,8 @@ from bahdanau_hf.onnx_nodes import LARGEST, ZERO, round_rows
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+    pytest.skip("exporting needs PyTorch 2.8", allow_module_level=True)
 
 PRODUCTS = {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}  # of integers
 

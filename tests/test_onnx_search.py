@@ -23,6 +23,8 @@ from bahdanau_hf.translation import Translator
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+    pytest.skip("exporting needs PyTorch 2.8", allow_module_level=True)
 
 LIMIT = 12
 KINDS = [
