@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import get_mixed_precision_context_manager
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -41,7 +42,10 @@ def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> I
     """
     wrapper = model.__dict__.pop("forward", None)
     try:
-        with accelerator.autocast():
+        # accelerator.autocast() is not left after an error before accelerate 1.11.
+        with get_mixed_precision_context_manager(
+            accelerator.native_amp, accelerator.autocast_handler
+        ):
             yield
     finally:
         if wrapper is not None:
