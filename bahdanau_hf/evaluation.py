@@ -42,7 +42,7 @@ def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> I
     """
     wrapper = model.__dict__.pop("forward", None)
     try:
-        # accelerator.autocast() is not left after an error before accelerate 1.11.
+        # With accelerate 1.10 accelerator.autocast() is not left after an error.
         with get_mixed_precision_context_manager(
             accelerator.native_amp, accelerator.autocast_handler
         ):
