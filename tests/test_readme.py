@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tiny_checkpoint import PAIRS, make_checkpoint
 
-from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.cli import main as command
-from bahdanau_hf.export_command import add_export_flags
+from bahdanau_hf.cli.export import add_export_flags
+from bahdanau_hf.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -204,7 +204,7 @@ def test_training_command_runs(workplace: Path) -> None:
 
 
 def test_it_says_how_many_lines_travel() -> None:
-    files = sorted((ROOT / "bahdanau_hf").glob("*_bahdanau.py"))
+    files = sorted((ROOT / "bahdanau_hf" / "modeling").glob("*_bahdanau.py"))
     total = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
     said = re.search(r"runs the (\w+) Python files that travel .*, ([\d,]+) lines", README)
     assert said is not None
