@@ -18,7 +18,7 @@ TIMES_AS_FAST = 2
 TITLES = {
     "program": "the tutorial's own program",
     "plain": "PyTorch's modules, step by step",
-    "tutorial": "`configs/tutorial.yaml`",
+    "tutorial": "`recipes/tutorial.yaml`",
     "ours": "by heart, the tutorial's vocabulary",
     "ours-all-words": "by heart, every word known",
 }

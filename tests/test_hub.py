@@ -1,7 +1,6 @@
 """The card says what was measured and no more; a release is exact; a push goes well or says why."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from tiny_checkpoint import PAIRS, make_checkpoint
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bahdanau_hf import InputError
+from bahdanau_hf.cli import main
 from bahdanau_hf.hub import push as hub
 from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
 from bahdanau_hf.hub.push import push_folder, release_files
@@ -425,21 +425,15 @@ def test_no_network_no_token(
         push(run_folder)
 
 
-def test_script_lists_and_refuses(
+def test_the_command_lists_and_refuses(
     run_folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = Path(__file__).parents[1] / "scripts" / "push_to_hub.py"
-    spec = importlib.util.spec_from_file_location("push_to_hub_script", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.main([str(run_folder), "alice/tea", "--dry_run"]) == 0
+    assert main(["push", str(run_folder), "alice/tea", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines()[:-1]] == release_files(run_folder)
     assert server.calls == []
     (run_folder / "model.safetensors").unlink()
-    assert module.main([str(run_folder), "alice/tea"]) == 2
+    assert main(["push", str(run_folder), "alice/tea"]) == 2
     error = capsys.readouterr().err
     assert "model.safetensors" in error
     assert error.count("\n") == 1

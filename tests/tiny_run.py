@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ from bahdanau_hf.training.setup import (
 )
 
 ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "bahdanau_hf" / "recipes"
 PAIRS = Path(__file__).parent / "data" / "pairs.tsv"
 
 # Dropout everywhere: a run that is resumed must draw it as it would have been drawn.
@@ -45,7 +46,7 @@ TINY = {
 
 
 def flags(output_dir: Path, **changes: Any) -> list[str]:
-    """The arguments of `scripts/train.py`; a change to None leaves a flag out."""
+    """The arguments of `bahdanau_hf.train`; a change to None leaves a flag out."""
     values = {"output_dir": output_dir, **TINY, **changes}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
@@ -64,13 +65,8 @@ def prepare(output_dir: Path, **changes: Any) -> Run:
 
 
 def train_script() -> ModuleType:
-    """`scripts/train.py` as a module."""
-    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """What `accelerate launch -m bahdanau_hf.train` and `scripts/train.py` run."""
+    return importlib.import_module("bahdanau_hf.train")
 
 
 def logged(output_dir: Path) -> list[dict[str, Any]]:
