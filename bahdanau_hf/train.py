@@ -13,95 +13,78 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
-from .training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from .training.arguments import Settings, parse_arguments
 
 if TYPE_CHECKING:
-    from .training.release import ScoredSplit
+    from .training.evaluation import ScoredSplit
 
 NUM_EXAMPLES = 8
 FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
-def run_training(
-    model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments
-) -> None:
+def run_training(settings: Settings) -> None:
     """Train as the arguments say."""
     import datasets
     from accelerate.utils import set_seed
 
-    from .checkpoints.run_folder import write_json
-    from .data.preprocessing import load_pairs
     from .distributed import settle_processes
-    from .training.background_push import open_hub, publish
-    from .training.loop import train
-    from .training.release import finish
+    from .training.pairs import RunPairs
+    from .training.release import open_hub
     from .training.run import start_run
     from .training.setup import (
-        dropped_table,
         open_output_dir,
-        prepare_features,
         prepare_model,
         prepare_tokenizer,
-        run_settings,
         start_accelerator,
     )
-    from .training.trackers import start_trackers
-
-    output_dir = Path(train_args.output_dir)
 
     # Where it runs, and where it writes
-    accelerator = start_accelerator(train_args)
-    if not (accelerator.is_main_process and sys.stderr.isatty()):
+    accelerator = start_accelerator(settings)
+    is_main = accelerator.is_main_process
+    if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-    if not accelerator.is_main_process:
+    if not is_main:
         logging.getLogger("bahdanau_hf").setLevel(logging.ERROR)
-    checkpoint = open_output_dir(accelerator, train_args)
-    open_hub(accelerator, train_args)
-    set_seed(train_args.seed)
+    checkpoint = open_output_dir(accelerator, settings)
+    open_hub(accelerator, settings)
+    set_seed(settings.train.seed)
 
     # Pairs, tokenizer, model
-    texts, dropped = load_pairs(data_args)
-    tokenizer = prepare_tokenizer(accelerator, model_args, data_args, texts["train"], checkpoint)
-    pairs = prepare_features(texts, dropped, tokenizer, data_args)
-    model = prepare_model(model_args, data_args, train_args, tokenizer)
-    if accelerator.is_main_process:
-        if not data_args.streaming:
-            print(dropped_table(pairs.dropped))
+    pairs = RunPairs.load(settings.data)
+    tokenizer = prepare_tokenizer(accelerator, settings, pairs.texts["train"], checkpoint)
+    pairs.encode(tokenizer, settings.data)
+    model = prepare_model(settings, tokenizer)
+    if is_main:
+        if not settings.data.streaming:
+            print(pairs.dropped_table())
         print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
 
     # Training
-    run = start_run(accelerator, model, tokenizer, pairs, data_args, train_args, checkpoint)
-    results = output_dir / "eval_results.json"
-    if run.state.finished and results.is_file():
+    run = start_run(accelerator, settings, pairs, tokenizer, model, checkpoint)
+    if run.state.finished and run.results_file.is_file():
         print_once(
-            f"The run in {output_dir} is finished: {run.state.finished}. To train on, raise "
+            f"The run in {run.output_dir} is finished: {run.state.finished}. To train on, raise "
             "--num_train_epochs, --max_train_steps or what else ended it."
         )
         return
-    accelerator.wait_for_everyone()
-    settings = run_settings(accelerator, model, pairs, model_args, data_args, train_args)
-    if accelerator.is_main_process:
-        results.unlink(missing_ok=True)
-        write_json(output_dir / "settings.json", settings)
-    start_trackers(accelerator, output_dir, settings, run.state.step)
-    train(run)
+    run.start_records()
+    run.train()
 
     # Scores and release
-    splits = finish(run)
+    splits = run.finish()
     settle_processes()
     accelerator.end_training()
-    if accelerator.is_main_process:
-        if data_args.streaming:  # only now is it known
-            print(dropped_table(pairs.dropped))
-        for split, scored in splits.items():
-            print_scores(split, scored)
-        print(f"\nModel, scores and report: {output_dir}")
-        if train_args.push_to_hub:
-            print(publish(run))
+    if is_main:
+        if settings.data.streaming:  # only now is it known
+            print(pairs.dropped_table())
+        for name, split in splits.items():
+            print_scores(name, split)
+        print(f"\nModel, scores and report: {run.output_dir}")
+        if settings.train.push_to_hub:
+            print(run.publish())
 
 
 def print_scores(name: str, split: ScoredSplit) -> None:
@@ -125,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: recipe and flags; default: this process's, which `accelerate launch` has started.
     """
     try:
-        given = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        settings = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:  # said before the libraries are imported, which takes seconds
         print_once(f"error: {error}")
         return 2
@@ -135,8 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from .distributed import ProcessLost, settle_processes, start_promised_processes
     from .training.loop import TrainingInterrupted
-    from .training.run import NonFiniteError
-    from .training.step import OutOfMemory
+    from .training.step import NonFiniteError, OutOfMemory
 
     if arguments is None:
         start_promised_processes(["-m", "bahdanau_hf.train", *sys.argv[1:]])
@@ -145,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()
     try:
         with logging_redirect_tqdm():
-            run_training(*given)
+            run_training(settings)
     except TrainingInterrupted as stop:
         print_once(f"{stop}. Go on with --resume_from_checkpoint latest")
         settle_processes()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch.utils.data import DataLoader
 
 from bahdanau_hf.data.batching import LengthBucketBatchSampler, PairCollator
-from bahdanau_hf.data.preprocessing import encode_pairs, load_pairs, pair_lengths
+from bahdanau_hf.data.preprocessing import encode_pairs, pair_lengths
 from bahdanau_hf.training.arguments import DataArguments
+from bahdanau_hf.training.pairs import encoding_options, load_pairs
 
 from .bundled import load_bundle
 from .contenders import make_ours, make_plain
@@ -19,7 +20,7 @@ from .workload import BATCH_SIZE, bucketed_batches
 def measure(quick: bool) -> Section:
     """Time each part of the pipeline, and training itself."""
     bundle, data = load_bundle(), DataArguments()
-    encoded, _ = encode_pairs(bundle.train, bundle.tokenizer, data)
+    encoded, _ = encode_pairs(bundle.train, bundle.tokenizer, **encoding_options(data))
     lengths = pair_lengths(encoded)
     tokens = int(lengths[1].sum())
     sampler = LengthBucketBatchSampler(*lengths, batch_size=BATCH_SIZE, seed=0)
@@ -32,7 +33,9 @@ def measure(quick: bool) -> Section:
     once, each_epoch = "reading, cleaning and encoding, once", "batches, each epoch"
     contenders = {
         "reading and cleaning": Contender(lambda: load_pairs(data), tokens),
-        "encoding": Contender(lambda: encode_pairs(bundle.train, bundle.tokenizer, data), tokens),
+        "encoding": Contender(
+            lambda: encode_pairs(bundle.train, bundle.tokenizer, **encoding_options(data)), tokens
+        ),
         each_epoch: Contender(batch, tokens),
         "training, bfloat16": training,
     }

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from bahdanau_hf import Translator
-from bahdanau_hf.data.preprocessing import clean_pairs, pair_texts, read_pairs
+from bahdanau_hf.data.preprocessing import clean_pairs
+from bahdanau_hf.data.sources import file_pairs, pair_texts
 from bahdanau_hf.metrics.translation import score_translations
-from bahdanau_hf.training.arguments import DataArguments
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_beams", type=int, nargs="+", default=[1, 5], metavar="N")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    data = DataArguments(train_file=str(args.test_file), chinese_script=args.chinese_script)
-    pairs, _ = clean_pairs(read_pairs(data)["train"], data, training=False)
-    sources, targets = pair_texts(pairs, data.source_lang, data.target_lang)
+    pairs = file_pairs(str(args.test_file), "en", "zh")
+    pairs, _ = clean_pairs(pairs, chinese_script=args.chinese_script, training=False)
+    sources, targets = pair_texts(pairs, "en", "zh")
     references = [[target] for target in targets]
     reference: dict[int, list[str]] = {}
     print(f"{len(sources)} sentences of {args.test_file}")
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start = time.process_time()
             texts = [t.text for t in translator.translate(sources, num_beams=beams)]
             rate = len(sources) / (time.process_time() - start)
-            scores = score_translations(texts, references, target_lang=data.target_lang).as_dict()
+            scores = score_translations(texts, references, target_lang="zh").as_dict()
             expected = reference.setdefault(beams, texts)
             others = sum(a != b for a, b in zip(texts, expected, strict=True))
             bleu, chrf = scores["bleu"], scores["chrf"]

@@ -23,10 +23,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from bahdanau_hf.alignment.guided_loss import add_best_sources, guided_attention_loss
 from bahdanau_hf.data import tokenization
 from bahdanau_hf.data.batching import IGNORED_LABEL
-from bahdanau_hf.data.preprocessing import encode_pairs, load_pairs, pair_texts
+from bahdanau_hf.data.preprocessing import encode_pairs, pair_texts
 from bahdanau_hf.data.tokenization import EOS_ID, SPECIAL_TOKENS, UNK_ID
 from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.modeling.modeling_bahdanau import BahdanauGRUCell
+from bahdanau_hf.training.pairs import encoding_options, load_pairs
 
 from .study_systems import Batch, batch_loss
 
@@ -339,7 +340,7 @@ class Unigram(Method):
         data = study.data_args
         texts = pair_texts(study.texts["train"], data.source_lang, data.target_lang)
         tokenizer = _train_unigram(study.tokenizer, *texts)
-        encoded, _ = encode_pairs(study.texts["train"], tokenizer, data)
+        encoded, _ = encode_pairs(study.texts["train"], tokenizer, **encoding_options(data))
         return dataclasses.replace(study, tokenizer=tokenizer, encoded=encoded)
 
 
@@ -379,7 +380,7 @@ def _train_unigram(
 def _encoded_file(study: Study, path: Path) -> Any:
     """Another file's pairs by the study's tokens."""
     data = dataclasses.replace(study.data_args, train_file=str(path))
-    return encode_pairs(load_pairs(data)[0]["train"], study.tokenizer, data)[0]
+    return encode_pairs(load_pairs(data)[0]["train"], study.tokenizer, **encoding_options(data))[0]
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -30,12 +30,17 @@ from datasets import IterableDataset, disable_progress_bars
 from transformers import PreTrainedTokenizerFast
 
 from bahdanau_hf.data.batching import PairCollator, StreamBatcher
-from bahdanau_hf.data.preprocessing import clean_pairs, encode_pairs, load_pairs
+from bahdanau_hf.data.preprocessing import clean_pairs, encode_pairs
 from bahdanau_hf.data.sources import translation_features
 from bahdanau_hf.data.tokenization import train_tokenizer
-from bahdanau_hf.training.arguments import DataArguments, TrainArguments
-from bahdanau_hf.training.batches import TrainingBatches
-from bahdanau_hf.training.setup import data_fingerprint
+from bahdanau_hf.training.arguments import DataArguments, ModelArguments, Settings, TrainArguments
+from bahdanau_hf.training.pairs import (
+    TrainingBatches,
+    cleaning_options,
+    data_fingerprint,
+    encoding_options,
+    load_pairs,
+)
 
 LANGS = ("en", "de")
 BASE = 1000
@@ -100,8 +105,8 @@ def streamed_batches(
     rows = IterableDataset.from_generator(
         generated, gen_kwargs={"total": total}, features=translation_features(*LANGS)
     )
-    cleaned, _ = clean_pairs(rows, arguments)
-    encoded, _ = encode_pairs(cleaned, tokenizer, arguments)
+    cleaned, _ = clean_pairs(rows, **cleaning_options(arguments))
+    encoded, _ = encode_pairs(cleaned, tokenizer, **encoding_options(arguments))
     return StreamBatcher(
         encoded,
         buffer_size=arguments.shuffle_buffer_size,
@@ -196,13 +201,15 @@ def mapped(size: int, folder: Path, tokenizer: PreTrainedTokenizerFast) -> bool:
     )
     texts, _ = load_pairs(arguments)
     tell(len(texts["train"]), began)
-    encoded, _ = encode_pairs(texts["train"], tokenizer, arguments)
+    encoded, _ = encode_pairs(texts["train"], tokenizer, **encoding_options(arguments))
     tell(len(encoded), began)
     print("fingerprint", data_fingerprint(encoded, None)[:16])
     tell(len(encoded), began)
     numbers, count = Numbers(tokenizer, total), 0
     train_args = TrainArguments(per_device_train_batch_size=BATCH_SIZE)
-    batches = TrainingBatches(encoded, arguments, train_args, Accelerator(cpu=True))
+    batches = TrainingBatches(
+        Accelerator(cpu=True), Settings(ModelArguments(), arguments, train_args), encoded
+    )
     for batch in batches.loader:
         count += numbers.count(batch)
     now = tell(count, began)

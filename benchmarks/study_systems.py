@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from bahdanau_hf.data.batching import IGNORED_LABEL
 from bahdanau_hf.data.tokenization import BOS_ID, EOS_ID, PAD_ID, target_vocab_size
-from bahdanau_hf.training.arguments import DataArguments, ModelArguments, TrainArguments
+from bahdanau_hf.training.arguments import DataArguments, ModelArguments, Settings, TrainArguments
 from bahdanau_hf.training.setup import prepare_model
 
 SYSTEMS = ("attention", "no attention", "MarianMT")
@@ -57,7 +57,7 @@ def make_system(
 
     def ours(**changes: Any) -> PreTrainedModel:
         shape = dataclasses.replace(model_args, **changes)
-        return prepare_model(shape, data_args, train_args, tokenizer)
+        return prepare_model(Settings(shape, data_args, train_args), tokenizer)
 
     with torch.device("meta"):  # sizes alone
         wanted = count(ours(use_attention=True))

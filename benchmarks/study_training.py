@@ -14,12 +14,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
 from bahdanau_hf.data.batching import IGNORED_LABEL, LengthBucketBatchSampler, PairCollator
-from bahdanau_hf.data.preprocessing import encode_pairs, load_pairs, pair_lengths, pair_texts
+from bahdanau_hf.data.preprocessing import encode_pairs, pair_lengths, pair_texts
 from bahdanau_hf.data.tokenization import EOS_ID
 from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
-from bahdanau_hf.training.arguments import DataArguments, ModelArguments, TrainArguments
+from bahdanau_hf.training.arguments import DataArguments, ModelArguments, Settings, TrainArguments
+from bahdanau_hf.training.pairs import RunPairs, encoding_options
 from bahdanau_hf.training.run import make_optimizer
-from bahdanau_hf.training.setup import prepare_features, prepare_tokenizer
+from bahdanau_hf.training.setup import prepare_tokenizer
 
 from .ledger_methods import Method
 from .stopwatch import Contender, race
@@ -112,10 +113,11 @@ def prepare_study(
 ) -> Study:
     """Read the files, train the tokenizer, encode."""
     accelerator = Accelerator(cpu=True)
-    texts, dropped = load_pairs(data_args)
-    tokenizer = prepare_tokenizer(accelerator, model_args, data_args, texts["train"])
-    encoded = prepare_features(texts, dropped, tokenizer, data_args).encoded["train"]
-    return Study(model_args, data_args, train_args, tokenizer, encoded, texts, bf16)
+    settings = Settings(model_args, data_args, train_args)
+    pairs = RunPairs.load(data_args)
+    tokenizer = prepare_tokenizer(accelerator, settings, pairs.texts["train"])
+    pairs.encode(tokenizer, data_args)
+    return Study(*settings, tokenizer, pairs.encoded["train"], pairs.texts, bf16)
 
 
 class Learner:
@@ -254,7 +256,9 @@ def validation_loss(study: Study, model: PreTrainedModel, most: int) -> float:
     model.eval()
     pairs = study.texts["validation"]
     pairs = pairs.select(range(min(most, len(pairs))))
-    encoded, _ = encode_pairs(pairs, study.tokenizer, study.data_args, training=False)
+    encoded, _ = encode_pairs(
+        pairs, study.tokenizer, **encoding_options(study.data_args), training=False
+    )
     order, collate = np.argsort(pair_lengths(encoded)[1]), PairCollator()
     total, tokens, size = 0.0, 0, study.train_args.per_device_eval_batch_size
     for start in range(0, len(order), size):

@@ -19,9 +19,10 @@ from pathlib import Path
 import datasets
 import torch
 
-from bahdanau_hf.data.preprocessing import load_pairs, pair_texts
+from bahdanau_hf.data.preprocessing import pair_texts
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.training.arguments import DataArguments
+from bahdanau_hf.training.pairs import load_pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

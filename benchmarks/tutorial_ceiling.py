@@ -13,7 +13,7 @@ from bahdanau_hf.training.run import Run
 
 def encode(run: Run, sentences: Sequence[str]) -> list[list[int]]:
     """Token ids, cut as in training."""
-    longest = run.data_args.max_source_length
+    longest = run.settings.data.max_source_length
     rows = run.tokenizer(list(sentences), return_attention_mask=False, verbose=False)["input_ids"]
     return [row if len(row) <= longest else [*row[: longest - 1], EOS_ID] for row in rows]
 
@@ -31,7 +31,7 @@ def characters(run: Run, ids: Sequence[int]) -> list[str]:
 
 def texts(run: Run, split: str) -> tuple[list[str], list[str]]:
     """Both sides of a split, in lower case as the tutorial has them."""
-    langs = (run.data_args.source_lang, run.data_args.target_lang)
+    langs = (run.settings.data.source_lang, run.settings.data.target_lang)
     sources, references = pair_texts(run.pairs.texts[split], *langs)
     return [text.lower() for text in sources], [text.lower() for text in references]
 
@@ -69,7 +69,7 @@ def likeliest(run: Run, sources: Sequence[str], references: Sequence[str]) -> tu
         while place < len(rows[0]):  # all end in the same token, so they end together
             word = collections.Counter(row[place] for row in rows).most_common(1)[0][0]
             rows, place = [row for row in rows if row[place] == word], place + 1
-        words = rows[0][: run.data_args.max_target_length]
+        words = rows[0][: run.settings.data.max_target_length]
         predictions += [characters(run, words)] * len(group)
         found += group
     return tutorial_counts(predictions, found)
@@ -85,7 +85,7 @@ def alike(run: Run, sources: Sequence[str], references: Sequence[str]) -> list[l
 
 def candidates(run: Run, references: Sequence[str]) -> Iterator[list[str]]:
     """The references as the model could write them: with its words, and no longer than it may."""
-    longest = run.data_args.max_target_length
+    longest = run.settings.data.max_target_length
     texts = list(dict.fromkeys(references))
     for ids in run.tokenizer(texts, verbose=False)["input_ids"]:
         yield characters(run, ids[:longest])

@@ -36,20 +36,19 @@ import transformers
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from bahdanau_hf.data.preprocessing import load_pairs
 from bahdanau_hf.data.tokenization import BOS_ID, EOS_ID, PAD_ID
 from bahdanau_hf.metrics.translation import score_translations, tutorial_counts
 from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
 from bahdanau_hf.training.arguments import parse_arguments
-from bahdanau_hf.training.loop import take_step, train
+from bahdanau_hf.training.pairs import RunPairs
 from bahdanau_hf.training.run import Run, start_run
 from bahdanau_hf.training.setup import (
     open_output_dir,
-    prepare_features,
     prepare_model,
     prepare_tokenizer,
     start_accelerator,
 )
+from bahdanau_hf.training.step import take_step
 
 from . import tutorial_program
 from .machine import command_line, describe_machine
@@ -212,27 +211,27 @@ def prepare(
     if recipe == "ours-all-words":
         values["min_frequency"] = 1
     flags = [f"--{name}={value}" for name, value in values.items()]
-    model_args, data_args, train_args = parse_arguments(start + flags)
-    accelerator = start_accelerator(train_args)
-    open_output_dir(accelerator, train_args)
+    settings = parse_arguments(start + flags)
+    accelerator = start_accelerator(settings)
+    open_output_dir(accelerator, settings)
     set_seed(seed)
-    pairs, dropped = load_pairs(data_args)
-    tokenizer = prepare_tokenizer(accelerator, model_args, data_args, pairs["train"])
-    features = prepare_features(pairs, dropped, tokenizer, data_args)
-    model = prepare_model(model_args, data_args, train_args, tokenizer)
-    return start_run(accelerator, model, tokenizer, features, data_args, train_args)
+    pairs = RunPairs.load(settings.data)
+    tokenizer = prepare_tokenizer(accelerator, settings, pairs.texts["train"])
+    pairs.encode(tokenizer, settings.data)
+    model = prepare_model(settings, tokenizer)
+    return start_run(accelerator, settings, pairs, tokenizer, model)
 
 
 def learn(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:
     """Train our model; returns what translates sentences into tokens."""
-    train(run)
+    run.train()
     model = run.bare_model.eval()
 
     def translate(sentences: Sequence[str]) -> list[list[str]]:
         ids = encode(run, sentences)
         found = []
         for start in range(0, len(ids), 250):
-            options = {"num_beams": 1, "max_new_tokens": run.data_args.max_target_length}
+            options = {"num_beams": 1, "max_new_tokens": run.settings.data.max_target_length}
             batch = find_translations(model, run.tokenizer, ids[start : start + 250], **options)
             found += [alternatives[0].ids for alternatives in batch]
         return [characters(run, row) for row in found]
@@ -266,7 +265,7 @@ def learn_by_program(
 ) -> Callable[[Sequence[str]], list[list[str]]]:
     """Let the tutorial's program train its own model; returns what translates."""
     network, target_words = program_parts(run, program)
-    rate, steps = run.args.learning_rate, run.data_args.max_source_length
+    rate, steps = run.settings.train.learning_rate, run.settings.data.max_source_length
     tutorial_program.train(program, network, ProgramBatches(run), rate, int(epochs), target_words)
     source_words = tutorial_program.Words(MARKS, encode=lambda text: encode(run, [text])[0][:-1])
 
@@ -282,7 +281,7 @@ def learn_by_program(
 
 def learn_plainly(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:
     """Train the plain model on the same batches by the same rule; returns what translates."""
-    model, length = plain_model(run), run.data_args.max_source_length
+    model, length = plain_model(run), run.settings.data.max_source_length
     for gru in (model.encoder, model.decoder):  # the tutorial's linear layers are not there yet
         for name, parameter in gru.named_parameters():
             if "weight" in name:
@@ -300,7 +299,7 @@ def learn_plainly(run: Run, epochs: float) -> Callable[[Sequence[str]], list[lis
             source = torch.tensor([ids + [0] * (length - len(ids))])
             annotations, state = model.encode(source)
             word, words = torch.tensor([[1]]), []
-            for _ in range(run.data_args.max_target_length):
+            for _ in range(run.settings.data.max_target_length):
                 logits, state = model.decode(word, annotations, state, torch.tensor([len(ids)]))
                 word = logits.argmax(dim=2)
                 words.append(int(word))
@@ -327,7 +326,7 @@ def plain_model(run: Run) -> PlainSeq2Seq:
 
 def plain_passes(run: Run, model: PlainSeq2Seq) -> Callable[[], None]:
     """What trains the plain model for a pass each time it is called."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.args.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.train.learning_rate)
 
     def take_pass() -> None:
         for (batch,), _ in run.batches.steps(run.state, 1):
@@ -335,7 +334,7 @@ def plain_passes(run: Run, model: PlainSeq2Seq) -> Callable[[], None]:
             lengths = batch["attention_mask"].sum(dim=1)
             loss = model.loss(batch["input_ids"], lengths, batch["labels"], start=1)
             (loss / batch["labels"].shape[1]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), run.settings.train.max_grad_norm)
             optimizer.step()
 
     return take_pass
@@ -353,13 +352,13 @@ def race_passes(args: argparse.Namespace, rounds: int = 5) -> dict[str, float]:
 
         def take_pass() -> None:
             for batches, _ in run.batches.steps(run.state, 1):
-                take_step(run, batches, lambda: [False])
+                take_step(run, batches)
 
         program = tutorial_program.load_program(args.program)
         network, words = program_parts(run, program)
         pass_of_program = functools.partial(
             tutorial_program.train,
-            *(program, network, ProgramBatches(run), run.args.learning_rate, 1, words),
+            *(program, network, ProgramBatches(run), run.settings.train.learning_rate, 1, words),
         )
         contenders = {
             "program": Contender(pass_of_program, 1),

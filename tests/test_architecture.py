@@ -23,11 +23,6 @@ _FLOORS = """
 FLOORS = _FLOORS.split()
 MOST_ROOMS = 10  # of a package: its files at first sight
 HIDDEN = {"__init__", "__pycache__"}
-# The layer of data still reads the command line's dataclass.
-UPWARD = {
-    ("data.preprocessing", "training.arguments"),
-    ("data.sources", "training.arguments"),
-}
 
 MOST_LINES = 450
 # A model's classes stand in one file, as the library's models have them.
@@ -105,7 +100,7 @@ def test_imports_go_down(path) -> None:
     for name in imports(path)[0]:
         assert name, f"{path.name} imports from the top of the package"
         floor = FLOORS.index(name.split(".")[0])
-        assert floor <= own or (dotted(path), name) in UPWARD, f"{path.name} imports {name}"
+        assert floor <= own, f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "gpu").glob("*.py")), ids=dotted)

@@ -20,13 +20,13 @@ from bahdanau_hf.data.preprocessing import (
     DroppedPairs,
     clean_pairs,
     encode_pairs,
-    load_pairs,
     pair_lengths,
     split_validation,
 )
 from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.training.arguments import DataArguments
+from bahdanau_hf.training.pairs import RunPairs, cleaning_options, encoding_options, load_pairs
 
 
 @pytest.fixture(autouse=True)
@@ -56,21 +56,21 @@ def test_cleaning_counts_by_reason() -> None:
         ("e\u0301", "e"),
     ]
     args = DataArguments(max_source_length=1, max_target_length=9)
-    cleaned, dropped = clean_pairs(table(pairs), args)
+    cleaned, dropped = clean_pairs(table(pairs), **cleaning_options(args))
     assert rows(cleaned) == [("Call us.", "联系我们。"), ("Hi", "长" * 18), ("é", "e")]
     expected = {"read": 7, "empty": 2, "too_long": 1, "unequal_lengths": 1, "kept": 3}
     assert dropped.as_dict() == {**expected, "unknown_labels": 0}
     assert list(cleaned.features) == ["translation"]
     truncating = DataArguments(max_source_length=1, truncate_long_pairs=True)
-    _, dropped = clean_pairs(table(pairs), truncating)
+    _, dropped = clean_pairs(table(pairs), **cleaning_options(truncating))
     assert dropped.counts["too long"] == 0
-    scored, dropped = clean_pairs(table(pairs), args, training=False)
+    scored, dropped = clean_pairs(table(pairs), **cleaning_options(args), training=False)
     assert dropped.counts == {"empty": 2}
     assert len(scored) == 5
 
 
 def test_nothing_dropped_nothing_changed() -> None:
-    cleaned, dropped = clean_pairs(table(PAIRS), DataArguments())
+    cleaned, dropped = clean_pairs(table(PAIRS))
     assert rows(cleaned) == PAIRS
     assert (dropped.total, dropped.kept) == (len(PAIRS), len(PAIRS))
 
@@ -88,7 +88,7 @@ def test_chinese_script(script: str, expected: str) -> None:
         )
         chinese_first = languages[0] != "en"
         pair = ("汉語", "語 hanyu") if chinese_first else ("語 hanyu", "汉語")
-        cleaned, _ = clean_pairs(table([pair], *languages), args)
+        cleaned, _ = clean_pairs(table([pair], *languages), **cleaning_options(args))
         wanted = (expected, "語 hanyu") if chinese_first else ("語 hanyu", expected)
         assert rows(cleaned, *languages) == [wanted]  # only the Chinese side is touched
 
@@ -96,11 +96,11 @@ def test_chinese_script(script: str, expected: str) -> None:
 def test_chinese_script_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     args = DataArguments(chinese_script="simplified", source_lang="en", target_lang="de")
     with pytest.raises(InputError, match="neither language is Chinese"):
-        clean_pairs(table([("a", "b")], "en", "de"), args)
+        clean_pairs(table([("a", "b")], "en", "de"), **cleaning_options(args))
     monkeypatch.setitem(sys.modules, "opencc", None)
     data_module.script_converter.cache_clear()
     with pytest.raises(InputError, match=r"needs OpenCC: pip install 'bahdanau-hf\[zh\]'"):
-        clean_pairs(table(PAIRS), DataArguments(chinese_script="simplified"))
+        clean_pairs(table(PAIRS), **cleaning_options(DataArguments(chinese_script="simplified")))
 
 
 def test_dropped_pairs_add_up_and_print() -> None:
@@ -110,16 +110,18 @@ def test_dropped_pairs_add_up_and_print() -> None:
     both = first + second
     assert (both.total, both.kept, both.unknown_labels) == (6, 3, 6)
     assert first.counts == {"empty": 1, "unequal lengths": 1}  # unchanged by the sum
-    lines = [line.rsplit(maxsplit=1) for line in both.table("train pairs").splitlines()]
-    assert lines == [
-        ["train pairs read", "6"],
-        ["  empty", "1"],
-        ["  too long", "1"],
-        ["  unequal lengths", "1"],
-        ["train pairs kept", "3"],
-        ["unknown target tokens", "6"],
+    pairs = RunPairs({}, {"train": [first, second], "test": [first]})
+    rows = [line.rsplit(maxsplit=2) for line in pairs.dropped_table().splitlines()]
+    assert rows == [
+        ["train", "test"],
+        ["read", "6", "6"],
+        ["empty", "1", "1"],
+        ["too long", "1", "0"],
+        ["unequal lengths", "1", "1"],
+        ["kept", "3", "4"],
+        ["unknown labels", "6", "0"],
     ]
-    assert len({len(line) for line in both.table().splitlines()}) == 1  # numbers end in one column
+    assert len({len(line) for line in pairs.dropped_table().splitlines()}) == 1  # columns
 
 
 # --- splitting -----------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_load_pairs(tmp_path: Path) -> None:
 
 
 def test_encoding_is_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded, dropped = encode_pairs(table(PAIRS), tokenizer, DataArguments())
+    encoded, dropped = encode_pairs(table(PAIRS), tokenizer)
     assert len(encoded) == dropped.total == dropped.kept == len(PAIRS)
     assert set(encoded.features) == {"input_ids", "attention_mask", "labels"}
     for row, (source, target) in zip(encoded, PAIRS, strict=True):
@@ -200,7 +202,7 @@ def test_encoding_the_other_way(tokenizer: PreTrainedTokenizerFast) -> None:
     args = DataArguments(source_lang="zh", target_lang="en")
     pairs = [(b, a) for a, b in PAIRS]
     reverse = train_tokenizer(*zip(*pairs, strict=True), vocab_size=400)
-    encoded, dropped = encode_pairs(table(pairs, "zh", "en"), reverse, args)
+    encoded, dropped = encode_pairs(table(pairs, "zh", "en"), reverse, **encoding_options(args))
     assert dropped.unknown_labels == 0
     assert reverse.decode(encoded[0]["labels"], skip_special_tokens=True) == PAIRS[0][0]
 
@@ -216,7 +218,9 @@ def test_long_pairs(tokenizer: PreTrainedTokenizerFast, training: bool, truncate
     )
     # What an earlier call left in the tokenizer does not matter.
     tokenizer(["I", "I can run"], padding=True, truncation=True, max_length=2)
-    encoded, dropped = encode_pairs(table(pairs), tokenizer, args, training=training)
+    encoded, dropped = encode_pairs(
+        table(pairs), tokenizer, **encoding_options(args), training=training
+    )
     if training and not truncate:
         assert dropped.as_dict()["too_long"] == 2
         assert len(encoded) == 1
@@ -237,17 +241,22 @@ def test_labels_outside_the_target_part_become_unknown(tokenizer: PreTrainedToke
     whole = tokenizer(target)["input_ids"]
     outside = [i for i in whole if i >= size]
     assert outside
-    encoded, dropped = encode_pairs(table([("can run", target)]), tokenizer, DataArguments())
+    encoded, dropped = encode_pairs(table([("can run", target)]), tokenizer)
     assert encoded[0]["labels"] == [i if i < size else 3 for i in whole]
     assert max(encoded[0]["input_ids"]) >= size  # the source may use the whole vocabulary
     assert dropped.unknown_labels == len(outside)
     long = DataArguments(max_target_length=2)
-    assert encode_pairs(table([("can run", target)]), tokenizer, long)[1].unknown_labels == 0
+    assert (
+        encode_pairs(table([("can run", target)]), tokenizer, **encoding_options(long))[
+            1
+        ].unknown_labels
+        == 0
+    )
 
 
 def test_unknown_words_of_word_char_are_counted() -> None:
     tokenizer = train_tokenizer(*zip(*PAIRS, strict=True), kind="word-char")
-    _, dropped = encode_pairs(table([("zebra", "斑马和我")]), tokenizer, DataArguments())
+    _, dropped = encode_pairs(table([("zebra", "斑马和我")]), tokenizer)
     assert dropped.unknown_labels == 3
 
 
@@ -256,8 +265,8 @@ def test_workers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
     results = []
     for workers in (None, 2):
         args = DataArguments(preprocessing_num_workers=workers, max_target_length=7)
-        cleaned, first = clean_pairs(table(pairs), args)
-        encoded, second = encode_pairs(cleaned, tokenizer, args)
+        cleaned, first = clean_pairs(table(pairs), **cleaning_options(args))
+        encoded, second = encode_pairs(cleaned, tokenizer, **encoding_options(args))
         results.append((encoded[:], (first + second).as_dict()))
     assert results[0] == results[1]
 
@@ -265,10 +274,10 @@ def test_workers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_stream_equals_table(tokenizer: PreTrainedTokenizerFast) -> None:
     pairs = [*PAIRS, ("", "空"), ("Hi", "长" * 60), ("I can run", "我 can run " * 3)] * 9
     args = DataArguments(max_target_length=9)
-    cleaned, first = clean_pairs(table(pairs), args)
-    encoded, second = encode_pairs(cleaned, tokenizer, args)
-    stream, stream_first = clean_pairs(table(pairs).to_iterable_dataset(), args)
-    stream, stream_second = encode_pairs(stream, tokenizer, args)
+    cleaned, first = clean_pairs(table(pairs), **cleaning_options(args))
+    encoded, second = encode_pairs(cleaned, tokenizer, **encoding_options(args))
+    stream, stream_first = clean_pairs(table(pairs).to_iterable_dataset(), **cleaning_options(args))
+    stream, stream_second = encode_pairs(stream, tokenizer, **encoding_options(args))
     assert stream_first.total == stream_second.total == 0  # nothing is read yet
     assert list(stream) == list(encoded)
     assert (stream_first + stream_second).as_dict() == (first + second).as_dict()
@@ -283,11 +292,11 @@ def test_every_pair_is_kept_or_counted(tokenizer: PreTrainedTokenizerFast, pairs
         for a, b in pairs
     ]
     args = DataArguments(max_source_length=6, max_target_length=6)
-    cleaned, first = clean_pairs(table(pairs), args)
+    cleaned, first = clean_pairs(table(pairs), **cleaning_options(args))
     assert first.total == len(pairs)
     assert first.kept == len(cleaned)
     if len(cleaned):
-        encoded, second = encode_pairs(cleaned, tokenizer, args)
+        encoded, second = encode_pairs(cleaned, tokenizer, **encoding_options(args))
         assert (first + second).kept == len(encoded)
         sources, targets = pair_lengths(encoded)
         assert np.all((sources >= 2) & (sources <= 6) & (targets >= 2) & (targets <= 6))

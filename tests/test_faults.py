@@ -17,11 +17,10 @@ from tiny_run import PAIRS, flags, logged, prepare, train_script
 from bahdanau_hf import InputError
 from bahdanau_hf.checkpoints.run_folder import find_checkpoint, list_checkpoints, write_whole
 from bahdanau_hf.inference.loading import load_model
-from bahdanau_hf.training.batches import make_collator
-from bahdanau_hf.training.loop import train
+from bahdanau_hf.training.pairs import make_collator
 from bahdanau_hf.training.release import choose_weights
-from bahdanau_hf.training.run import NonFiniteError, Run, save_release
-from bahdanau_hf.training.step import OutOfMemory, take_step
+from bahdanau_hf.training.run import Run
+from bahdanau_hf.training.step import NonFiniteError, OutOfMemory, take_step
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
@@ -56,12 +55,12 @@ def test_a_full_disk_ends_the_run_with_a_line_and_it_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path
 ) -> None:
     changes = {"save_steps": 1, "eval_steps": 4, "save_total_limit": 9}
-    train(prepare(tmp_path / "whole", **changes))
+    prepare(tmp_path / "whole", **changes).train()
     run = prepare(small_disk / "run", **changes)
     run.save()
     filler = fill_disk(small_disk, leave=200_000)  # there is room for some of a checkpoint
     with pytest.raises(InputError, match=r"^cannot write .*checkpoint-\d: No space left") as error:
-        train(run)
+        run.train()
     assert "\n" not in str(error.value)
     assert "--resume_from_checkpoint latest" in str(error.value)
     assert not [path for path in (small_disk / "run").iterdir() if path.name.startswith(".")]
@@ -69,7 +68,7 @@ def test_a_full_disk_ends_the_run_with_a_line_and_it_goes_on_when_there_is_room(
         assert find_checkpoint(small_disk, str(path)) == path
     filler.unlink()
     again = prepare(small_disk / "run", **changes, resume_from_checkpoint="latest")
-    train(again)
+    again.train()
     expected = load_file(tmp_path / "whole" / "checkpoint-4" / "model.safetensors")
     actual = load_file(small_disk / "run" / "checkpoint-4" / "model.safetensors")
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
@@ -77,13 +76,13 @@ def test_a_full_disk_ends_the_run_with_a_line_and_it_goes_on_when_there_is_room(
 
 def test_records_and_release_on_a_full_disk(small_disk: Path) -> None:
     run = prepare(small_disk / "run")
-    save_release(run)
+    run.save_release()
     before = {p.name: p.read_bytes() for p in run.output_dir.iterdir() if p.name != "README.md"}
     with torch.no_grad():
         run.bare_model.lm_head.bias.fill_(7)
     fill_disk(small_disk, leave=8192)
     with pytest.raises(InputError, match=r"cannot write .*model.safetensors: No space left"):
-        save_release(run)
+        run.save_release()
     # What stood there is still whole, and no part of the new one is among it.
     after = {p.name: p.read_bytes() for p in run.output_dir.iterdir() if p.name != "README.md"}
     assert after == before
@@ -97,7 +96,7 @@ def test_a_disk_that_turns_read_only(small_disk: Path) -> None:
     run.save()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(InputError, match=r"cannot write .*: Read-only file system"):
-        train(run)
+        run.train()
     with pytest.raises(InputError, match=r"cannot write to --output_dir .*: Read-only file system"):
         prepare(small_disk, resume_from_checkpoint="latest")
     assert find_checkpoint(small_disk, "latest") == small_disk / "checkpoint-0"
@@ -122,7 +121,7 @@ def flip_bit(path: Path, place: int = -1) -> None:
 
 def test_a_model_of_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     run = prepare(tmp_path, max_train_steps=2, eval_steps=1)
-    train(run)
+    run.train()
     folder = tmp_path / "checkpoint-2"
     load_model(folder)
     flip_bit(folder / "model.safetensors")  # the last bit of a number: it would load
@@ -135,7 +134,7 @@ def test_damaged_weights_are_not_chosen(tmp_path: Path, is_best: bool) -> None:
     """Neither alone, if it is the best checkpoint, nor in the mean of several."""
     averaged = 0 if is_best else 2
     run = prepare(tmp_path, max_train_steps=2, eval_steps=1, average_last_checkpoints=averaged)
-    train(run)
+    run.train()
     damaged = next(step for step in (1, 2) if (step == run.state.best_step) == is_best)
     flip_bit(tmp_path / f"checkpoint-{damaged}" / "model.safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors is not as it was written"):
@@ -183,7 +182,7 @@ def test_steps_that_the_scaler_skips_are_counted_and_change_nothing(
     rates, skipped = [run.scheduler.get_last_lr()[0]], []
     for batches, _ in run.batches.steps(run.state, 1):
         scale = scaler.get_scale()
-        done = take_step(run, batches, lambda: [False])
+        done = take_step(run, batches)
         skipped.append(done.was_skipped)
         assert done.was_skipped == (scaler.get_scale() == scale / 2)
         assert done.was_skipped == (not math.isfinite(done.grad_norm))
@@ -205,7 +204,7 @@ def test_a_gradient_that_no_scale_saves_ends_the_run(
     run.bare_model.lm_head.bias.register_hook(lambda gradient: gradient * math.nan)
     before = {k: v.clone() for k, v in run.bare_model.state_dict().items()}
     with pytest.raises(NonFiniteError, match="step 5: the gradient is nan"):
-        train(run)
+        run.train()
     assert run.state.skipped_steps == 4  # at the scales 8, 4, 2 and 1
     assert [line["skipped_steps"] for line in logged(tmp_path)] == [1, 2, 3, 4]
     assert [line["grad_norm"] for line in logged(tmp_path)] == [None] * 4
@@ -219,7 +218,7 @@ def test_weights_that_an_update_has_blown_up_are_not_saved(tmp_path: Path) -> No
     bias = run.bare_model.lm_head.bias
     run.optimizer.optimizer.register_step_post_hook(lambda *_: bias.data.fill_(math.inf))
     with pytest.raises(NonFiniteError, match="step 1: a weight is no longer finite") as error:
-        train(run)
+        run.train()
     assert f"--model_name_or_path {tmp_path}/checkpoint-0" in str(error.value)
     assert list(list_checkpoints(tmp_path)) == [0]
 
@@ -268,7 +267,7 @@ def test_a_batch_that_does_not_fit_is_taken_again_in_halves(
     for is_small in (False, True):
         run = prepare(tmp_path / str(is_small), **changes, max_grad_norm=0)
         rows = [run.pairs.encoded["train"][i] for i in range(12)]
-        collate = make_collator(run.data_args)
+        collate = make_collator(run.settings.data)
         sizes = run_out(run, monkeypatch, fail, 4) if is_small else []
         gradients: dict[str, torch.Tensor] = {}
         run.optimizer.optimizer.register_step_pre_hook(
@@ -276,7 +275,7 @@ def test_a_batch_that_does_not_fit_is_taken_again_in_halves(
                 {name: p.grad.clone() for name, p in run.bare_model.named_parameters()}
             )
         )
-        done = take_step(run, [collate(rows[:5]), collate(rows[5:])], lambda: [False])
+        done = take_step(run, [collate(rows[:5]), collate(rows[5:])])
         results.append((done.loss_sum, done.num_tokens, gradients))
     assert sizes == [5, 2, 3, 3, 4]
     assert "step 1: out of memory in a batch of 7 pairs" in caplog.text
@@ -305,7 +304,7 @@ def test_otherwise_it_is_told_what_to_lower(
     tried = run_out(run, monkeypatch, cuda_is_full, largest)
     before = {k: v.clone() for k, v in run.bare_model.state_dict().items()}
     with pytest.raises(OutOfMemory, match=rf"step 1: out of memory in a batch of {size}") as error:
-        train(run)
+        run.train()
     assert "--per_device_train_batch_size" in str(error.value)
     assert tried == sizes
     for name, tensor in run.bare_model.state_dict().items():
@@ -314,9 +313,9 @@ def test_otherwise_it_is_told_what_to_lower(
 
 def test_memory_runs_out_in_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(tmp_path, eval_steps=1)
-    monkeypatch.setattr("bahdanau_hf.training.loop.measure", lambda run: cuda_is_full())
+    monkeypatch.setattr(Run, "measure", lambda run: cuda_is_full())
     with pytest.raises(OutOfMemory, match=r"in validation.*--per_device_eval_batch_size than 128"):
-        train(run)
+        run.train()
 
 
 def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(
@@ -328,7 +327,7 @@ def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(
     run = prepare(tmp_path, **NO_DROPOUT)
     run_out(run, monkeypatch, fail, 3)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        train(run)
+        run.train()
 
 
 # --- a stream that is another --------------------------------------------------------------------

@@ -19,7 +19,7 @@ from bahdanau_hf.alignment.guided_loss import add_best_sources, guided_attention
 from bahdanau_hf.alignment.ibm_model import NO_LINK, best_sources, link_posteriors
 from bahdanau_hf.alignment.words import split_words
 from bahdanau_hf.data.batching import IGNORED_LABEL
-from bahdanau_hf.data.preprocessing import bundled_pairs
+from bahdanau_hf.data.sources import bundled_pairs
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.step import take_step
 
@@ -182,7 +182,7 @@ def test_step_learns_words_and_links(tmp_path: Path) -> None:
     run.optimizer.optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in model.named_parameters()})
     )
-    done = take_step(run, [batch], lambda: [False])
+    done = take_step(run, [batch])
     for name, value in expected.items():
         torch.testing.assert_close(seen[name], value, rtol=1e-4, atol=1e-5, msg=name)
     # What is logged can be compared with runs that know no links.

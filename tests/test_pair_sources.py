@@ -19,11 +19,11 @@ from bahdanau_hf.data.sources import (
     bundled_pairs,
     hash_shares,
     pair_texts,
-    read_pairs,
     sentence_key,
 )
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.training.arguments import DataArguments
+from bahdanau_hf.training.pairs import read_pairs
 
 
 @pytest.fixture(autouse=True)

@@ -205,7 +205,7 @@ def test_a_resumed_run_goes_on_as_it_was_begun(tmp_path: Path, on: Any, caplog, 
 def test_what_is_slow_is_said_once(on: Any, caplog, wanted, told, advice) -> None:
     for answers in (WITH, WITHOUT):
         on(answers, told)
-        start_accelerator(parse_arguments([f"--precision={wanted}"] if wanted else [])[2])
+        start_accelerator(parse_arguments([f"--precision={wanted}"] if wanted else []))
     assert [message for message in caplog.messages if "hardware" in message] == [SLOW + advice]
 
 

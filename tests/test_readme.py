@@ -66,7 +66,7 @@ def there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_is_of_a_known_kind() -> None:
-    kinds = (TRAINING, MAKE, USING, PUSHING, SHOWING, EXPORTING, INSTALLING, SERVING)
+    kinds = (TRAINING, MAKE, USING, PUSHING, SHOWING, EXPORTING, INSTALLING, SERVING, DEMO)
     assert sorted(line for kind in kinds for line in kind) == sorted(shell_lines())
     assert min(map(len, kinds)) > 0
 

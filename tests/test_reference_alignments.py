@@ -22,12 +22,10 @@ from bahdanau_hf.alignment.gold import (
     uniform_error_rate,
 )
 from bahdanau_hf.alignment.words import WordAlignment, split_words
-from bahdanau_hf.data.preprocessing import bundled_pairs
+from bahdanau_hf.data.sources import bundled_pairs
 from bahdanau_hf.inference.alignment_error import alignment_quality
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.metrics.translation import alignment_scores
-from bahdanau_hf.training.loop import train
-from bahdanau_hf.training.release import finish
 
 ALIGNMENTS = bundled_alignments()
 
@@ -251,8 +249,8 @@ def test_a_run_on_the_bundled_pairs_measures_it(tmp_path: Path) -> None:
         tmp_path, train_file=None, validation_split_percentage=None, max_train_samples=40,
         max_eval_samples=4, max_train_steps=1,
     )  # fmt: skip
-    train(run)
-    finish(run)
+    run.train()
+    run.finish()
     results = json.loads((tmp_path / "eval_results.json").read_text(encoding="utf-8"))
     assert results["alignment"] == alignment_quality(Translator(run.bare_model, run.tokenizer))
     assert "Alignment error rate" in (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -260,6 +258,6 @@ def test_a_run_on_the_bundled_pairs_measures_it(tmp_path: Path) -> None:
 
 def test_other_pairs_may_hold_the_aligned_ones(tmp_path: Path) -> None:
     run = prepare(tmp_path, max_train_steps=1, max_eval_samples=4)
-    train(run)
-    finish(run)
+    run.train()
+    run.finish()
     assert "alignment" not in json.loads((tmp_path / "eval_results.json").read_text("utf-8"))

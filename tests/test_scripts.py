@@ -188,13 +188,13 @@ def test_publishing_on_the_way_and_at_the_end(
         return {"eval_loss": 3.0, "eval_bleu": run.state.step / 8, "eval_chrf": 0.0}
 
     monkeypatch.setattr("bahdanau_hf.hub.push.push_folder", push)
-    monkeypatch.setattr("bahdanau_hf.training.background_push.push_folder", push)
+    monkeypatch.setattr("bahdanau_hf.training.release.push_folder", push)
     opened: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(
-        "bahdanau_hf.training.background_push.open_repository",
+        "bahdanau_hf.training.release.open_repository",
         lambda name, **kw: opened.append((name, kw)),
     )
-    monkeypatch.setattr("bahdanau_hf.training.loop.measure", measure)
+    monkeypatch.setattr(Run, "measure", measure)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "outside"))
     (tmp_path / "outside").mkdir()
     caplog.set_level("INFO", logger="bahdanau_hf")
@@ -223,7 +223,7 @@ def test_a_run_that_may_not_push_does_not_start(
     def refuse(name: str, **options: Any) -> None:
         raise InputError(f"cannot push to {name}: the token may not write there")
 
-    monkeypatch.setattr("bahdanau_hf.training.background_push.open_repository", refuse)
+    monkeypatch.setattr("bahdanau_hf.training.release.open_repository", refuse)
     assert train(tmp_path / "mine", push_to_hub=True, hub_token="hf_x") == 2
     assert "error: cannot push to mine: the token may not" in capsys.readouterr().err
     assert not list((tmp_path / "mine").iterdir())

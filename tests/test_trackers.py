@@ -19,7 +19,8 @@ from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.reporting.attention_plot import alignment_pixels
 from bahdanau_hf.training import loop as training
 from bahdanau_hf.training import trackers
-from bahdanau_hf.training.loop import NUM_WATCHED, train
+from bahdanau_hf.training.loop import NUM_WATCHED
+from bahdanau_hf.training.run import Run
 from bahdanau_hf.training.trackers import VisdomTracker, choose_trackers, start_trackers
 
 SETTINGS = {"train": {"seed": 3, "name": None, "note": "<b>"}, "num_parameters": 7}
@@ -79,7 +80,7 @@ class TestVisdom:
         output_dir = tmp_path / "mine"
         run = prepare(output_dir, report_to="visdom", eval_steps=2)
         start_trackers(run.accelerator, output_dir, SETTINGS, 0)
-        train(run)
+        run.train()
         lines = logged(output_dir)
         windows = {window: message for (env, window), message in visdom.windows.items()}
         assert {env for env, _ in visdom.windows} == {"mine"}
@@ -179,7 +180,7 @@ def test_pictures_in_the_form_that_each_tracker_takes(
     monkeypatch.setattr(training, "NUM_WATCHED", 1)
     run = prepare(tmp_path / "mine", eval_steps=2)
     run.accelerator.trackers = [Recorder("tensorboard"), Recorder("wandb"), Recorder("clearml")]
-    train(run)
+    run.train()
     board, wandb, other = (
         [sent for sent in tracker.sent if "attention/1" in sent]
         for tracker in run.accelerator.trackers
@@ -208,20 +209,20 @@ def test_pixels_are_darkest_where_the_weight_is() -> None:
 
 def test_without_attention_there_is_nothing_to_show(tmp_path: Path) -> None:
     run = prepare(tmp_path / "plain", use_attention="false", max_train_steps=1)
-    train(run)
+    run.train()
     assert not (tmp_path / "plain" / "alignments.json").exists()
 
 
 def test_the_report_is_there_before_the_first_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(run: Any) -> bool:
+    def stop(run: Any) -> dict[str, float]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "validate", stop)
+    monkeypatch.setattr(Run, "measure", stop)
     run = prepare(tmp_path / "short")
     with pytest.raises(KeyboardInterrupt):
-        train(run)
+        run.train()
     report = (tmp_path / "short" / "report.html").read_text(encoding="utf-8")
     assert 'aria-label="Loss' in report
 

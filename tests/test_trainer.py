@@ -17,7 +17,6 @@ from bahdanau_hf.checkpoints.save_load import TrainerState
 from bahdanau_hf.data.preprocessing import pair_texts
 from bahdanau_hf.data.tokenization import clean_text
 from bahdanau_hf.inference.translator import Translator
-from bahdanau_hf.training.loop import train
 
 
 def features(tokenizer, pairs) -> list[dict[str, list[int]]]:
@@ -125,7 +124,7 @@ def test_the_numbers_are_those_of_our_own_training(tmp_path) -> None:
                 {"input_ids": source[mask == 1].tolist(), "attention_mask": [1] * mask.sum()}
             )
             rows[-1]["labels"] = target[target != -100].tolist()
-    train(run)
+    run.train()
     ours = logged(tmp_path / "ours")
 
     options = {

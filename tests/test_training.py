@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from bahdanau_hf.checkpoints.run_folder import list_checkpoints
 from bahdanau_hf.checkpoints.save_load import TrainerState
 from bahdanau_hf.training import loop as training
-from bahdanau_hf.training.batches import make_collator
 from bahdanau_hf.training.evaluation import validation_loss
-from bahdanau_hf.training.loop import StopSignals, TrainingInterrupted, train
+from bahdanau_hf.training.loop import StopSignals, TrainingInterrupted
 from bahdanau_hf.training.release import choose_weights
-from bahdanau_hf.training.run import NonFiniteError, Run
+from bahdanau_hf.training.run import Run
+from bahdanau_hf.training.step import NonFiniteError
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
@@ -52,7 +52,7 @@ def test_epochs_validations_and_log(tmp_path: Path) -> None:
     run = prepare(tmp_path, max_train_steps=None, num_train_epochs=1.5, logging_steps=2)
     steps_a_pass = run.batches.batches_in(0)
     assert run.total_steps == math.ceil(1.5 * steps_a_pass)
-    state = train(run)
+    state = run.train()
     assert state.step == run.total_steps
     lines = logged(tmp_path)
     validated = [line["step"] for line in lines if "eval_bleu" in line]
@@ -65,7 +65,7 @@ def test_epochs_validations_and_log(tmp_path: Path) -> None:
 
 def test_it_learns(tmp_path: Path) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, max_train_steps=40, learning_rate=0.02, eval_steps=40)
-    train(run)
+    run.train()
     losses = [line["loss"] for line in logged(tmp_path) if "loss" in line]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
@@ -90,7 +90,7 @@ def test_patience_ends_the_run_and_the_best_weights_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, steps: int, best: int
 ) -> None:
     scores = [(1, 5), (2, 4), (3, 9), (4, 9), (5, 8), (6, 7)]
-    monkeypatch.setattr(training, "measure", measured(scores))
+    monkeypatch.setattr(Run, "measure", measured(scores))
     run = prepare(
         tmp_path,
         max_train_steps=20,
@@ -99,7 +99,7 @@ def test_patience_ends_the_run_and_the_best_weights_are_taken(
         metric_for_best_model=metric,
         save_total_limit=1,
     )
-    state = train(run)
+    state = run.train()
     assert (state.step, state.best_step) == (steps, best)
     assert state.finished == "2 validations brought no gain"
     assert list(list_checkpoints(tmp_path)) == [best, steps]
@@ -114,12 +114,11 @@ def test_mean_of_the_last_checkpoints_is_taken_if_validation_agrees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mean_bleu: float, is_taken: bool
 ) -> None:
     scores = [(1, 9), (1, 5), (1, 6), (1, 7)]
-    monkeypatch.setattr(training, "measure", measured(scores))
-    monkeypatch.setattr("bahdanau_hf.training.release.measure", measured([(2, mean_bleu)]))
+    monkeypatch.setattr(Run, "measure", measured([*scores, (2, mean_bleu)]))
     run = prepare(
         tmp_path, eval_steps=1, save_steps=100, average_last_checkpoints=3, save_total_limit=1
     )
-    train(run)
+    run.train()
     # The three that are averaged and the best; nothing needed is removed, nothing else kept.
     assert list(list_checkpoints(tmp_path)) == [1, 2, 3, 4]
     result = choose_weights(run)
@@ -134,7 +133,7 @@ def test_mean_of_the_last_checkpoints_is_taken_if_validation_agrees(
 
 def test_time_is_up(tmp_path: Path) -> None:
     run = prepare(tmp_path, max_train_steps=10_000, max_train_seconds=0.3, eval_steps=10_000)
-    state = train(run)
+    state = run.train()
     assert state.finished == "--max_train_seconds 0.3 are over"
     assert 1 <= state.step < 10_000
     assert list(list_checkpoints(tmp_path)) == [state.step]
@@ -162,13 +161,8 @@ def test_validation_loss_counts_each_token_once_whatever_the_batches(tmp_path: P
         num_tokens += len(row["labels"])
     run.bare_model.train()
     for batch_size in (1, 4, 100):
-        loss = validation_loss(
-            run.bare_model,
-            encoded,
-            run.accelerator,
-            batch_size=batch_size,
-            collator=make_collator(run.data_args),
-        )
+        run.settings.train.per_device_eval_batch_size = batch_size
+        loss = validation_loss(run)
         assert loss == pytest.approx(loss_sum / num_tokens, rel=1e-5)
     assert run.bare_model.training
 
@@ -232,15 +226,15 @@ def test_train_4_equals_train_2_resume_train_2(
 ) -> None:
     """Stopped by a signal inside a pass, and taken up again: the same run to the bit."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(prepare(whole, **changes))
+    prepare(whole, **changes).train()
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2, signal.SIGTERM)
         with pytest.raises(TrainingInterrupted) as stop:
-            train(prepare(parts, **changes))
+            prepare(parts, **changes).train()
     assert stop.value.signum == signal.SIGTERM
     assert stop.value.checkpoint == parts / "checkpoint-2"
     torch.manual_seed(0)  # the resumed run must not live on the first one's random numbers
-    state = train(prepare(parts, **changes, resume_from_checkpoint="latest"))
+    state = prepare(parts, **changes, resume_from_checkpoint="latest").train()
     assert state.step == 4
     assert logged(parts) == logged(whole)
     for name in ("model", "optimizer", "rng_state_0"):
@@ -267,13 +261,13 @@ def test_resuming_over_the_end_of_a_pass(tmp_path: Path) -> None:
     steps_a_pass = prepare(tmp_path / "probe", **changes).batches.batches_in(0)
     assert steps_a_pass == 3
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(prepare(whole, **changes, max_train_steps=7, eval_steps=3))
-    train(prepare(parts, **changes, max_train_steps=3, eval_steps=3))
+    prepare(whole, **changes, max_train_steps=7, eval_steps=3).train()
+    prepare(parts, **changes, max_train_steps=3, eval_steps=3).train()
     run = prepare(
         parts, **changes, max_train_steps=7, eval_steps=3, resume_from_checkpoint="latest"
     )
     assert (run.state.epoch, run.state.batches_done, run.state.finished) == (1, 0, "")
-    train(run)
+    run.train()
     assert logged(parts) == logged(whole)
 
 
@@ -281,12 +275,12 @@ def test_early_stopping_remembers_over_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"max_train_steps": 20, "eval_steps": 1, "early_stopping_patience": 3}
-    monkeypatch.setattr(training, "measure", measured([(1, 5), (1, 4), (1, 3), (1, 2), (1, 9)]))
+    monkeypatch.setattr(Run, "measure", measured([(1, 5), (1, 4), (1, 3), (1, 2), (1, 9)]))
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2, signal.SIGINT)
         with pytest.raises(TrainingInterrupted):
-            train(prepare(tmp_path, **changes))
-    state = train(prepare(tmp_path, **changes, resume_from_checkpoint="latest"))
+            prepare(tmp_path, **changes).train()
+    state = prepare(tmp_path, **changes, resume_from_checkpoint="latest").train()
     assert (state.step, state.best_step) == (4, 1)
 
 
@@ -297,7 +291,7 @@ def test_signal_handlers_are_put_back(tmp_path: Path, monkeypatch: pytest.Monkey
     before = [signal.getsignal(kind) for kind in StopSignals.kinds]
     interrupt_after(monkeypatch, 1, signal.SIGINT)
     with pytest.raises(TrainingInterrupted) as stop:
-        train(prepare(tmp_path))
+        prepare(tmp_path).train()
     assert stop.value.signum == signal.SIGINT
     assert [signal.getsignal(kind) for kind in StopSignals.kinds] == before
 
@@ -308,7 +302,7 @@ def test_a_second_signal_is_not_held_back() -> None:
     try:
         with StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGINT)
-            assert signals.received == [True, False]
+            assert signals.received == {"SIGINT": True, "SIGTERM": False}
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
@@ -339,7 +333,7 @@ def test_what_is_not_finite_stops_before_the_weights_are_touched(
     with pytest.raises(
         NonFiniteError, match=rf"step 3: {what}.*/checkpoint-2 and a lower"
     ) as error:
-        train(run)
+        run.train()
     assert "\n" not in str(error.value)
     for name, tensor in run.bare_model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

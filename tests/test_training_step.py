@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from bahdanau_hf.data.batching import IGNORED_LABEL
 from bahdanau_hf.training.arguments import TrainArguments
-from bahdanau_hf.training.batches import make_collator
-from bahdanau_hf.training.loop import train
+from bahdanau_hf.training.pairs import make_collator
 from bahdanau_hf.training.run import Run, make_optimizer
 from bahdanau_hf.training.step import take_step
 
@@ -36,7 +35,7 @@ def gradients_of_step(run: Run, batches: list[dict[str, torch.Tensor]]) -> dict[
     """What `take_step` hands to the optimizer."""
     seen: dict[str, torch.Tensor] = {}
     run.optimizer.optimizer.register_step_pre_hook(lambda *_: seen.update(gradients(run)))
-    take_step(run, batches, lambda: [False])
+    take_step(run, batches)
     return seen
 
 
@@ -51,7 +50,7 @@ def test_gradient_is_that_of_the_mean_over_all_target_tokens(
     tmp_path: Path, smoothing: float
 ) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, label_smoothing_factor=smoothing, max_grad_norm=0)
-    batch = make_collator(run.data_args)(features(run, range(11)))
+    batch = make_collator(run.settings.data)(features(run, range(11)))
     logits = run.bare_model(**batch).logits
     real = batch["labels"] != IGNORED_LABEL
     log_probabilities = F.log_softmax(logits[real], dim=-1)
@@ -65,7 +64,7 @@ def test_gradient_is_that_of_the_mean_over_all_target_tokens(
 
 def test_micro_batches_of_unlike_size_give_the_gradient_of_one_batch(tmp_path: Path) -> None:
     changes = {**NO_DROPOUT, "label_smoothing_factor": 0.1, "max_grad_norm": 0}
-    collator = make_collator(prepare(tmp_path / "a", **changes).data_args)
+    collator = make_collator(prepare(tmp_path / "a", **changes).settings.data)
     results: list[dict[str, torch.Tensor]] = []
     for accumulation, cuts in ((1, [0, 11]), (2, [0, 3, 11]), (3, [0, 1, 7, 11]), (3, [0, 5, 11])):
         folder = tmp_path / f"{len(results)}"
@@ -80,7 +79,7 @@ def test_micro_batches_of_unlike_size_give_the_gradient_of_one_batch(tmp_path: P
 
 def test_tutorial_loss_is_the_tutorials(tmp_path: Path) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, loss_reduction="tutorial", max_grad_norm=0)
-    batch = make_collator(run.data_args)(features(run, range(7)))
+    batch = make_collator(run.settings.data)(features(run, range(7)))
     real = batch["labels"] != IGNORED_LABEL
     labels = batch["labels"].masked_fill(~real, 0)
     logits = run.bare_model(**batch).logits
@@ -94,15 +93,15 @@ def test_tutorial_loss_is_the_tutorials(tmp_path: Path) -> None:
 
 def test_step_reports_loss_tokens_and_norm_and_clips(tmp_path: Path) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, max_grad_norm=0.01)
-    batch = make_collator(run.data_args)(features(run, range(5)))
+    batch = make_collator(run.settings.data)(features(run, range(5)))
     loss = run.bare_model(**batch).loss.item()
     num_tokens = int((batch["labels"] != IGNORED_LABEL).sum())
     seen: dict[str, torch.Tensor] = {}
     run.optimizer.optimizer.register_step_pre_hook(lambda *_: seen.update(gradients(run)))
-    done = take_step(run, [batch], lambda: [False, True])
+    done = take_step(run, [batch], lambda: {"a": False, "b": True})
     assert done.num_tokens == num_tokens
     assert done.loss_sum == pytest.approx(loss * num_tokens, rel=1e-5)
-    assert done.stop == [0, 1]
+    assert done.reasons_to_stop == {"b"}
     clipped = torch.stack([gradient.norm() for gradient in seen.values()]).norm()
     assert done.grad_norm > 0.1
     assert float(clipped) == pytest.approx(0.01, rel=1e-3)
@@ -142,6 +141,6 @@ def test_schedules(tmp_path: Path, schedule: str, expected: list[float]) -> None
         learning_rate=0.125,
         eval_steps=100,
     )
-    train(run)
+    run.train()
     rates = [line["learning_rate"] for line in logged(tmp_path) if "learning_rate" in line]
     assert rates == pytest.approx([0.125 * share for share in expected])

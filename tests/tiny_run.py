@@ -10,12 +10,11 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from bahdanau_hf.data.preprocessing import load_pairs
 from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.pairs import RunPairs
 from bahdanau_hf.training.run import Run, start_run
 from bahdanau_hf.training.setup import (
     open_output_dir,
-    prepare_features,
     prepare_model,
     prepare_tokenizer,
     start_accelerator,
@@ -53,15 +52,15 @@ def flags(output_dir: Path, **changes: Any) -> list[str]:
 
 def prepare(output_dir: Path, **changes: Any) -> Run:
     """A run ready for its first step, or for the step after a checkpoint's."""
-    model_args, data_args, train_args = parse_arguments(flags(output_dir, **changes))
-    accelerator = start_accelerator(train_args)
-    checkpoint = open_output_dir(accelerator, train_args)
-    set_seed(train_args.seed)
-    texts, dropped = load_pairs(data_args)
-    tokenizer = prepare_tokenizer(accelerator, model_args, data_args, texts["train"], checkpoint)
-    pairs = prepare_features(texts, dropped, tokenizer, data_args)
-    model = prepare_model(model_args, data_args, train_args, tokenizer)
-    return start_run(accelerator, model, tokenizer, pairs, data_args, train_args, checkpoint)
+    settings = parse_arguments(flags(output_dir, **changes))
+    accelerator = start_accelerator(settings)
+    checkpoint = open_output_dir(accelerator, settings)
+    set_seed(settings.train.seed)
+    pairs = RunPairs.load(settings.data)
+    tokenizer = prepare_tokenizer(accelerator, settings, pairs.texts["train"], checkpoint)
+    pairs.encode(tokenizer, settings.data)
+    model = prepare_model(settings, tokenizer)
+    return start_run(accelerator, settings, pairs, tokenizer, model, checkpoint)
 
 
 def train_script() -> ModuleType:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
-    add_model(parser, required=True)
+    add_model(parser)
     parser.add_argument("sentence", metavar="SENTENCE", help="the sentence to translate")
     parser.add_argument(
         "--target", metavar="TEXT", help="its translation; default: the model's own"

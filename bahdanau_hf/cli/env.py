@@ -1,6 +1,7 @@
-"""`bahdanau-hf env`: what a bug report needs to say about versions, processor and settings.
+"""Print versions, processor, devices and settings, as a bug report needs them.
 
-Nothing of it is private: no folder, no user's name, no host's name, no token.
+Nothing is private: no folder, no name of a user or host, no token. With --model, it says how that
+model computes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..version import __version__
-from .options import standard_output
+from .options import add_model, standard_output
 
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -39,12 +40,7 @@ Facts = dict[str, str | int | None]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
-    parser.add_argument(
-        "--model",
-        metavar="DIR",
-        help="folder or Hub repository of a checkpoint: say how its model computes",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+    add_model(parser, required=False, on_device=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -1,4 +1,8 @@
-"""`bahdanau-hf export`: a checkpoint for use without Python and PyTorch."""
+"""Write a checkpoint for ONNX Runtime (extra [onnx]).
+
+The result holds encoder, decoder step, tokenizer and search settings, or one graph for the whole
+greedy search, and needs neither Python nor PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from .options import add_model
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="folder or Hub repository of a checkpoint"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+    add_model(parser, on_device=False)
     parser.add_argument(
         "--format",
         choices=["onnx", "onnx-greedy"],

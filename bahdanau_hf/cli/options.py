@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from ..inference.translator import Translator
 
 
-def add_model(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Add the flags that say which model to load, and where to run it."""
+def add_model(
+    parser: argparse.ArgumentParser, *, required: bool = True, on_device: bool = True
+) -> None:
+    """Add the flags that say which model to load and, unless it is not run, on which device."""
     parser.add_argument(
         "--model", required=required, metavar="DIR", help="folder or Hub repository of a checkpoint"
     )
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    if on_device:
+        parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU, if any")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`bahdanau-hf score`: a model on pairs or on alignments, or files against each other, as JSON."""
+"""Score a model on a file of pairs, or predictions against references, and print JSON."""
 
 from __future__ import annotations
 
@@ -125,18 +125,17 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
 
     import datasets
 
-    from ..data.preprocessing import clean_pairs, pair_texts, read_pairs
-    from ..training.arguments import DataArguments
+    from ..data.preprocessing import clean_pairs
+    from ..data.sources import file_pairs, pair_texts
 
     datasets.disable_progress_bars()
-    # As the training split, so that nothing but this file is read.
-    data = DataArguments(
-        train_file=args.test_file,
+    pairs, dropped = clean_pairs(
+        file_pairs(args.test_file, source_lang, target_lang),
         source_lang=source_lang,
         target_lang=target_lang,
         chinese_script=args.chinese_script,
+        training=False,
     )
-    pairs, dropped = clean_pairs(read_pairs(data)["train"], data, training=False)
     sources, targets = pair_texts(pairs, source_lang, target_lang)
     references = [[target] for target in targets]
     if other is not None and len(other) != len(sources):

@@ -19,30 +19,24 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         InputError: flags or pairs that cannot be used.
     """
-    _, data, training = parse_arguments(arguments, "bahdanau-hf train-tokenizer")
+    settings = parse_arguments(arguments, "bahdanau-hf train-tokenizer")
 
-    from ..data.preprocessing import load_pairs, pair_texts
-    from ..data.tokenization import target_vocab_size, train_tokenizer
+    from ..data.sources import pair_texts
+    from ..data.tokenization import target_vocab_size
+    from ..training.pairs import RunPairs
+    from ..training.setup import new_tokenizer
 
-    splits, dropped = load_pairs(data)
+    data, output_dir = settings.data, settings.train.output_dir
+    pairs = RunPairs.load(data)
     limit = STREAM_PAIRS if data.streaming else None
-    sources, targets = pair_texts(splits["train"], data.source_lang, data.target_lang, limit)
-    print(dropped["train"].table())
-    tokenizer = train_tokenizer(
-        sources,
-        targets,
-        kind=data.tokenizer_kind,
-        vocab_size=data.vocab_size,
-        min_frequency=data.min_frequency,
-        lowercase=data.lowercase,
-        source_lang=data.source_lang,
-        target_lang=data.target_lang,
-        model_max_length=data.max_source_length,
-    )
-    tokenizer.save_pretrained(training.output_dir)
+    languages = (data.source_lang, data.target_lang)
+    sources, targets = pair_texts(pairs.texts["train"], *languages, limit)
+    print(pairs.dropped_table())
+    tokenizer = new_tokenizer(data, sources, targets)
+    tokenizer.save_pretrained(output_dir)
     print(
         f"{len(tokenizer):,} tokens, {target_vocab_size(tokenizer):,} of them in the target part, "
-        f"saved in {training.output_dir}"
+        f"saved in {output_dir}"
     )
     for text in (sources[0], targets[0]):
         print(f"{text}  ->  {' '.join(map(repr, tokenizer.tokenize(text)))}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
-    add_model(parser, required=True)
+    add_model(parser)
     add_search(parser)
     parser.add_argument(
         "--n_best",

@@ -1,8 +1,7 @@
 """From pairs to features: clean them, cut a validation split, turn them into token ids.
 
-The steps of a run are `load_pairs` (read, clean, cut), then `encode_pairs` for each split. Pairs
-that are left out are counted by reason, never in silence. Reading is in `pair_sources.py` and
-`pair_files.py`, batches are made in `batching.py`.
+Pairs that are left out are counted by reason, never in silence. Reading is in `sources` and
+`readers`, batches are made in `batching`.
 """
 
 from __future__ import annotations
@@ -18,33 +17,17 @@ from datasets import Dataset, Features, IterableDataset, Sequence, Value
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
-from ..training.arguments import DataArguments
 from .readers import base_language
 from .sources import (
     AnyDataset,
-    bundled_pairs,
-    first_pairs,
     hash_share,
     hash_shares,
     held_pairs,
     pair_texts,
-    read_pairs,
     sentence_key,
     translation_features,
 )
 from .tokenization import EOS_ID, UNK_ID, clean_text, target_vocab_size
-
-__all__ = [
-    "DroppedPairs",
-    "bundled_pairs",
-    "clean_pairs",
-    "encode_pairs",
-    "load_pairs",
-    "pair_lengths",
-    "pair_texts",
-    "read_pairs",
-    "split_validation",
-]
 
 ENCODED_FEATURES = {
     "input_ids": Sequence(Value("int32")),
@@ -85,14 +68,6 @@ class DroppedPairs:
         rest = {"kept": self.kept, "unknown_labels": self.unknown_labels}
         return {"read": self.total, **reasons, **rest}
 
-    def table(self, title: str = "pairs") -> str:
-        """The numbers as lines of text, for the terminal."""
-        rows = [(f"{title} read", self.total)]
-        rows += [(f"  {reason}", self.counts[reason]) for reason in REASONS]
-        rows += [(f"{title} kept", self.kept), ("unknown target tokens", self.unknown_labels)]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}} {number:>12,}" for name, number in rows)
-
     def __add__(self, later: DroppedPairs) -> DroppedPairs:
         """What an earlier and a later step left out of the same pairs."""
         unknown = self.unknown_labels + later.unknown_labels
@@ -106,42 +81,34 @@ class DroppedPairs:
         self.unknown_labels += sum(unknown)
 
 
-def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, DroppedPairs]]:
-    """Read and clean all splits; cut validation from train by hash if none is given.
-
-    Returns:
-        `train`, `validation` and, where given, `test`; and what was dropped, by split (pairs cut
-        from train are counted as read in train).
-
-    Raises:
-        InputError: see `read_pairs`; or nothing of a split is left.
-    """
-    dropped: dict[str, DroppedPairs] = {}
-    splits: dict[str, AnyDataset] = {}
-    for name, dataset in read_pairs(data).items():
-        splits[name], dropped[name] = clean_pairs(dataset, data, training=name == "train")
-        if isinstance(dataset, Dataset) and not len(splits[name]):
-            counts = ", ".join(f"{n} {reason}" for reason, n in dropped[name].counts.items())
-            raise InputError(f"no pair of {name} is left after cleaning ({counts})")
-    if "validation" not in splits:
-        train, validation = split_validation(splits["train"], data.validation_split_percentage)
-        if data.max_eval_samples is not None:
-            validation = first_pairs(validation, data.max_eval_samples)
-        splits |= {"train": train, "validation": validation}
-    return splits, dropped
-
-
 # --- cleaning ------------------------------------------------------------------------------------
 
 
 def clean_pairs(
-    dataset: AnyDataset, data: DataArguments, *, training: bool = True
+    dataset: AnyDataset,
+    *,
+    source_lang: str = "en",
+    target_lang: str = "zh",
+    chinese_script: str = "keep",
+    max_source_length: int = 128,
+    max_target_length: int = 128,
+    max_length_ratio: float = 9.0,
+    truncate_long_pairs: bool = False,
+    preprocessing_num_workers: int | None = None,
+    training: bool = True,
 ) -> tuple[AnyDataset, DroppedPairs]:
     """Clean the text of both sides and drop what cannot be learnt from.
 
     Args:
         dataset: rows with `translation`.
-        data: its languages, `chinese_script`, `max_length_ratio` and lengths.
+        source_lang: language code of the source.
+        target_lang: language code of the target.
+        chinese_script: `keep`, or turn Chinese into `simplified` or `traditional` characters.
+        max_source_length: tokens; what has over 64 times as many characters is dropped.
+        max_target_length: the same for targets.
+        max_length_ratio: pairs more unequal than this, in characters, are dropped.
+        truncate_long_pairs: over-long pairs will be cut: drop none.
+        preprocessing_num_workers: processes; default: this one.
         training: False for pairs that are scored: only empty ones are dropped.
 
     Returns:
@@ -150,24 +117,24 @@ def clean_pairs(
     Raises:
         InputError: `chinese_script` without Chinese, or without the extra `[zh]`.
     """
-    languages = (data.source_lang, data.target_lang)
-    if data.chinese_script != "keep":
+    languages = (source_lang, target_lang)
+    if chinese_script != "keep":
         if "zh" not in map(base_language, languages):
-            raise InputError(f"--chinese_script {data.chinese_script}: neither language is Chinese")
-        script_converter(data.chinese_script)
+            raise InputError(f"--chinese_script {chinese_script}: neither language is Chinese")
+        script_converter(chinese_script)
     function = partial(
         _clean_batch,
         languages=languages,
-        script=data.chinese_script,
+        script=chinese_script,
         most_characters=(
-            _MOST_CHARACTERS_PER_TOKEN * data.max_source_length,
-            _MOST_CHARACTERS_PER_TOKEN * data.max_target_length,
+            _MOST_CHARACTERS_PER_TOKEN * max_source_length,
+            _MOST_CHARACTERS_PER_TOKEN * max_target_length,
         ),
-        max_ratio=data.max_length_ratio if training else None,
-        drop_long=training and not data.truncate_long_pairs,
+        max_ratio=max_length_ratio if training else None,
+        drop_long=training and not truncate_long_pairs,
     )
     features = {**translation_features(*languages)}
-    return _map_and_drop(dataset, function, features, "Cleaning", data.preprocessing_num_workers)
+    return _map_and_drop(dataset, function, features, "Cleaning", preprocessing_num_workers)
 
 
 def _clean_batch(
@@ -305,8 +272,13 @@ def _is_in_part(row: dict[str, dict[str, str]], lang: str, start: float, end: fl
 def encode_pairs(
     dataset: AnyDataset,
     tokenizer: PreTrainedTokenizerFast,
-    data: DataArguments,
     *,
+    source_lang: str = "en",
+    target_lang: str = "zh",
+    max_source_length: int = 128,
+    max_target_length: int = 128,
+    truncate_long_pairs: bool = False,
+    preprocessing_num_workers: int | None = None,
     training: bool = True,
 ) -> tuple[AnyDataset, DroppedPairs]:
     """Turn cleaned pairs into token ids, each side with `<eos>` at its end.
@@ -314,8 +286,12 @@ def encode_pairs(
     Args:
         dataset: cleaned rows with `translation`.
         tokenizer: one of ours.
-        data: languages, `max_source_length`, `max_target_length` (tokens, `<eos>` included) and
-            `truncate_long_pairs`.
+        source_lang: language code of the source.
+        target_lang: language code of the target.
+        max_source_length: tokens, `<eos>` included.
+        max_target_length: tokens, `<eos>` included.
+        truncate_long_pairs: cut over-long pairs instead of dropping them.
+        preprocessing_num_workers: processes; default: this one.
         training: False for pairs that are scored: over-long ones are cut, never dropped.
 
     Returns:
@@ -325,12 +301,12 @@ def encode_pairs(
     function = partial(
         _encode_batch,
         tokenizer=tokenizer,
-        languages=(data.source_lang, data.target_lang),
-        max_lengths=(data.max_source_length, data.max_target_length),
+        languages=(source_lang, target_lang),
+        max_lengths=(max_source_length, max_target_length),
         num_target_ids=target_vocab_size(tokenizer),
-        drop_long=training and not data.truncate_long_pairs,
+        drop_long=training and not truncate_long_pairs,
     )
-    workers = data.preprocessing_num_workers
+    workers = preprocessing_num_workers
     return _map_and_drop(dataset, function, dict(ENCODED_FEATURES), "Encoding", workers)
 
 

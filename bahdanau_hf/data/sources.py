@@ -20,7 +20,6 @@ from datasets import Dataset, DatasetInfo, Features, IterableDataset, Translatio
 from datasets import load_dataset as load_hub_dataset
 
 from ..errors import InputError
-from ..training.arguments import DataArguments
 from .readers import Pair, file_stamp, find_columns, no_columns, open_pairs, pair_paths
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -28,7 +27,6 @@ AnyDataset: TypeAlias = Dataset | IterableDataset
 BUNDLED_PAIRS = Path(__file__).parents[1] / "pairs" / "pairs.tsv"
 _IN_MEMORY_BYTES = 2**28
 _UNZIPPED_BYTES = 8  # for each byte of a gzip file, at a guess
-_HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
 _LANGUAGE_CODE = re.compile("[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)
 _SPLIT_NAMES = {
     "train": ("train",),
@@ -37,40 +35,15 @@ _SPLIT_NAMES = {
 }
 
 
-def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
-    """Read what the arguments name: the bundled pairs, files, or a data set of the Hub.
-
-    `max_train_samples` and `max_eval_samples` are applied here. Only the training split is ever a
-    stream.
-
-    Returns:
-        `train`, and `validation` and `test` where given, each with the one column `translation`.
+def check_languages(source_lang: str, target_lang: str) -> None:
+    """See that both are codes, before they become names of columns.
 
     Raises:
-        InputError: see `open_pairs`; something that is no language code; a data set that cannot be
-            loaded or has no such columns.
+        InputError: one of them is not.
     """
-    for flag in ("source_lang", "target_lang"):
-        if not _LANGUAGE_CODE.fullmatch(getattr(data, flag)):
-            raise InputError(
-                f"--{flag} {getattr(data, flag)!r} is no language code, such as en, zh or zh-Hant"
-            )
-    splits: dict[str, AnyDataset] = {}
-    if data.dataset_name:
-        splits = _hub_pairs(data)
-    elif not data.train_file:
-        splits = dict(bundled_pairs(data.source_lang, data.target_lang))
-        if data.streaming:
-            splits["train"] = splits["train"].to_iterable_dataset()
-    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
-    for split, spec in files.items():
-        if spec:
-            splits[split] = _file_pairs(spec, data, data.streaming and split == "train")
-    for split, dataset in splits.items():
-        limit = data.max_train_samples if split == "train" else data.max_eval_samples
-        if limit is not None:
-            splits[split] = first_pairs(dataset, limit)
-    return splits
+    for flag, code in {"source_lang": source_lang, "target_lang": target_lang}.items():
+        if not _LANGUAGE_CODE.fullmatch(code):
+            raise InputError(f"--{flag} {code!r} is no language code, such as en, zh or zh-Hant")
 
 
 def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str, Dataset]:
@@ -79,6 +52,7 @@ def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str,
     Raises:
         InputError: languages other than English and Chinese.
     """
+    check_languages(source_lang, target_lang)
     pairs = list(open_pairs(str(BUNDLED_PAIRS), source_lang, target_lang))
     splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
     for pair, share in zip(pairs, hash_shares(pairs), strict=True):
@@ -172,16 +146,33 @@ def sentence_key(text: str) -> str:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _file_pairs(spec: str, data: DataArguments, streaming: bool) -> AnyDataset:
-    pairs = open_pairs(spec, data.source_lang, data.target_lang)  # complains before any work
+def file_pairs(
+    spec: str, source_lang: str, target_lang: str, *, streaming: bool = False
+) -> AnyDataset:
+    """Read one file, or two aligned ones; see `open_pairs`.
+
+    Args:
+        spec: what to read.
+        source_lang: language code of the source.
+        target_lang: language code of the target.
+        streaming: never hold it all at once; what is wrong in a file is told on the way.
+
+    Returns:
+        A table with the one column `translation`, or a stream of its rows.
+
+    Raises:
+        InputError: see `open_pairs`; something that is no language code.
+    """
+    check_languages(source_lang, target_lang)
+    pairs = open_pairs(spec, source_lang, target_lang)  # complains before any work
     sizes = (
         path.stat().st_size * (_UNZIPPED_BYTES if path.suffix.lower() == ".gz" else 1)
         for path in pair_paths(spec)
     )
     large = sum(sizes) > _IN_MEMORY_BYTES
     if not streaming and not large:
-        return pair_table(pairs, data.source_lang, data.target_lang)
-    languages = {"source_lang": data.source_lang, "target_lang": data.target_lang}
+        return pair_table(pairs, source_lang, target_lang)
+    languages = {"source_lang": source_lang, "target_lang": target_lang}
     options = {
         "features": translation_features(**languages),
         "gen_kwargs": {"spec": spec, **languages, "stamp": file_stamp(spec)},
@@ -205,10 +196,35 @@ def _rows(spec: str, source_lang: str, target_lang: str, stamp: str) -> Iterator
 # --- Hub -----------------------------------------------------------------------------------------
 
 
-def _hub_pairs(data: DataArguments) -> dict[str, AnyDataset]:
-    name = data.dataset_name
+def hub_pairs(
+    name: str,
+    configuration: str | None,
+    source_lang: str,
+    target_lang: str,
+    *,
+    streaming: bool = False,
+    num_held_out: int,
+) -> dict[str, AnyDataset]:
+    """Read a data set of the Hub, or a local folder that looks like one.
+
+    Args:
+        name: repository or folder.
+        configuration: which of its configurations, such as `en-zh`.
+        source_lang: language code of the source.
+        target_lang: language code of the target.
+        streaming: have `train` as a stream.
+        num_held_out: then, the most pairs that are read of every other split.
+
+    Returns:
+        `train`, and `validation` and `test` where it has them.
+
+    Raises:
+        InputError: it cannot be loaded, has no `train` or no such columns; no language code.
+    """
+    check_languages(source_lang, target_lang)
+    languages = (source_lang, target_lang)
     try:
-        found = load_hub_dataset(name, data.dataset_config_name, streaming=data.streaming)
+        found = load_hub_dataset(name, configuration, streaming=streaming)
     except Exception as error:  # network, name, configuration, file format: many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"cannot load the data set {name}: {reason}") from None
@@ -219,10 +235,9 @@ def _hub_pairs(data: DataArguments) -> dict[str, AnyDataset]:
         given = next((found[alias] for alias in aliases if alias in found), None)
         if given is None:
             continue
-        splits[split] = _as_translation(given, f"{name} ({split})", data)
-        if data.streaming and split != "train":
-            rows = splits[split].take(data.max_eval_samples or _HELD_OUT_OF_STREAM)
-            splits[split] = held_pairs(rows, data.source_lang, data.target_lang)
+        splits[split] = _as_translation(given, f"{name} ({split})", languages)
+        if streaming and split != "train":
+            splits[split] = held_pairs(splits[split].take(num_held_out), *languages)
     return splits
 
 
@@ -233,7 +248,7 @@ def held_pairs(stream: IterableDataset, source_lang: str, target_lang: str) -> D
     return pair_table(pairs, source_lang, target_lang)
 
 
-def _as_translation(dataset: AnyDataset, where: str, data: DataArguments) -> AnyDataset:
+def _as_translation(dataset: AnyDataset, where: str, languages: Pair) -> AnyDataset:
     """Bring columns of known names, flat or nested under `translation`, into our form."""
     features = dataset.features
     if features is None:  # a stream that has not looked at its first row yet
@@ -241,10 +256,9 @@ def _as_translation(dataset: AnyDataset, where: str, data: DataArguments) -> Any
     nested = "translation" in features
     inner = features["translation"] if nested else features
     names = list(getattr(inner, "languages", None) or inner)
-    columns = find_columns(names, data.source_lang, data.target_lang)
+    columns = find_columns(names, *languages)
     if columns is None:
-        raise no_columns(where, names, data.source_lang, data.target_lang)
-    languages = (data.source_lang, data.target_lang)
+        raise no_columns(where, names, *languages)
     return dataset.map(
         partial(_rename, columns=columns, languages=languages, nested=nested),
         batched=True,

@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -29,206 +29,170 @@ SHARE: Bound = (lambda value: 0 <= value < 1, "be in [0, 1)")
 PERCENTAGE: Bound = (lambda value: 0 < value < 100, "be between 0 and 100")
 
 
-def _field(
-    default: Any, text: str, choices: Sequence[str] | None = None, bound: Bound | None = None
-) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "bound": bound})
+def _field(default: Any, text: str, bound: Bound | None = None, choices: str = "") -> Any:
+    metadata = {"help": text, "bound": bound, "choices": choices.split() or None}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class ModelArguments:
     """The model's shape; every field but the first three goes into `BahdanauConfig` by its name."""
 
-    model_name_or_path: str | None = _field(None, "go on from this checkpoint of ours")
+    model_name_or_path: str | None = _field(None, "checkpoint of this package to start from")
     tokenizer_name: str | None = _field(None, "tokenizer folder or repository; default: train one")
     model_revision: str = _field("main", "revision of model_name_or_path on the Hub")
     embedding_size: int = _field(256, "width of the word embeddings, both sides")
     hidden_size: int = _field(256, "width of a GRU layer, each direction")
-    attention_hidden_size: int | None = _field(None, "width of the attention; default hidden_size")
+    attention_hidden_size: int | None = _field(None, "width of the attention; default: hidden_size")
     encoder_layers: int = _field(1, "GRU layers in the encoder")
     decoder_layers: int = _field(1, "GRU layers in the decoder")
-    bidirectional_encoder: bool = _field(True, "read the source in both directions")
-    use_attention: bool = _field(True, "false: the plain seq2seq, the baseline to beat")
-    readout: str = _field(
-        "linear", "output layer: linear, or the paper's deep maxout", ["linear", "deep"]
-    )
-    readout_size: int | None = _field(None, "width of the deep readout; default embedding_size")
+    bidirectional_encoder: bool = _field(True, "encode the source in both directions")
+    use_attention: bool = _field(True, "no: plain seq2seq without attention, as a baseline")
+    readout: str = _field("linear", "output layer; deep: the paper's maxout", None, "linear deep")
+    readout_size: int | None = _field(None, "width of the deep readout; default: embedding_size")
     dropout: float = _field(0.1, "dropout between recurrent layers, in [0, 1)")
     embedding_dropout: float = _field(0.0, "dropout on embeddings, in [0, 1)")
     readout_dropout: float = _field(0.0, "dropout before the output layer, in [0, 1)")
     attention_dropout: float = _field(0.0, "dropout on attention weights, in [0, 1)")
     tie_word_embeddings: bool = _field(False, "share decoder embedding and output layer")
-    encoder_reads_padding: bool = _field(False, "only for checkpoints trained the tutorial's way")
+    encoder_reads_padding: bool = _field(False, "encode padding too, as the tutorial's model does")
     initializer: str = _field(
         "xavier",
-        "xavier matrices, xavier in the GRUs alone (the tutorial's), or orthogonal recurrent ones",
-        ["xavier", "tutorial", "orthogonal"],
+        "first weights; tutorial: xavier in the GRUs alone; orthogonal: recurrent matrices",
+        choices="xavier tutorial orthogonal",
     )
     embedding_initializer_range: float = _field(1.0, "standard deviation of the first embeddings")
 
 
 @dataclass
 class DataArguments:
-    """Where pairs come from and what becomes of them on the way to the model."""
+    """Where pairs come from, and how they are cleaned, tokenized and batched."""
 
     dataset_name: str | None = _field(None, "data set on the Hub; default: the bundled pairs")
-    dataset_config_name: str | None = _field(None, "its configuration, such as en-zh")
-    dataset_license: str | None = _field(None, "licence of the pairs, for the card: cc-by-2.0, ...")
+    dataset_config_name: str | None = _field(None, "configuration of the data set, such as en-zh")
+    dataset_license: str | None = _field(None, "licence of the pairs for the card, as cc-by-2.0")
     train_file: str | None = _field(
         None,
-        "TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two text files, comma between",
+        "TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two aligned text files, "
+        "separated by a comma",
     )
-    validation_file: str | None = _field(None, "as train_file; default: cut from train by hash")
-    test_file: str | None = _field(None, "as train_file; default: none is scored")
-    streaming: bool = _field(False, "read the training pairs as a stream, never all at once")
+    validation_file: str | None = _field(None, "as train_file; default: split off train by hash")
+    test_file: str | None = _field(None, "as train_file; default: no test")
+    streaming: bool = _field(False, "stream the training pairs instead of loading them all")
     source_lang: str = _field("en", "language code of the source")
     target_lang: str = _field("zh", "language code of the target")
     chinese_script: str = _field(
-        "keep", "turn Chinese into one script (extra [zh])", ["keep", "simplified", "traditional"]
+        "keep", "convert Chinese to one script (extra [zh])", None, "keep simplified traditional"
     )
     max_source_length: int = _field(
-        128, "longer sources are dropped in training, cut in use; tokens", bound=POSITIVE
+        128, "tokens; longer sources are dropped in training and truncated in use", POSITIVE
     )
-    max_target_length: int = _field(
-        128, "longer targets are dropped in training; tokens", bound=POSITIVE
-    )
-    truncate_long_pairs: bool = _field(False, "cut over-long pairs instead of dropping them")
-    max_length_ratio: float = _field(
-        9.0, "pairs more unequal than this are dropped (characters)", bound=POSITIVE
-    )
-    max_train_samples: int | None = _field(
-        None, "use only the first so many training pairs", bound=POSITIVE
-    )
+    max_target_length: int = _field(128, "tokens; longer targets are dropped in training", POSITIVE)
+    truncate_long_pairs: bool = _field(False, "truncate long pairs instead of dropping them")
+    max_length_ratio: float = _field(9.0, "drop pairs more unequal in characters", POSITIVE)
+    max_train_samples: int | None = _field(None, "use only the first N training pairs", POSITIVE)
     max_eval_samples: int | None = _field(
-        None, "use only the first so many pairs of a held-out split", bound=POSITIVE
+        None, "use only the first N pairs of validation and of test", POSITIVE
     )
     validation_split_percentage: float = _field(
-        5.0, "share of train cut for validation, if none is given", bound=PERCENTAGE
+        5.0, "percentage of train used for validation if there is no validation set", PERCENTAGE
     )
     preprocessing_num_workers: int | None = _field(
-        None, "processes for reading and encoding", bound=POSITIVE
+        None, "processes that clean and tokenize", POSITIVE
     )
-    tokenizer_kind: str = _field("bpe", "bpe, or word-char (the tutorial's)", ["bpe", "word-char"])
-    vocab_size: int = _field(
-        8000, "entries of the joint vocabulary, upper bound (bpe)", bound=POSITIVE
-    )
-    min_frequency: int = _field(
-        2, "rarer words or characters become unknown or bytes", bound=POSITIVE
-    )
-    lowercase: bool = _field(False, "bpe: turn all text into lower case")
+    tokenizer_kind: str = _field("bpe", "word-char: the tutorial's", None, "bpe word-char")
+    vocab_size: int = _field(8000, "most entries of the joint vocabulary (bpe)", POSITIVE)
+    min_frequency: int = _field(2, "rarer words or characters become unknown or bytes", POSITIVE)
+    lowercase: bool = _field(False, "lowercase all text (bpe)")
     max_tokens_per_batch: int | None = _field(
-        None, "bucket by padded tokens instead of by pairs", bound=POSITIVE
+        None, "fill batches by tokens, padding included, instead of by pairs", POSITIVE
     )
-    bucket_by_length: bool = _field(True, "batches of pairs of like length; false: shuffled only")
-    shuffle_buffer_size: int = _field(10_000, "pairs held while shuffling a stream", bound=POSITIVE)
-    pad_to_max_length: bool = _field(
-        False, "pad every batch to the maximum lengths (the tutorial's way)"
-    )
+    bucket_by_length: bool = _field(True, "batch pairs of similar length; no: shuffle only")
+    shuffle_buffer_size: int = _field(10_000, "pairs in a stream's shuffle buffer", POSITIVE)
+    pad_to_max_length: bool = _field(False, "pad every batch to the maximum lengths (tutorial)")
 
 
 @dataclass
 class TrainArguments:
     """How to train, save, score and publish."""
 
-    output_dir: str = _field("runs/default", "where checkpoints, scores and the report go")
-    overwrite_output_dir: bool = _field(False, "start afresh in an output_dir that holds a run")
+    output_dir: str = _field("runs/default", "folder for checkpoints, scores and the report")
+    overwrite_output_dir: bool = _field(False, "remove the run that output_dir holds")
     resume_from_checkpoint: str | None = _field(None, "a checkpoint folder of a run, or 'latest'")
-    seed: int = _field(42, "fixes initialisation, order of batches and dropout", bound=NOT_NEGATIVE)
-    per_device_train_batch_size: int = _field(
-        64, "pairs in a batch on each process", bound=POSITIVE
-    )
-    per_device_eval_batch_size: int = _field(
-        128, "pairs in a batch of validation and test", bound=POSITIVE
-    )
-    gradient_accumulation_steps: int = _field(
-        1, "batches whose gradients make one step", bound=POSITIVE
-    )
+    seed: int = _field(42, "seed of initialization, order of batches and dropout", NOT_NEGATIVE)
+    per_device_train_batch_size: int = _field(64, "pairs in a batch on each process", POSITIVE)
+    per_device_eval_batch_size: int = _field(128, "pairs in a batch in evaluation", POSITIVE)
+    gradient_accumulation_steps: int = _field(1, "batches per optimizer step", POSITIVE)
     precision: str | None = _field(
         None,
-        "mixed precision: bf16, fp16, no, or auto: bf16 where the hardware has it, unless "
-        "accelerate says another; default: what accelerate says",
-        ["auto", "no", "bf16", "fp16"],
+        "mixed precision; auto: what accelerate is set to, else bf16 where the hardware has it; "
+        "default: what accelerate is set to",
+        choices="auto no bf16 fp16",
     )
-    num_train_epochs: float = _field(10.0, "passes over the training pairs", bound=POSITIVE)
-    max_train_steps: int | None = _field(
-        None, "stop after so many steps; overrides epochs", bound=POSITIVE
-    )
+    num_train_epochs: float = _field(10.0, "epochs", POSITIVE)
+    max_train_steps: int | None = _field(None, "number of steps; overrides epochs", POSITIVE)
     max_train_seconds: float | None = _field(
-        None,
-        "stop training after so many seconds of wall clock, resumed time included",
-        bound=POSITIVE,
+        None, "stop after this wall-clock time, earlier sittings included", POSITIVE
     )
-    learning_rate: float = _field(1e-3, "peak learning rate", bound=POSITIVE)
-    optimizer: str = _field("adamw", "adamw or adam (the tutorial's)", ["adamw", "adam"])
-    weight_decay: float = _field(
-        0.0, "AdamW's decoupled weight decay (matrices only)", bound=NOT_NEGATIVE
-    )
+    learning_rate: float = _field(1e-3, "peak learning rate", POSITIVE)
+    optimizer: str = _field("adamw", "adam: the tutorial's", None, "adamw adam")
+    weight_decay: float = _field(0.0, "AdamW's weight decay (matrices only)", NOT_NEGATIVE)
     adam_beta1: float = _field(0.9, "Adam's first moment decay")
     adam_beta2: float = _field(0.999, "Adam's second moment decay")
-    adam_epsilon: float = _field(1e-8, "Adam's epsilon", bound=NOT_NEGATIVE)
-    max_grad_norm: float = _field(
-        1.0, "gradients are clipped to this norm; 0 turns it off", bound=NOT_NEGATIVE
-    )
+    adam_epsilon: float = _field(1e-8, "Adam's epsilon", NOT_NEGATIVE)
+    max_grad_norm: float = _field(1.0, "clip gradients to this norm; 0: off", NOT_NEGATIVE)
     lr_scheduler_type: str = _field(
         "linear",
-        "schedule",
-        ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"],
+        "learning rate schedule",
+        choices="linear cosine constant constant_with_warmup inverse_sqrt",
     )
-    num_warmup_steps: int = _field(
-        0, "steps in which the rate rises to its peak", bound=NOT_NEGATIVE
-    )
-    label_smoothing_factor: float = _field(
-        0.0, "share of probability spread over all words, in [0, 1)", bound=SHARE
-    )
+    num_warmup_steps: int = _field(0, "steps of warm-up to the peak learning rate", NOT_NEGATIVE)
+    label_smoothing_factor: float = _field(0.0, "label smoothing, in [0, 1)", SHARE)
     guided_attention_weight: float = _field(
-        0.0,
-        "let the attention also learn a statistical aligner's links, so strongly; 0: not",
-        bound=NOT_NEGATIVE,
+        0.0, "weight of a loss that teaches attention a statistical aligner's links", NOT_NEGATIVE
     )
     loss_reduction: str = _field(
         "tokens",
-        "tokens: sum over the step's target tokens divided by their number; "
-        "tutorial: per-sentence mean over padded length, summed over the batch",
-        ["tokens", "tutorial"],
+        "tokens: mean over the step's target tokens; tutorial: per-sentence mean over the padded "
+        "length, summed over the batch",
+        choices="tokens tutorial",
     )
-    logging_steps: int = _field(50, "steps between lines of metrics.jsonl", bound=POSITIVE)
-    eval_steps: int | None = _field(
-        None, "steps between validations; default: each epoch", bound=POSITIVE
-    )
+    logging_steps: int = _field(50, "steps between lines of metrics.jsonl", POSITIVE)
+    eval_steps: int | None = _field(None, "steps between evaluations; default: an epoch", POSITIVE)
     save_steps: int | None = _field(
-        None, "steps between checkpoints; default: at each validation", bound=POSITIVE
+        None, "steps between checkpoints; default: with each evaluation", POSITIVE
     )
-    save_total_limit: int = _field(
-        3, "newest checkpoints kept (the best one besides)", bound=POSITIVE
-    )
-    metric_for_best_model: str = _field("bleu", "bleu or loss, on validation", ["bleu", "loss"])
+    save_total_limit: int = _field(3, "newest checkpoints to keep, besides the best", POSITIVE)
+    metric_for_best_model: str = _field("bleu", "on validation", None, "bleu loss")
     early_stopping_patience: int | None = _field(
-        None, "validations without gain before stopping", bound=POSITIVE
+        None, "stop after N evaluations without improvement", POSITIVE
     )
     average_last_checkpoints: int = _field(
-        0,
-        "average the weights of the last k validations at the end, if validation agrees",
-        bound=NOT_NEGATIVE,
+        0, "average the weights of the last N evaluations, if validation improves", NOT_NEGATIVE
     )
-    num_beams: int = _field(
-        1, "beams for validation, test and the saved generation defaults", bound=POSITIVE
-    )
-    eval_num_beams: int | None = _field(
-        None, "beams during training; default 1, whatever num_beams", bound=POSITIVE
-    )
-    length_penalty: float = _field(1.0, "beam search: > 1 prefers longer output")
+    num_beams: int = _field(1, "beams at the end of training and in use", POSITIVE)
+    eval_num_beams: int | None = _field(None, "beams during training; default: 1", POSITIVE)
+    length_penalty: float = _field(1.0, "beam search: above 1 prefers longer output")
     max_eval_translations: int | None = _field(
-        None, "translate only so many validation pairs during training", bound=POSITIVE
+        None, "during training translate only the first N pairs of validation", POSITIVE
     )
-    dataloader_num_workers: int = _field(0, "processes that collate batches", bound=NOT_NEGATIVE)
-    skip_test: bool = _field(False, "do not translate and score the test split at the end")
+    dataloader_num_workers: int = _field(0, "processes that collate batches", NOT_NEGATIVE)
+    skip_test: bool = _field(False, "do not translate and score the test set at the end")
     report_to: str = _field(
-        "none", "trackers: none, tensorboard, trackio, wandb, visdom, ...; comma between"
+        "none", "trackers, comma-separated: none, tensorboard, trackio, wandb, visdom, ..."
     )
-    push_to_hub: bool = _field(False, "publish at each validation and at the end")
+    push_to_hub: bool = _field(False, "push to the Hub after each evaluation and at the end")
     hub_model_id: str | None = _field(None, "repository name; default: name of output_dir")
     hub_private_repo: bool = _field(False, "create the repository as private")
     hub_token: str | None = _field(None, "token for the Hub; default: the stored one")
+
+
+class Settings(NamedTuple):
+    """All that a run was told."""
+
+    model: ModelArguments
+    data: DataArguments
+    train: TrainArguments
 
 
 class _Parser(argparse.ArgumentParser):
@@ -288,9 +252,7 @@ def read_recipe(recipe: str | Path) -> list[str]:
     return flags
 
 
-def parse_arguments(
-    arguments: Sequence[str], program: str = "bahdanau-hf train"
-) -> tuple[ModelArguments, DataArguments, TrainArguments]:
+def parse_arguments(arguments: Sequence[str], program: str = "bahdanau-hf train") -> Settings:
     """Parse `[RECIPE] [flags]`; a flag overrides the recipe.
 
     Args:
@@ -309,15 +271,13 @@ def parse_arguments(
         hint = _suggestion(rest[0].lstrip("-").split("=")[0]) if rest[0].startswith("-") else ""
         raise InputError(f"unknown argument {rest[0]!r}.{hint}")
     values = vars(namespace)
-    model, data, train = (
+    groups: list[Any] = [
         group(**{f.name: values[f.name] for f in dataclasses.fields(group)})
-        for group in (ModelArguments, DataArguments, TrainArguments)
-    )
-    assert isinstance(model, ModelArguments)
-    assert isinstance(data, DataArguments)
-    assert isinstance(train, TrainArguments)
-    _check(data, train)
-    return model, data, train
+        for group in GROUPS.values()
+    ]
+    settings = Settings(*groups)
+    _check(settings.data, settings.train)
+    return settings
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import get_mixed_precision_context_manager
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from ..alignment.record import Alignment
 from ..checkpoints.run_folder import write_json, write_whole
-from ..data.batching import IGNORED_LABEL, PairCollator
+from ..data.batching import IGNORED_LABEL
 from ..data.preprocessing import pair_lengths
 from ..distributed import gather_lists, on_main_process, sum_over_processes
 from ..inference.translator import Translation, Translator
 from ..metrics.translation import TranslationScores, score_translations, sentence_scores
 from ..reporting.attention_plot import save_alignment
+from .pairs import make_collator
+
+if TYPE_CHECKING:
+    from .run import Run
 
 NUM_ALIGNMENTS = 12
 _TABLE_BREAKS = str.maketrans("\t\n\r", "   ")
+
+
+@dataclass
+class ScoredSplit:
+    """A held-out split with its translations and their scores; lists of one length."""
+
+    sources: list[str]
+    references: list[str]
+    hypotheses: list[str]
+    scores: TranslationScores
 
 
 @contextmanager
@@ -52,24 +66,35 @@ def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> I
             model.__dict__["forward"] = wrapper
 
 
+def measure(run: Run) -> dict[str, float]:
+    """Loss, BLEU and chrF on validation."""
+    train = run.settings.train
+    loss = validation_loss(run)
+    scores = score_split(
+        run,
+        "validation",
+        limit=train.max_eval_translations,
+        num_beams=train.eval_num_beams or 1,
+        max_new_tokens=length_limit(run),
+    ).scores
+    return {"eval_loss": loss, "eval_bleu": scores.bleu, "eval_chrf": scores.chrf}
+
+
+def length_limit(run: Run) -> int:
+    """Tokens of a translation: a model that has not yet learnt to end would write on and on."""
+    longest = int(pair_lengths(run.pairs.encoded["validation"])[1].max())
+    return min(run.settings.data.max_target_length, longest + longest // 2)
+
+
 @torch.inference_mode()
-def validation_loss(
-    model: PreTrainedModel,
-    encoded: Dataset,
-    accelerator: Accelerator,
-    *,
-    batch_size: int,
-    collator: PairCollator,
-) -> float:
+def validation_loss(run: Run) -> float:
     """Mean cross-entropy of a target token, in nats, without smoothing; each pair counts once.
 
-    Args:
-        model: unwrapped; its mode is left as it was.
-        encoded: `input_ids`, `attention_mask`, `labels`.
-        accelerator: the run's; the processes share the batches out.
-        batch_size: pairs in a batch.
-        collator: pads a batch.
+    The processes share the batches out; the mode of the model is left as it was.
     """
+    model, encoded = run.bare_model, run.pairs.encoded["validation"]
+    accelerator, collator = run.accelerator, make_collator(run.settings.data)
+    batch_size = run.settings.train.per_device_eval_batch_size
     was_training = model.training
     model.eval()
     loss_sum, num_tokens = 0.0, 0.0
@@ -77,124 +102,107 @@ def validation_loss(
     # Longest first: what does not fit into memory fails at once.
     order = np.lexsort((source_lengths, target_lengths))[::-1]
     starts = range(0, len(order), batch_size)
-    for start in starts[accelerator.process_index :: accelerator.num_processes]:
-        batch = collator(encoded.__getitems__(order[start : start + batch_size].tolist()))
-        num_tokens += float((batch["labels"] != IGNORED_LABEL).sum())
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        loss_sum += float(model(**batch, skip_logits=True, num_items_in_batch=1).loss)
+    with precision_of_training(accelerator, model):
+        for start in starts[accelerator.process_index :: accelerator.num_processes]:
+            batch = collator(encoded.__getitems__(order[start : start + batch_size].tolist()))
+            num_tokens += float((batch["labels"] != IGNORED_LABEL).sum())
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            loss_sum += float(model(**batch, skip_logits=True, num_items_in_batch=1).loss)
     model.train(was_training)
     loss_sum, num_tokens = sum_over_processes(accelerator, [loss_sum, num_tokens])
     return loss_sum / num_tokens
 
 
-def translate_on_all(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-    accelerator: Accelerator,
+def score_split(
+    run: Run,
+    split: str,
     *,
-    batch_size: int,
     num_beams: int,
+    limit: int | None = None,
     max_new_tokens: int | None = None,
-) -> list[str]:
-    """Translate with every process at once.
+) -> ScoredSplit:
+    """Translate a split with all processes, in the precision of training, and score it.
 
     Args:
-        model: unwrapped; its mode is left as it was.
-        tokenizer: the model's.
-        texts: sentences; the processes share them out by length.
-        accelerator: the run's.
-        batch_size: sentences in a batch.
+        run: its model's mode is left as it was.
+        split: `validation` or `test`.
         num_beams: beams of the search; 1: greedy.
+        limit: the first so many sentences; default: all.
         max_new_tokens: stop after so many; default: the model's `generation_config`.
 
     Returns:
-        The translations, in the order of the texts, on every process.
+        The same on every process.
     """
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    sources, references = run.texts(split, limit)
+    accelerator, target_lang = run.accelerator, run.settings.data.target_lang
+    # The processes share the sentences out by length.
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     mine = order[accelerator.process_index :: accelerator.num_processes]
-    translator = Translator(model, tokenizer, batch_size=batch_size)
-    translations = translator.translate(
-        [texts[i] for i in mine], num_beams=num_beams, max_new_tokens=max_new_tokens
-    )
+    batch_size = run.settings.train.per_device_eval_batch_size
+    translator = Translator(run.bare_model, run.tokenizer, batch_size=batch_size)
+    with precision_of_training(accelerator, run.bare_model):
+        translations = translator.translate(
+            [sources[i] for i in mine], num_beams=num_beams, max_new_tokens=max_new_tokens
+        )
     pairs = [(i, t.text) for i, t in zip(mine, translations, strict=True)]
-    return [text for _, text in sorted(gather_lists(accelerator, pairs))]
-
-
-def score_on_main(
-    accelerator: Accelerator, hypotheses: list[str], references: list[str], target_lang: str
-) -> TranslationScores:
-    """Score translations in one place, so that all processes decide by the same number."""
-    return on_main_process(
+    hypotheses = [text for _, text in sorted(gather_lists(accelerator, pairs))]
+    # In one place, so that all processes decide by the same number.
+    scores = on_main_process(
         accelerator, lambda: score_translations(hypotheses, references, target_lang=target_lang)
     )
+    return ScoredSplit(sources, references, hypotheses, scores)
 
 
-def write_test_results(
-    output_dir: Path,
-    sources: Sequence[str],
-    references: Sequence[str],
-    hypotheses: Sequence[str],
-    target_lang: str,
-) -> None:
+def write_test_results(run: Run, test: ScoredSplit) -> None:
     """Write `test_predictions.tsv`: source, reference, hypothesis and sentence BLEU of each."""
-    scores = sentence_scores(hypotheses, references, target_lang)
+    target_lang = run.settings.data.target_lang
+    scores = sentence_scores(test.hypotheses, test.references, target_lang)
+    rows = zip(test.sources, test.references, test.hypotheses, scores, strict=True)
     lines = ["source\treference\thypothesis\tsentence_bleu"]
-    for *texts, score in zip(sources, references, hypotheses, scores, strict=True):
+    for *texts, score in rows:
         cells = [text.translate(_TABLE_BREAKS) for text in texts]
         lines.append("\t".join([*cells, f"{score:.2f}"]))
-    write_whole(output_dir / "test_predictions.tsv", "\n".join(lines) + "\n")
+    write_whole(run.output_dir / "test_predictions.tsv", "\n".join(lines) + "\n")
 
 
 def translate_some(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sources: Sequence[str],
-    number: int,
-    **options: Any,
+    run: Run, sources: Sequence[str], number: int, **options: Any
 ) -> list[Translation]:
     """Translate, with alignments, sentences spread evenly over a split; always the same ones.
 
     Args:
-        model: its mode is left as it was; of one without attention nothing comes.
-        tokenizer: the model's.
+        run: its model's mode is left as it was; of one without attention nothing comes.
         sources: the split.
         number: how many, at most.
         **options: as those of `Translator.translate`.
     """
-    if not model.config.use_attention or not sources:
+    if not run.bare_model.config.use_attention or not sources:
         return []
-    chosen = [sources[i] for i in _evenly(len(sources), number)]
-    return Translator(model, tokenizer).translate(chosen, return_alignments=True, **options)
+    places = {round(i * (len(sources) - 1) / max(1, number - 1)) for i in range(number)}
+    with precision_of_training(run.accelerator, run.bare_model):
+        return Translator(run.bare_model, run.tokenizer).translate(
+            [sources[i] for i in sorted(places)], return_alignments=True, **options
+        )
 
 
-def write_alignments(
-    output_dir: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sources: Sequence[str],
-) -> list[Alignment]:
-    """Draw where the model looks in some sentences of a split.
+def write_alignments(run: Run, folder: Path, sources: Sequence[str]) -> list[Alignment]:
+    """Draw attention maps of some sentences of a split.
 
     Writes `alignments.json`, and the map of one of them as `alignment.svg` and, where the extra
     [plot] is installed, as `alignment.png`. Without attention nothing is written.
     """
-    translations = translate_some(model, tokenizer, sources, NUM_ALIGNMENTS)
+    translations = translate_some(run, sources, NUM_ALIGNMENTS)
     alignments = [t.alignment for t in translations if t.alignment is not None]
     if not alignments:
         return []
-    write_json(output_dir / "alignments.json", [a.as_dict() for a in alignments])
+    write_json(folder / "alignments.json", [a.as_dict() for a in alignments])
     # One that fills a page well: of middling length.
     by_length = sorted(alignments, key=lambda a: len(a.source_tokens) + len(a.target_tokens))
     shown = by_length[len(by_length) // 2]
-    save_alignment(shown, output_dir / "alignment.svg")
+    save_alignment(shown, folder / "alignment.svg")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return alignments
-    save_alignment(shown, output_dir / "alignment.png")
+    save_alignment(shown, folder / "alignment.png")
     return alignments
-
-
-def _evenly(total: int, wanted: int) -> list[int]:
-    return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)})

@@ -1,4 +1,4 @@
-"""The training loop: teacher forcing, validation, early stopping, saving."""
+"""The training loop: teacher forcing, evaluation, early stopping, saving."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ import math
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from ..checkpoints.run_folder import log_metrics, write_json
 from ..checkpoints.save_load import TrainerState
-from ..data.preprocessing import pair_lengths, pair_texts
 from ..distributed import losses_are_told
 from ..reporting.run_report import write_report
-from .background_push import publish_step
-from .batches import make_collator
-from .evaluation import (
-    precision_of_training,
-    score_on_main,
-    translate_on_all,
-    translate_some,
-    validation_loss,
-)
-from .run import Run
+from .evaluation import length_limit, translate_some
 from .step import StepDone, out_of_memory_is_told, take_step
 from .trackers import log_attention
+
+if TYPE_CHECKING:
+    from .run import Run
 
 logger = logging.getLogger(__name__)
 
 NUM_WATCHED = 4  # validation sentences whose attention is shown while a run goes on
-REPORT_SECONDS = 30  # between two reports without a validation
+REPORT_SECONDS = 30  # between two reports without an evaluation
+OUT_OF_TIME = "out of time"
 
 
 class TrainingInterrupted(Exception):
@@ -51,14 +46,33 @@ class TrainingInterrupted(Exception):
         self.checkpoint = checkpoint
 
 
-# --- the loop ------------------------------------------------------------------------------------
+@dataclass
+class Control:
+    """What is to be done after a step, in the words of transformers' `TrainerControl`.
+
+    Attributes:
+        should_log: write a line of the log.
+        should_evaluate: measure the model on validation; this may decide to save or to stop.
+        should_save: write a checkpoint.
+        interrupted_by: the signal that any process has received, to stop at once.
+        should_stop: there is no further step to take; `state.finished` says why.
+    """
+
+    should_log: bool
+    should_evaluate: bool
+    should_save: bool
+    interrupted_by: signal.Signals | None
+    should_stop: bool
 
 
 def train(run: Run) -> TrainerState:
     """Train until the steps, the time or the patience are used up.
 
-    Validations, lines of the log and checkpoints come when the arguments say; after the last step
-    there is always a validation and a checkpoint.
+    Evaluations, lines of the log and checkpoints come when the arguments say; after the last step
+    there is always an evaluation and a checkpoint.
+
+    Returns:
+        How far it has come: `run.state`.
 
     Raises:
         NonFiniteError: loss, gradient or weights are not finite.
@@ -66,52 +80,65 @@ def train(run: Run) -> TrainerState:
         ProcessLost: another process has ended.
         TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    args, state = run.args, run.state
-    per_step = run.accelerator.gradient_accumulation_steps
+    state, accelerator = run.state, run.accelerator
     run.start_clock()
     run.model.train()
-    with (
-        StopSignals() as signals,
-        _progress_bar(run) as bar,
-        losses_are_told(run.accelerator),
-    ):
+    with StopSignals() as signals, _progress_bar(run) as bar, losses_are_told(accelerator):
         while not state.finished:
-            for batches, ends_epoch in run.batches.steps(state, per_step):
+            for batches, ends_epoch in run.batches.steps(
+                state, accelerator.gradient_accumulation_steps
+            ):
                 learning_rate = run.scheduler.get_last_lr()[0]
-                done = take_step(run, batches, lambda: [*signals.received, run.is_late])
+                done = take_step(
+                    run, batches, lambda: {**signals.received, OUT_OF_TIME: run.is_late}
+                )
                 _count_step(state, done, len(batches), ends_epoch)
-                state.finished = run.reason_to_stop(out_of_time=bool(done.stop[-1]))
+                control = decide(run, done, ends_epoch)
                 bar.update()
-                if state.step % args.logging_steps == 0 or state.finished:
+                if control.should_log:
                     _log(run, bar, learning_rate, done.grad_norm)
-                validates = _is_due(state.step, args.eval_steps, ends_epoch) or bool(state.finished)
-                has_gained = validates and validate(run)
-                keeps = has_gained or (validates and args.average_last_checkpoints > 0)
-                saves = keeps or _is_due(state.step, args.save_steps, validates)
-                signum = signals.agreed(done.stop)
+                if control.should_evaluate:
+                    evaluate(run, control)
                 state.seconds = run.seconds
-                if saves or state.finished or signum:
+                if control.should_save or control.should_stop or control.interrupted_by:
                     folder = run.save()
-                if signum:
-                    raise TrainingInterrupted(signum, folder)
-                if state.finished:
+                if control.interrupted_by:
+                    raise TrainingInterrupted(control.interrupted_by, folder)
+                if control.should_stop:
                     break
-                if validates and args.push_to_hub:
-                    publish_step(run)
+                if control.should_evaluate:
+                    run.publish_step()
     return state
 
 
-def validate(run: Run) -> bool:
-    """Measure the model on validation, note it, and say whether it is the best so far.
+def decide(run: Run, done: StepDone, ends_epoch: bool) -> Control:
+    """What follows the step that was just counted; the same on every process."""
+    state, train = run.state, run.settings.train
+    state.finished = run.reason_to_stop(out_of_time=OUT_OF_TIME in done.reasons_to_stop)
+    is_last = bool(state.finished)
+    evaluates = is_last or _is_due(state.step, train.eval_steps, ends_epoch)
+    received = (kind for kind in StopSignals.kinds if kind.name in done.reasons_to_stop)
+    return Control(
+        should_log=is_last or state.step % train.logging_steps == 0,
+        should_evaluate=evaluates,
+        should_save=_is_due(state.step, train.save_steps, evaluates)
+        or (evaluates and train.average_last_checkpoints > 0),
+        interrupted_by=next(received, None),
+        should_stop=is_last,
+    )
+
+
+def evaluate(run: Run, control: Control) -> None:
+    """Measure the model on validation and note it; save the best so far, stop without a gain.
 
     Early stopping is decided here, on every process by the same numbers.
     """
-    state, args = run.state, run.args
+    state, train = run.state, run.settings.train
     with out_of_memory_is_told(
         f"step {state.step}: out of memory in validation. Go on with a lower "
-        f"--per_device_eval_batch_size than {args.per_device_eval_batch_size}"
+        f"--per_device_eval_batch_size than {train.per_device_eval_batch_size}"
     ):
-        scores = measure(run)
+        scores = run.measure()
     line = {
         "step": state.step,
         "epoch": run.batches.epochs_done(state),
@@ -124,46 +151,19 @@ def validate(run: Run) -> bool:
     if has_gained:
         state.best_score, state.best_step = score, state.step
         state.validations_without_gain = 0
+        control.should_save = True
     else:
         state.validations_without_gain += 1
         state.finished = state.finished or run.reason_to_stop()
+        control.should_stop = bool(state.finished)
     if run.accelerator.is_main_process:
         _show_attention(run)
-    _record(run, line, is_validation=True)
+    _record(run, line, is_evaluation=True)
     best = " (best)" if has_gained else ""
     logger.info(
         "step %d: validation loss %.3f, BLEU %.2f%s",
         *(state.step, scores["eval_loss"], scores["eval_bleu"], best),
     )
-    return has_gained
-
-
-def measure(run: Run) -> dict[str, float]:
-    """Loss, BLEU and chrF on validation."""
-    args = run.args
-    langs = (run.data_args.source_lang, run.data_args.target_lang)
-    sources, references = pair_texts(
-        run.pairs.texts["validation"], *langs, args.max_eval_translations
-    )
-    with precision_of_training(run.accelerator, run.bare_model):
-        loss = validation_loss(
-            run.bare_model,
-            run.pairs.encoded["validation"],
-            run.accelerator,
-            batch_size=args.per_device_eval_batch_size,
-            collator=make_collator(run.data_args),
-        )
-        hypotheses = translate_on_all(
-            run.bare_model,
-            run.tokenizer,
-            sources,
-            run.accelerator,
-            batch_size=args.per_device_eval_batch_size,
-            num_beams=args.eval_num_beams or 1,
-            max_new_tokens=_length_limit(run),
-        )
-    scores = score_on_main(run.accelerator, hypotheses, references, langs[1])
-    return {"eval_loss": loss, "eval_bleu": scores.bleu, "eval_chrf": scores.chrf}
 
 
 # --- small parts ---------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class StopSignals:
     kinds = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self.received = [False] * len(self.kinds)
+        self.received = dict.fromkeys((kind.name for kind in self.kinds), False)
         self._before: list[Any] = []
 
     def __enter__(self) -> StopSignals:
@@ -195,13 +195,9 @@ class StopSignals:
         self._before = []
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received[self.kinds.index(signal.Signals(signum))] = True
+        self.received[signal.Signals(signum).name] = True
         self._restore()
         logger.warning("%s: saving after this step", signal.Signals(signum).name)
-
-    def agreed(self, counts: list[float]) -> int:
-        """The signal that any process has received, 0 if none has."""
-        return next((int(kind) for kind, n in zip(self.kinds, counts, strict=False) if n), 0)
 
 
 def _is_due(step: int, interval: int | None, otherwise: bool) -> bool:
@@ -253,38 +249,24 @@ def _log(run: Run, bar: Any, learning_rate: float, grad_norm: float) -> None:
     _record(run, line)
 
 
-def _record(run: Run, line: dict[str, Any], is_validation: bool = False) -> None:
+def _record(run: Run, line: dict[str, Any], is_evaluation: bool = False) -> None:
     """Write a line of `metrics.jsonl`, tell the trackers, and keep `report.html` up to date."""
     values = {name: value for name, value in line.items() if name != "step"}
     run.accelerator.log(values, step=line["step"])
     if run.accelerator.is_main_process:
         log_metrics(run.output_dir, line)
-        if is_validation or run.seconds - run.reported_at >= REPORT_SECONDS:
+        if is_evaluation or run.seconds - run.reported_at >= REPORT_SECONDS:
             write_report(run.output_dir)
             run.reported_at = run.seconds
 
 
 def _show_attention(run: Run) -> None:
     """Hand the report and the trackers maps of a few validation sentences, always the same."""
-    sources, _ = pair_texts(
-        run.pairs.texts["validation"], run.data_args.source_lang, run.data_args.target_lang
+    sources, _ = run.texts("validation")
+    translations = translate_some(
+        run, sources, NUM_WATCHED, num_beams=1, max_new_tokens=length_limit(run)
     )
-    with precision_of_training(run.accelerator, run.bare_model):
-        translations = translate_some(
-            run.bare_model,
-            run.tokenizer,
-            sources,
-            NUM_WATCHED,
-            num_beams=1,
-            max_new_tokens=_length_limit(run),
-        )
     alignments = [t.alignment.as_dict() for t in translations if t.alignment is not None]
     if alignments:
         write_json(run.output_dir / "alignments.json", alignments)
     log_attention(run.accelerator, translations, run.state.step)
-
-
-def _length_limit(run: Run) -> int:
-    """Tokens of a translation: a model that has not yet learnt to end would write on and on."""
-    longest = int(pair_lengths(run.pairs.encoded["validation"])[1].max())
-    return min(run.data_args.max_target_length, longest + longest // 2)

@@ -1,42 +1,46 @@
-"""The end of a run: choose the weights, translate and score, leave a complete checkpoint."""
+"""A run as others get it: the weights chosen, scored, saved with a card, and pushed to the Hub."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
-from typing import Any
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.run_folder import list_checkpoints, verify_checkpoint, write_json
+from accelerate import Accelerator
+
+from ..checkpoints.run_folder import (
+    list_checkpoints,
+    move_files,
+    share_files,
+    unfinished,
+    verify_checkpoint,
+    write_json,
+    writing,
+)
 from ..checkpoints.save_load import load_weights, mean_weights
-from ..data.preprocessing import pair_texts
+from ..distributed import on_main_process
 from ..errors import InputError
-from ..hub.push import write_model_card
+from ..hub.push import open_repository, push_folder, write_model_card
 from ..inference.alignment_error import alignment_quality
 from ..inference.translator import Translator
-from ..metrics.translation import TranslationScores
+from ..metrics.translation import score_translations
 from ..reporting.run_report import write_report
+from .arguments import Settings, TrainArguments
 from .evaluation import (
+    ScoredSplit,
     precision_of_training,
-    score_on_main,
-    translate_on_all,
+    score_split,
     write_alignments,
     write_test_results,
 )
-from .loop import measure
-from .run import Run, save_release
+
+if TYPE_CHECKING:
+    from .run import Run
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class ScoredSplit:
-    """A held-out split with its translations and their scores; lists of one length."""
-
-    sources: list[str]
-    references: list[str]
-    hypotheses: list[str]
-    scores: TranslationScores
 
 
 def finish(run: Run) -> dict[str, ScoredSplit]:
@@ -45,23 +49,20 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
     Returns:
         The splits that were scored: `validation` and, unless it is skipped or missing, `test`.
     """
-    output_dir, is_main = run.output_dir, run.accelerator.is_main_process
+    output_dir, train = run.output_dir, run.settings.train
     chosen = choose_weights(run)
-    if is_main:
-        save_release(run)
-    splits = {"validation": score_split(run, "validation")}
-    if "test" in run.pairs.texts and not run.args.skip_test:
-        splits["test"] = score_split(run, "test")
-    if is_main:
+    if run.accelerator.is_main_process:
+        run.save_release()
+    names = ["validation"]
+    if "test" in run.pairs.texts and not train.skip_test:
+        names.append("test")
+    splits = {name: score_split(run, name, num_beams=train.num_beams) for name in names}
+    if run.accelerator.is_main_process:
         if "test" in splits:
-            test = splits["test"]
-            texts = (test.sources, test.references, test.hypotheses)
-            write_test_results(output_dir, *texts, run.data_args.target_lang)
-        shown = splits.get("test", splits["validation"])
-        with precision_of_training(run.accelerator, run.bare_model):
-            write_alignments(output_dir, run.bare_model, run.tokenizer, shown.sources)
+            write_test_results(run, splits["test"])
+        write_alignments(run, output_dir, splits[names[-1]].sources)
         results: dict[str, Any] = {
-            name: {**split.scores.as_dict(), "num_beams": run.args.num_beams}
+            name: {**split.scores.as_dict(), "num_beams": train.num_beams}
             for name, split in sorted(splits.items())
         }
         results["validation"]["loss"] = chosen.pop("loss")
@@ -75,7 +76,7 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
             "train_runtime_seconds": round(run.state.seconds, 1),
             **chosen,
         }
-        write_json(output_dir / "eval_results.json", results)
+        write_json(run.results_file, results)
         write_model_card(output_dir)
         write_report(output_dir)
     run.accelerator.wait_for_everyone()
@@ -84,7 +85,7 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
 
 def _held_alignments_out(run: Run) -> bool:
     """Whether the bundled alignments are of sentences like the run's, and not of its training's."""
-    data = run.data_args
+    data = run.settings.data
     is_bundled = not data.train_file and not data.dataset_name
     return (
         is_bundled and data.chinese_script != "traditional" and run.bare_model.config.use_attention
@@ -97,7 +98,7 @@ def choose_weights(run: Run) -> dict[str, Any]:
     Returns:
         For `eval_results.json`: which `weights` were taken, the `best_step`, and their `loss`.
     """
-    state, wanted = run.state, run.args.average_last_checkpoints
+    state, wanted = run.state, run.settings.train.average_last_checkpoints
     best = next(line for line in state.validations if line["step"] == state.best_step)
     kept = list_checkpoints(run.output_dir)
     if best["step"] not in kept:
@@ -115,7 +116,7 @@ def choose_weights(run: Run) -> dict[str, Any]:
     before = copy.deepcopy(run.bare_model.state_dict())
     mean = mean_weights([kept[step] for step in steps])
     run.bare_model.load_state_dict(mean, strict=False)  # a tied weight is saved once
-    scores = measure(run)
+    scores = run.measure()
     names = ", ".join(map(str, steps))
     if run.ranking(scores) > run.ranking(best):
         logger.info("The mean of the weights of the steps %s is better and taken", names)
@@ -125,18 +126,124 @@ def choose_weights(run: Run) -> dict[str, Any]:
     return result
 
 
-def score_split(run: Run, name: str) -> ScoredSplit:
-    """Translate a split in the precision of training, and score it; on every process."""
-    source_lang, target_lang = run.data_args.source_lang, run.data_args.target_lang
-    sources, references = pair_texts(run.pairs.texts[name], source_lang, target_lang)
-    with precision_of_training(run.accelerator, run.bare_model):
-        hypotheses = translate_on_all(
-            run.bare_model,
-            run.tokenizer,
-            sources,
-            run.accelerator,
-            batch_size=run.args.per_device_eval_batch_size,
-            num_beams=run.args.num_beams,
+def save_release(run: Run, folder: Path | None = None) -> None:
+    """Write the model as it is now, complete and with a card; default: into `output_dir`.
+
+    Raises:
+        InputError: the disk is full, or cannot be written to.
+    """
+    folder = folder or run.output_dir
+    aside = unfinished(folder / "release")
+    with writing(folder / "model.safetensors"):
+        try:
+            run.bare_model.save_pretrained(aside)
+            run.tokenizer.save_pretrained(aside)
+            share_files(aside)
+            move_files(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    write_model_card(folder, name=repository_name(run.settings.train))
+
+
+# --- the Hub -------------------------------------------------------------------------------------
+
+
+def repository_name(args: TrainArguments) -> str:
+    """The repository that a run is pushed to."""
+    return args.hub_model_id or Path(args.output_dir).resolve().name
+
+
+def open_hub(accelerator: Accelerator, settings: Settings) -> None:
+    """See, before any work is done, that the Hub will take what the run pushes.
+
+    Raises:
+        InputError: it cannot be reached, or refuses the token, its rights or the name.
+    """
+    args = settings.train
+    if args.push_to_hub:
+        on_main_process(
+            accelerator,
+            lambda: open_repository(
+                repository_name(args), private=args.hub_private_repo, token=args.hub_token
+            ),
         )
-    scores = score_on_main(run.accelerator, hypotheses, references, target_lang)
-    return ScoredSplit(sources, references, hypotheses, scores)
+
+
+def publish_step(run: Run) -> None:
+    """Push the model as it was just validated, while training goes on.
+
+    It is complete: with a card, with the scores of this validation and with an attention map, made
+    in a folder of its own. While the last push is on its way, none is started. A Hub or a disk that
+    fails does not end the training.
+    """
+    if run.pushes is None or not run.accelerator.is_main_process:
+        return
+    message = f"Step {run.state.step}"
+    if run.pushes.is_busy:
+        logger.info("%s is not published: the last push is still on its way", message)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="bahdanau-push-"))
+    try:
+        _fill(run, folder)
+    except (InputError, OSError) as error:
+        logger.warning("%s was not published: %s", message, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    run.pushes.start(folder, message)
+
+
+def publish(run: Run) -> str | None:
+    """Push what `output_dir` holds, after what is still on its way.
+
+    Returns:
+        Where the commit can be seen.
+
+    Raises:
+        InputError: the Hub cannot be reached or refuses.
+    """
+    args = run.settings.train
+    name = repository_name(args)
+    if run.pushes is not None:
+        run.pushes.wait()
+    try:
+        return push_folder(
+            run.output_dir,
+            name,
+            private=args.hub_private_repo,
+            token=args.hub_token,
+            message=f"Step {run.state.step}",
+        )
+    except InputError as error:
+        again = f"bahdanau-hf push {run.output_dir} {name}"
+        raise InputError(f"{error}. The model is whole in {run.output_dir}; {again}") from None
+
+
+def _fill(run: Run, folder: Path) -> None:
+    """Write the present model with its records, as a finished run leaves them."""
+    settings = run.output_dir / "settings.json"
+    if settings.is_file():
+        shutil.copy(settings, folder)
+    write_json(folder / "eval_results.json", _results(run))
+    sources, _ = run.texts("validation", run.settings.train.max_eval_translations)
+    write_alignments(run, folder, sources)
+    save_release(run, folder)
+
+
+def _results(run: Run) -> dict[str, Any]:
+    """The last validation in the form of a finished run's `eval_results.json`."""
+    line = run.state.validations[-1]
+    _, references = run.texts("validation", run.settings.train.max_eval_translations)
+    # Signatures do not depend on the sentences.
+    signed = score_translations(
+        references[:1], references[:1], target_lang=run.settings.data.target_lang
+    )
+    validation = {
+        "bleu": line["eval_bleu"],
+        "bleu_signature": signed.bleu_signature,
+        "chrf": line["eval_chrf"],
+        "chrf_signature": signed.chrf_signature,
+        "num_sentences": len(references),
+        "num_beams": run.settings.train.eval_num_beams or 1,
+        "loss": line["eval_loss"],
+    }
+    return {"validation": validation, "steps": line["step"], "weights": f"step {line['step']}"}

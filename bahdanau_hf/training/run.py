@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +21,69 @@ from ..alignment.guided_loss import add_best_sources
 from ..checkpoints.run_folder import (
     cut_metrics,
     list_checkpoints,
-    move_files,
     remove_checkpoints,
     set_aside_later,
-    share_files,
-    unfinished,
-    writing,
 )
 from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoint
+from ..data.sources import pair_texts
 from ..errors import InputError
-from ..hub.push import BackgroundPush, write_model_card
-from .arguments import DataArguments, TrainArguments
-from .batches import StreamedBatches, TrainingBatches
-from .setup import RunPairs, run_identity
+from ..hub.push import BackgroundPush
+from . import evaluation, loop, release, setup
+from .arguments import Settings, TrainArguments
+from .pairs import RunPairs, StreamedBatches, TrainingBatches
+from .step import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteError(RuntimeError):
-    """Loss, gradient or weights are not finite numbers; nothing of them was saved."""
-
-
 @dataclass
 class Run:
-    """All that the loop works on.
+    """A training from its first step to its release: `train`, then `finish`.
 
     Attributes:
         accelerator: placement and the other processes.
-        model: as `accelerator.prepare` wrapped it.
-        bare_model: the same model, unwrapped.
+        settings: all that the run was told.
+        pairs: texts and features of each split.
         tokenizer: the model's.
-        pairs: training features, validation features and texts.
+        model: as `accelerator.prepare` wrapped it.
+        identity: what a resumed run must share.
         batches: what every process learns from.
         optimizer: prepared.
         scheduler: steps once an optimizer step.
         total_steps: optimizer steps of the whole run.
         state: how far it has come.
-        identity: what a resumed run must share.
-        data_args: languages and lengths.
-        args: how to train.
         pushes: what goes to the Hub on the way; `None`: nothing does.
-        reported_at: when `report.html` was last written.
+        reported_at: when `report.html` was last written, in seconds of the run.
     """
 
     accelerator: Accelerator
-    model: nn.Module
-    bare_model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
+    settings: Settings
     pairs: RunPairs
+    tokenizer: PreTrainedTokenizerFast
+    model: nn.Module
+    identity: dict[str, Any]
     batches: TrainingBatches | StreamedBatches
     optimizer: Any
     scheduler: Any
     total_steps: int
-    state: TrainerState
-    identity: dict[str, Any]
-    data_args: DataArguments
-    args: TrainArguments
+    state: TrainerState = field(default_factory=TrainerState)
     pushes: BackgroundPush | None = None
-    reported_at: float = -math.inf  # seconds
+    reported_at: float = -math.inf
     _started: float = 0.0
+
+    # What takes more than a few lines is written in the module that it is named after.
+    start_records = setup.start_records
+    train = loop.train
+    measure = evaluation.measure
+    finish = release.finish
+    save_release = release.save_release
+    publish_step = release.publish_step
+    publish = release.publish
+
+    @functools.cached_property
+    def bare_model(self) -> PreTrainedModel:
+        """The model without what `accelerator.prepare` has put around it."""
+        return self.accelerator.unwrap_model(self.model)
 
     def start_clock(self) -> None:
         """Let `seconds` go on from what earlier sittings took."""
@@ -94,12 +98,13 @@ class Run:
     def is_late(self) -> bool:
         """Whether the time for training is over."""
         return (
-            self.args.max_train_seconds is not None and self.seconds > self.args.max_train_seconds
+            self.settings.train.max_train_seconds is not None
+            and self.seconds > self.settings.train.max_train_seconds
         )
 
     def reason_to_stop(self, *, out_of_time: bool = False) -> str:
         """Why there is no further step to take; empty if there is one."""
-        state, args = self.state, self.args
+        state, args = self.state, self.settings.train
         if state.step >= self.total_steps:
             return f"all {self.total_steps} steps are taken"
         if out_of_time:
@@ -111,14 +116,24 @@ class Run:
 
     def ranking(self, scores: Mapping[str, float]) -> float:
         """The number by which validations are compared, higher is better."""
-        if self.args.metric_for_best_model == "bleu":
+        if self.settings.train.metric_for_best_model == "bleu":
             return scores["eval_bleu"]
         return -scores["eval_loss"]
 
     @property
     def output_dir(self) -> Path:
         """The run's folder."""
-        return Path(self.args.output_dir)
+        return Path(self.settings.train.output_dir)
+
+    @property
+    def results_file(self) -> Path:
+        """Where the scores of a finished run stand."""
+        return self.output_dir / "eval_results.json"
+
+    def texts(self, split: str, limit: int | None = None) -> tuple[list[str], list[str]]:
+        """Sources and references of a split, or the first `limit` of them."""
+        data = self.settings.data
+        return pair_texts(self.pairs.texts[split], data.source_lang, data.target_lang, limit)
 
     def hint_to_restart(self) -> str:
         """Half a sentence: how to begin anew with what was saved, for a message to go on from."""
@@ -149,42 +164,20 @@ class Run:
         )
         best = self.state.best_step
         keep = set() if best is None else {best}
-        if self.args.average_last_checkpoints:
-            recent = self.state.validations[-self.args.average_last_checkpoints :]
+        if self.settings.train.average_last_checkpoints:
+            recent = self.state.validations[-self.settings.train.average_last_checkpoints :]
             keep |= {line["step"] for line in recent}
         if self.accelerator.is_main_process:
-            remove_checkpoints(self.output_dir, self.args.save_total_limit, keep)
+            remove_checkpoints(self.output_dir, self.settings.train.save_total_limit, keep)
         return folder
-
-
-def make_optimizer(model: nn.Module, args: TrainArguments) -> torch.optim.Optimizer:
-    """AdamW or Adam; only matrices that are no embeddings decay."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decaying: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-        (decaying if is_matrix else others).append(parameter)
-    kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
-    return kind(
-        [
-            {"params": decaying, "weight_decay": args.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        fused=True,
-    )
 
 
 def start_run(
     accelerator: Accelerator,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
     pairs: RunPairs,
-    data_args: DataArguments,
-    args: TrainArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    model: PreTrainedModel,
     checkpoint: Path | None = None,
 ) -> Run:
     """Put optimizer, schedule and batches together; with a checkpoint, as it left them.
@@ -192,47 +185,47 @@ def start_run(
     Raises:
         InputError: the checkpoint belongs to another run, or the batches cannot be made.
     """
+    train, encoded = settings.train, pairs.encoded["train"]
     batches: TrainingBatches | StreamedBatches
-    if data_args.streaming:
-        batches = StreamedBatches(pairs.encoded["train"], data_args, args, accelerator)
+    total_steps = train.max_train_steps or 0
+    if settings.data.streaming:
+        batches = StreamedBatches(accelerator, settings, encoded)
     else:
-        encoded = pairs.encoded["train"]
-        if args.guided_attention_weight:
+        if train.guided_attention_weight:
             if not model.config.use_attention:
                 raise InputError("--guided_attention_weight needs a model with attention")
             encoded = add_best_sources(encoded)
-        batches = TrainingBatches(encoded, data_args, args, accelerator)
-    if args.max_train_steps is None and isinstance(batches, TrainingBatches):
-        steps_a_pass = math.ceil(batches.batches_in(0) / accelerator.gradient_accumulation_steps)
-        total_steps = math.ceil(args.num_train_epochs * steps_a_pass)
-    else:
-        total_steps = args.max_train_steps or 0
-    identity = run_identity(accelerator, model, pairs.encoded, data_args, args)
-    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, args))
+        batches = TrainingBatches(accelerator, settings, encoded)
+        if train.max_train_steps is None:
+            accumulated = accelerator.gradient_accumulation_steps
+            steps_an_epoch = math.ceil(batches.batches_in(0) / accumulated)
+            total_steps = math.ceil(train.num_train_epochs * steps_an_epoch)
+    identity = setup.run_identity(accelerator, settings, pairs, model)
+    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, train))
     scheduler = get_scheduler(
-        args.lr_scheduler_type,
+        train.lr_scheduler_type,
         optimizer.optimizer,
-        num_warmup_steps=args.num_warmup_steps,
+        num_warmup_steps=train.num_warmup_steps,
         num_training_steps=total_steps,
     )
     run = Run(
         accelerator=accelerator,
-        model=wrapped,
-        bare_model=accelerator.unwrap_model(wrapped),
-        tokenizer=tokenizer,
+        settings=settings,
         pairs=pairs,
+        tokenizer=tokenizer,
+        model=wrapped,
+        identity=identity,
         batches=batches,
         optimizer=optimizer,
         scheduler=scheduler,
         total_steps=total_steps,
-        state=TrainerState(),
-        identity=identity,
-        data_args=data_args,
-        args=args,
-        pushes=_background_push(args),
     )
+    if train.push_to_hub:
+        run.pushes = BackgroundPush(
+            release.repository_name(train), private=train.hub_private_repo, token=train.hub_token
+        )
     # From here on the processes draw different dropout.
-    set_seed(args.seed, device_specific=True)
+    set_seed(train.seed, device_specific=True)
     if checkpoint is not None:
         _go_on(run, checkpoint)
     return run
@@ -258,33 +251,22 @@ def _go_on(run: Run, checkpoint: Path) -> None:
     logger.info("Going on from %s: %d of %d steps", checkpoint, state.step, run.total_steps)
 
 
-def _background_push(args: TrainArguments) -> BackgroundPush | None:
-    if not args.push_to_hub:
-        return None
-    return BackgroundPush(
-        repository_name(args), private=args.hub_private_repo, token=args.hub_token
+def make_optimizer(model: nn.Module, args: TrainArguments) -> torch.optim.Optimizer:
+    """AdamW or Adam; only matrices that are no embeddings decay."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+        (decaying if is_matrix else others).append(parameter)
+    kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        [
+            {"params": decaying, "weight_decay": args.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        fused=True,
     )
-
-
-def repository_name(args: TrainArguments) -> str:
-    """The repository that a run is pushed to."""
-    return args.hub_model_id or Path(args.output_dir).resolve().name
-
-
-def save_release(run: Run, folder: Path | None = None) -> None:
-    """Write the model as it is now, complete and with a card; default: into `output_dir`.
-
-    Raises:
-        InputError: the disk is full, or cannot be written to.
-    """
-    folder = folder or run.output_dir
-    aside = unfinished(folder / "release")
-    with writing(folder / "model.safetensors"):
-        try:
-            run.bare_model.save_pretrained(aside)
-            run.tokenizer.save_pretrained(aside)
-            share_files(aside)
-            move_files(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    write_model_card(folder, name=repository_name(run.args))

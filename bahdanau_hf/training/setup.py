@@ -1,17 +1,13 @@
-"""What a run needs before its first step: accelerator, tokenizer, model, features."""
+"""What a run needs before its first step, and what it must share with the run it resumes."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import importlib.metadata
 import logging
-import operator
 import platform
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -19,12 +15,16 @@ from accelerate.utils import parse_choice_from_env, parse_flag_from_env
 from datasets import Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..checkpoints.run_folder import find_checkpoint, list_checkpoints, prepare_output_dir
+from ..checkpoints.run_folder import (
+    find_checkpoint,
+    list_checkpoints,
+    prepare_output_dir,
+    write_json,
+)
 from ..checkpoints.save_load import precision_begun_in
-from ..data.preprocessing import AnyDataset, DroppedPairs, encode_pairs, pair_texts
-from ..data.readers import pair_paths
+from ..data.sources import AnyDataset, pair_texts
 from ..data.tokenization import load_tokenizer, target_vocab_size, train_tokenizer
 from ..distributed import gather_lists, on_main_process
 from ..errors import InputError
@@ -39,17 +39,20 @@ from ..precision import (
     warn_of_slow_training,
 )
 from ..version import __version__
-from .arguments import DataArguments, ModelArguments, TrainArguments
-from .trackers import choose_trackers
+from .arguments import DataArguments, ModelArguments, Settings, TrainArguments
+from .pairs import RunPairs, data_fingerprint
+from .trackers import choose_trackers, start_trackers
+
+if TYPE_CHECKING:
+    from .run import Run
 
 logger = logging.getLogger(__name__)
 
 _NOT_SHAPE = {"model_name_or_path", "tokenizer_name", "model_revision"}
 SHAPE_FIELDS = [f.name for f in dataclasses.fields(ModelArguments) if f.name not in _NOT_SHAPE]
-_PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
 
 
-def start_accelerator(args: TrainArguments) -> Accelerator:
+def start_accelerator(settings: Settings) -> Accelerator:
     """Make the accelerator that `accelerate launch` has described.
 
     Raises:
@@ -57,6 +60,7 @@ def start_accelerator(args: TrainArguments) -> Accelerator:
             contradicts accelerate's or does not exist here; a way of distributing that splits the
             model's weights, which this trainer cannot save.
     """
+    args = settings.train
     trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
     if args.push_to_hub and not (args.hub_token or get_token()):
         raise InputError("--push_to_hub needs a token: run `hf auth login`, or set HF_TOKEN")
@@ -108,7 +112,7 @@ def _begun_precision(args: TrainArguments) -> str | None:
     return precision_begun_in(newest_first if wanted == "latest" else [Path(wanted)])
 
 
-def open_output_dir(accelerator: Accelerator, args: TrainArguments) -> Path | None:
+def open_output_dir(accelerator: Accelerator, settings: Settings) -> Path | None:
     """See that the run may write to its folder, and find what it resumes from.
 
     Returns:
@@ -117,6 +121,7 @@ def open_output_dir(accelerator: Accelerator, args: TrainArguments) -> Path | No
     Raises:
         InputError: see `prepare_output_dir` and `find_checkpoint`.
     """
+    args = settings.train
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
 
     def look() -> Path | None:
@@ -132,8 +137,7 @@ def open_output_dir(accelerator: Accelerator, args: TrainArguments) -> Path | No
 
 def prepare_tokenizer(
     accelerator: Accelerator,
-    model_args: ModelArguments,
-    data_args: DataArguments,
+    settings: Settings,
     train_pairs: AnyDataset,
     checkpoint: Path | None = None,
 ) -> PreTrainedTokenizerFast:
@@ -141,14 +145,15 @@ def prepare_tokenizer(
 
     Args:
         accelerator: the main process does the work, the others receive the result.
-        model_args: `tokenizer_name`, else `model_name_or_path`, is loaded.
-        data_args: kind, size and languages of a new tokenizer.
+        settings: `tokenizer_name`, else `model_name_or_path`, is loaded; else kind, size and
+            languages of a new tokenizer.
         train_pairs: cleaned pairs; of a stream the first `shuffle_buffer_size` are used.
         checkpoint: the checkpoint that the run resumes from.
 
     Raises:
         InputError: a tokenizer that cannot be loaded, or one for other languages.
     """
+    model_args, data_args, _ = settings
     where = checkpoint or model_args.tokenizer_name
     if where is None and model_args.model_name_or_path is not None:
         where = checkpoint_location(model_args.model_name_or_path)
@@ -159,18 +164,7 @@ def prepare_tokenizer(
             return load_tokenizer(where, model_args.model_revision if is_model else None)
         limit = None if isinstance(train_pairs, Dataset) else data_args.shuffle_buffer_size
         langs = (data_args.source_lang, data_args.target_lang)
-        sources, targets = pair_texts(train_pairs, *langs, limit)
-        return train_tokenizer(
-            sources,
-            targets,
-            kind=data_args.tokenizer_kind,
-            vocab_size=data_args.vocab_size,
-            min_frequency=data_args.min_frequency,
-            lowercase=data_args.lowercase,
-            source_lang=data_args.source_lang,
-            target_lang=data_args.target_lang,
-            model_max_length=data_args.max_source_length,
-        )
+        return new_tokenizer(data_args, *pair_texts(train_pairs, *langs, limit))
 
     tokenizer = on_main_process(accelerator, make)
     for side in ("source_lang", "target_lang"):
@@ -180,11 +174,25 @@ def prepare_tokenizer(
     return tokenizer
 
 
+def new_tokenizer(
+    data: DataArguments, sources: list[str], targets: list[str]
+) -> PreTrainedTokenizerFast:
+    """Train the tokenizer that the arguments ask for."""
+    return train_tokenizer(
+        sources,
+        targets,
+        kind=data.tokenizer_kind,
+        vocab_size=data.vocab_size,
+        min_frequency=data.min_frequency,
+        lowercase=data.lowercase,
+        source_lang=data.source_lang,
+        target_lang=data.target_lang,
+        model_max_length=data.max_source_length,
+    )
+
+
 def prepare_model(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    train_args: TrainArguments,
-    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings, tokenizer: PreTrainedTokenizerFast
 ) -> BahdanauForConditionalGeneration:
     """Make a model for the tokenizer, or load the one to go on from; set its generation defaults.
 
@@ -192,6 +200,7 @@ def prepare_model(
         InputError: a shape that contradicts itself, a checkpoint that is missing, damaged or not
             one of ours, or one whose vocabulary is not the tokenizer's.
     """
+    model_args, data_args, train_args = settings
     if model_args.model_name_or_path is not None:
         name, revision = model_args.model_name_or_path, model_args.model_revision
         model = load_model(name, revision, dtype=torch.float32)
@@ -223,118 +232,18 @@ def _reason(error: Exception) -> str:
     return line.removeprefix("ValueError: ").removeprefix("TypeError: ")
 
 
-@dataclass
-class RunPairs:
-    """The pairs of a run: text as it is scored, and features as they are learnt from.
-
-    Attributes:
-        texts: cleaned pairs by split.
-        encoded: `train` and `validation` as token ids.
-        dropped_on_the_way: what reading and what encoding left out, by split.
-    """
-
-    texts: dict[str, AnyDataset]
-    encoded: dict[str, AnyDataset]
-    dropped_on_the_way: dict[str, list[DroppedPairs]]
-
-    @property
-    def dropped(self) -> dict[str, DroppedPairs]:
-        """What was left out so far, by split; of a stream it grows as pairs are read."""
-        parts = self.dropped_on_the_way
-        return {name: functools.reduce(operator.add, counts) for name, counts in parts.items()}
-
-
-def prepare_features(
-    texts: dict[str, AnyDataset],
-    dropped: dict[str, DroppedPairs],
-    tokenizer: PreTrainedTokenizerFast,
-    data_args: DataArguments,
-) -> RunPairs:
-    """Encode what is trained and validated on.
-
-    Raises:
-        InputError: no training pair is left.
-    """
-    encoded: dict[str, AnyDataset] = {}
-    counts = {split: [lost] for split, lost in dropped.items()}
-    for split in ("train", "validation"):
-        encoded[split], lost = encode_pairs(
-            texts[split], tokenizer, data_args, training=split == "train"
-        )
-        if split in counts:
-            counts[split].append(lost)
-    if isinstance(encoded["train"], Dataset) and not len(encoded["train"]):
-        raise InputError(
-            "no training pair is short enough: raise --max_source_length and --max_target_length, "
-            "or add --truncate_long_pairs"
-        )
-    return RunPairs(texts, encoded, counts)
-
-
-def dropped_table(dropped: dict[str, DroppedPairs]) -> str:
-    """What was read, left out for which reason, and kept, a column for each split."""
-    columns = {split: lost.as_dict() for split, lost in dropped.items()}
-    names = list(next(iter(columns.values())))
-    lines = [" " * 16 + "".join(f"{split:>12}" for split in columns)]
-    for name in names:
-        numbers = "".join(f"{column[name]:>12,}" for column in columns.values())
-        lines.append(f"{name.replace('_', ' '):<16}{numbers}")
-    return "\n".join(lines)
-
-
-def data_fingerprint(encoded: AnyDataset, spec: str | None) -> str:
-    """SHA-256 of features in their order; of a stream, of samples of the file that it reads.
-
-    Args:
-        encoded: features of a split.
-        spec: the file or files that a stream reads; of a stream of the Hub nothing can be said.
-    """
-    if not isinstance(encoded, Dataset):
-        return sample_digest(spec) if spec else "stream"
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
-
-    digests = {}
-    for name in ("input_ids", "labels"):
-        lengths, ids = hashlib.sha256(), hashlib.sha256()
-        for batch in encoded.select_columns([name]).with_format("arrow").iter(100_000):
-            lengths.update(pc.list_value_length(batch[name]).to_numpy().tobytes())
-            ids.update(pc.list_flatten(batch[name]).to_numpy().tobytes())
-        digests[name] = lengths.hexdigest() + ids.hexdigest()
-    return hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-
-
-def sample_digest(spec: str) -> str:
-    """SHA-256 of the sizes of the files and of pieces spread over them: quick for any size."""
-    digest = hashlib.sha256()
-    for path in pair_paths(spec):
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            for place in range(_PIECES):
-                file.seek(max(0, size - _PIECE_BYTES) * place // (_PIECES - 1))
-                digest.update(file.read(_PIECE_BYTES))
-    return digest.hexdigest()
-
-
 def run_settings(
-    accelerator: Accelerator,
-    model: BahdanauForConditionalGeneration,
-    pairs: RunPairs,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    train_args: TrainArguments,
+    accelerator: Accelerator, settings: Settings, pairs: RunPairs, model: PreTrainedModel
 ) -> dict[str, Any]:
     """What `settings.json` holds: all that the run was told, what it counted, the versions."""
-    train = dataclasses.asdict(train_args)
-    del train["hub_token"]
+    told = {name: dataclasses.asdict(group) for name, group in settings._asdict().items()}
+    del told["train"]["hub_token"]
     packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "sacrebleu")
     counted = {k: v for k, v in pairs.texts.items() if isinstance(v, Dataset)} | {
         k: v for k, v in pairs.encoded.items() if isinstance(v, Dataset)
     }
     return {
-        "model": dataclasses.asdict(model_args),
-        "data": dataclasses.asdict(data_args),
-        "train": train,
+        **told,
         "versions": {
             "bahdanau_hf": __version__,
             "python": platform.python_version(),
@@ -345,6 +254,16 @@ def run_settings(
         "num_pairs": {name: len(split) for name, split in counted.items()},
         "dropped": {name: lost.as_dict() for name, lost in pairs.dropped.items()},
     }
+
+
+def start_records(run: Run) -> None:
+    """Write `settings.json` and start the trackers; earlier scores no longer hold."""
+    run.accelerator.wait_for_everyone()
+    told = run_settings(run.accelerator, run.settings, run.pairs, run.bare_model)
+    if run.accelerator.is_main_process:
+        run.results_file.unlink(missing_ok=True)
+        write_json(run.output_dir / "settings.json", told)
+    start_trackers(run.accelerator, run.output_dir, told, run.state.step)
 
 
 # What may change when a run goes on is not here: how long, how often to log, validate and save.
@@ -365,13 +284,10 @@ _TRAIN_IDENTITY = (
 
 
 def run_identity(
-    accelerator: Accelerator,
-    model: BahdanauForConditionalGeneration,
-    encoded: dict[str, AnyDataset],
-    data_args: DataArguments,
-    train_args: TrainArguments,
+    accelerator: Accelerator, settings: Settings, pairs: RunPairs, model: PreTrainedModel
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed run to be the same run."""
+    _, data_args, train_args = settings
     shape = {name: getattr(model.config, name) for name in SHAPE_FIELDS}
     # What decides which pairs a stream gives; of a table, the fingerprint knows.
     stream = {name: getattr(data_args, name) for name in _STREAM_IDENTITY}
@@ -389,7 +305,8 @@ def run_identity(
     return {
         "world_size": accelerator.num_processes,
         "data_fingerprints": {
-            name: data_fingerprint(split, data_args.train_file) for name, split in encoded.items()
+            name: data_fingerprint(split, data_args.train_file)
+            for name, split in pairs.encoded.items()
         },
         "recipe": recipe,
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -18,12 +19,18 @@ from ..alignment.guided_loss import guided_attention_loss
 from ..data.batching import IGNORED_LABEL
 from ..distributed import sum_over_processes
 from ..errors import InputError
-from .batches import Batch
-from .run import NonFiniteError, Run
+from .pairs import Batch
+
+if TYPE_CHECKING:
+    from .run import Run
 
 logger = logging.getLogger(__name__)
 
 _DROPOUTS = ("dropout", "embedding_dropout", "readout_dropout", "attention_dropout")
+
+
+class NonFiniteError(RuntimeError):
+    """Loss, gradient or weights are not finite numbers; nothing of them was saved."""
 
 
 class OutOfMemory(InputError):
@@ -39,7 +46,7 @@ class StepDone:
             left aside.
         num_tokens: real target tokens.
         grad_norm: norm of the gradient before clipping; not finite if the step was skipped.
-        stop: of each reason to stop, how many processes have it.
+        reasons_to_stop: those that any process has.
         seconds: what it took.
         was_skipped: whether the gradient scaler met an overflow and left the weights alone.
     """
@@ -47,24 +54,29 @@ class StepDone:
     loss_sum: float
     num_tokens: int
     grad_norm: float
-    stop: list[float]
+    reasons_to_stop: frozenset[str]
     seconds: float
     was_skipped: bool = False
 
 
-def take_step(run: Run, micro_batches: list[Batch], stop: Callable[[], list[bool]]) -> StepDone:
+def take_step(
+    run: Run,
+    micro_batches: list[Batch],
+    reasons_to_stop: Callable[[], Mapping[str, bool]] = dict,
+) -> StepDone:
     """One optimizer step on the sum of all processes' and micro-batches' losses, divided once.
 
     Args:
         run: changed in place.
         micro_batches: this process's; as many as every other's, of any size.
-        stop: tells which reasons this process has to stop after the step.
+        reasons_to_stop: tells, by name, which this process has after the step; the same names on
+            every process.
 
     Raises:
         NonFiniteError: before the weights are touched, on every process.
         OutOfMemory: the batches do not fit into memory, halved neither where that is exact.
     """
-    accelerator, args = run.accelerator, run.args
+    accelerator, args = run.accelerator, run.settings.train
     began = time.monotonic()
     own_tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in micro_batches)
     num_tokens = int(sum_over_processes(accelerator, [own_tokens])[0])
@@ -76,10 +88,13 @@ def take_step(run: Run, micro_batches: list[Batch], stop: Callable[[], list[bool
     own_loss = _add_gradients(run, micro_batches, divisors)
     norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
     grad_norm = float(norm)
-    loss_sum, *stops = sum_over_processes(accelerator, [own_loss, *map(float, stop())])
+    own_reasons = reasons_to_stop()
+    loss_sum, *counts = sum_over_processes(accelerator, [own_loss, *own_reasons.values()])
+    reasons = frozenset(name for name, n in zip(own_reasons, counts, strict=True) if n)
     was_skipped = _update_weights(run, grad_norm, loss_sum, num_tokens)
     run.optimizer.zero_grad()
-    return StepDone(loss_sum, num_tokens, grad_norm, stops, time.monotonic() - began, was_skipped)
+    seconds = time.monotonic() - began
+    return StepDone(loss_sum, num_tokens, grad_norm, reasons, seconds, was_skipped)
 
 
 def _update_weights(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
@@ -143,7 +158,7 @@ def _add_gradients(run: Run, batches: list[Batch], divisors: list[int]) -> Tenso
 def _backward(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
     accelerator = run.accelerator
     # Undo what others divide by: gradients are averaged over processes, and `backward` divides by
-    # the number of micro-batches, which in the last step of a pass may not be the true one.
+    # the number of micro-batches, which in the last step of an epoch may not be the true one.
     factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
     own_loss = torch.zeros((), device=accelerator.device)
     for i, (batch, divisor) in enumerate(zip(batches, divisors, strict=True)):
@@ -155,13 +170,13 @@ def _backward(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
                 **batch,
                 skip_logits=True,
                 num_items_in_batch=divisor,
-                label_smoothing=run.args.label_smoothing_factor,
+                label_smoothing=run.settings.train.label_smoothing_factor,
                 output_attentions=places is not None,
             )
             loss = total = outputs.loss
             if places is not None:
                 guided = guided_attention_loss(outputs.cross_attentions[0][:, 0], places)
-                total = loss + run.args.guided_attention_weight * guided / divisor
+                total = loss + run.settings.train.guided_attention_weight * guided / divisor
             accelerator.backward(total * factor)
         own_loss += loss.detach() * divisor
     return own_loss
@@ -193,7 +208,7 @@ def _complaint(run: Run, batches: list[Batch]) -> str:
     largest = max(batches, key=lambda batch: batch["labels"].numel())
     pairs, target = largest["labels"].shape
     source = largest["input_ids"].shape[1]
-    by_tokens = run.data_args.max_tokens_per_batch is not None
+    by_tokens = run.settings.data.max_tokens_per_batch is not None
     setting = "max_tokens_per_batch" if by_tokens else "per_device_train_batch_size"
     return (
         f"step {run.state.step + 1}: out of memory in a batch of {pairs} pairs of up to {source} "

@@ -1,0 +1,321 @@
+"""The pairs of a run: read, cleaned, encoded, and dealt out as micro-batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+from ..checkpoints.save_load import TrainerState
+from ..data.batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
+from ..data.preprocessing import (
+    DroppedPairs,
+    clean_pairs,
+    encode_pairs,
+    pair_lengths,
+    split_validation,
+)
+from ..data.readers import pair_paths
+from ..data.sources import AnyDataset, bundled_pairs, file_pairs, first_pairs, hub_pairs
+from ..errors import InputError
+from .arguments import DataArguments, Settings
+
+Batch = dict[str, Tensor]
+
+HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
+_ENCODING = (
+    *("source_lang", "target_lang", "max_source_length", "max_target_length"),
+    *("truncate_long_pairs", "preprocessing_num_workers"),
+)
+_CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio")
+_PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
+
+
+# --- reading, cleaning, encoding -----------------------------------------------------------------
+
+
+def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
+    """Read what the arguments name: the bundled pairs, files, or a data set of the Hub.
+
+    `max_train_samples` and `max_eval_samples` are applied here. Only the training split is ever a
+    stream.
+
+    Returns:
+        `train`, and `validation` and `test` where given, each with the one column `translation`.
+
+    Raises:
+        InputError: see `file_pairs` and `hub_pairs`.
+    """
+    languages = (data.source_lang, data.target_lang)
+    splits: dict[str, AnyDataset] = {}
+    if data.dataset_name:
+        splits = hub_pairs(
+            data.dataset_name,
+            data.dataset_config_name,
+            *languages,
+            streaming=data.streaming,
+            num_held_out=data.max_eval_samples or HELD_OUT_OF_STREAM,
+        )
+    elif not data.train_file:
+        splits = dict(bundled_pairs(*languages))
+        if data.streaming:
+            splits["train"] = splits["train"].to_iterable_dataset()
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    for split, spec in files.items():
+        if spec:
+            streaming = data.streaming and split == "train"
+            splits[split] = file_pairs(spec, *languages, streaming=streaming)
+    for split, dataset in splits.items():
+        limit = data.max_train_samples if split == "train" else data.max_eval_samples
+        if limit is not None:
+            splits[split] = first_pairs(dataset, limit)
+    return splits
+
+
+def cleaning_options(data: DataArguments) -> dict[str, Any]:
+    """What `clean_pairs` is told."""
+    return {name: getattr(data, name) for name in _CLEANING}
+
+
+def encoding_options(data: DataArguments) -> dict[str, Any]:
+    """What `encode_pairs` is told."""
+    return {name: getattr(data, name) for name in _ENCODING}
+
+
+def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, DroppedPairs]]:
+    """Read and clean all splits; cut validation from train by hash if none is given.
+
+    Returns:
+        `train`, `validation` and, where given, `test`; and what was dropped, by split (pairs cut
+        from train are counted as read in train).
+
+    Raises:
+        InputError: see `read_pairs`; or nothing of a split is left.
+    """
+    dropped: dict[str, DroppedPairs] = {}
+    splits: dict[str, AnyDataset] = {}
+    for name, dataset in read_pairs(data).items():
+        options = cleaning_options(data)
+        splits[name], dropped[name] = clean_pairs(dataset, **options, training=name == "train")
+        if isinstance(dataset, Dataset) and not len(splits[name]):
+            counts = ", ".join(f"{n} {reason}" for reason, n in dropped[name].counts.items())
+            raise InputError(f"no pair of {name} is left after cleaning ({counts})")
+    if "validation" not in splits:
+        train, validation = split_validation(splits["train"], data.validation_split_percentage)
+        if data.max_eval_samples is not None:
+            validation = first_pairs(validation, data.max_eval_samples)
+        splits |= {"train": train, "validation": validation}
+    return splits, dropped
+
+
+@dataclass
+class RunPairs:
+    """The pairs of a run: text as it is scored, and features as they are learnt from.
+
+    Attributes:
+        texts: cleaned pairs by split.
+        dropped_on_the_way: what reading and what encoding left out, by split.
+        encoded: `train` and `validation` as token ids.
+    """
+
+    texts: dict[str, AnyDataset]
+    dropped_on_the_way: dict[str, list[DroppedPairs]]
+    encoded: dict[str, AnyDataset] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, data: DataArguments) -> RunPairs:
+        """Read and clean; see `load_pairs`."""
+        texts, dropped = load_pairs(data)
+        return cls(texts, {split: [lost] for split, lost in dropped.items()})
+
+    def encode(self, tokenizer: PreTrainedTokenizerFast, data: DataArguments) -> None:
+        """Encode what is trained and validated on.
+
+        Raises:
+            InputError: no training pair is left.
+        """
+        for split in ("train", "validation"):
+            self.encoded[split], lost = encode_pairs(
+                self.texts[split], tokenizer, **encoding_options(data), training=split == "train"
+            )
+            if split in self.dropped_on_the_way:
+                self.dropped_on_the_way[split].append(lost)
+        if isinstance(self.encoded["train"], Dataset) and not len(self.encoded["train"]):
+            raise InputError(
+                "no training pair is short enough: raise --max_source_length and "
+                "--max_target_length, or add --truncate_long_pairs"
+            )
+
+    @property
+    def dropped(self) -> dict[str, DroppedPairs]:
+        """What was left out so far, by split; of a stream it grows as pairs are read."""
+        parts = self.dropped_on_the_way
+        return {name: functools.reduce(operator.add, counts) for name, counts in parts.items()}
+
+    def dropped_table(self) -> str:
+        """What was read, left out for which reason, and kept, a column for each split."""
+        columns = {split: lost.as_dict() for split, lost in self.dropped.items()}
+        lines = [" " * 16 + "".join(f"{split:>12}" for split in columns)]
+        for name in next(iter(columns.values())):
+            numbers = "".join(f"{column[name]:>12,}" for column in columns.values())
+            lines.append(f"{name.replace('_', ' '):<16}{numbers}")
+        return "\n".join(lines)
+
+
+# --- fingerprints --------------------------------------------------------------------------------
+
+
+def data_fingerprint(encoded: AnyDataset, spec: str | None) -> str:
+    """SHA-256 of features in their order; of a stream, of samples of the file that it reads.
+
+    Args:
+        encoded: features of a split.
+        spec: the file or files that a stream reads; of a stream of the Hub nothing can be said.
+    """
+    if not isinstance(encoded, Dataset):
+        return sample_digest(spec) if spec else "stream"
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+    digests = {}
+    for name in ("input_ids", "labels"):
+        lengths, ids = hashlib.sha256(), hashlib.sha256()
+        for batch in encoded.select_columns([name]).with_format("arrow").iter(100_000):
+            lengths.update(pc.list_value_length(batch[name]).to_numpy().tobytes())
+            ids.update(pc.list_flatten(batch[name]).to_numpy().tobytes())
+        digests[name] = lengths.hexdigest() + ids.hexdigest()
+    return hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+
+
+def sample_digest(spec: str) -> str:
+    """SHA-256 of the sizes of the files and of pieces spread over them: quick for any size."""
+    digest = hashlib.sha256()
+    for path in pair_paths(spec):
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for place in range(_PIECES):
+                file.seek(max(0, size - _PIECE_BYTES) * place // (_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()
+
+
+# --- micro-batches -------------------------------------------------------------------------------
+
+
+class TrainingBatches:
+    """The micro-batches of this process, epoch after epoch, from any place in an epoch.
+
+    Args:
+        accelerator: rank and number of processes.
+        settings: how batches are filled and padded, seed, workers.
+        encoded: training features.
+    """
+
+    def __init__(self, accelerator: Accelerator, settings: Settings, encoded: Any) -> None:
+        train = settings.train
+        self.sampler = LengthBucketBatchSampler(
+            *pair_lengths(encoded), **_sampling(accelerator, settings)
+        )
+        self.loader = DataLoader(
+            encoded,
+            batch_sampler=self.sampler,
+            collate_fn=make_collator(settings.data),
+            num_workers=train.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            # Its own generator: drawing the workers' seeds must not move the one of dropout.
+            generator=torch.Generator().manual_seed(train.seed),
+        )
+
+    def batches_in(self, epoch: int) -> int:
+        """How many micro-batches this process has in a pass."""
+        self.sampler.set_epoch(epoch)
+        return len(self.sampler)
+
+    def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
+        """Yield the micro-batches of each optimizer step to the end of the present pass.
+
+        Args:
+            state: `epoch` and `batches_done` say where to begin.
+            per_step: micro-batches a step; the last step of a pass may have fewer.
+
+        Yields:
+            The micro-batches, and whether the pass ends with them.
+        """
+        left = self.batches_in(state.epoch) - state.batches_done
+        position = {"epoch": state.epoch, "batches_done": state.batches_done}
+        self.sampler.load_state_dict(position)
+        group: list[Batch] = []
+        for batch in self.loader:
+            group.append(batch)
+            left -= 1
+            if len(group) == per_step or left == 0:
+                yield group, left == 0
+                group = []
+
+    def epochs_done(self, state: TrainerState) -> float:
+        """Passes over the pairs, the present one as a fraction."""
+        if state.batches_done == 0:
+            return float(state.epoch)
+        return round(state.epoch + state.batches_done / self.batches_in(state.epoch), 4)
+
+
+class StreamedBatches:
+    """The micro-batches of this process from a stream, which is one epoch without end.
+
+    Arguments as those of `TrainingBatches`.
+
+    Raises:
+        InputError: workers were asked for; they would read ahead of what is trained on.
+    """
+
+    def __init__(self, accelerator: Accelerator, settings: Settings, encoded: Any) -> None:
+        if settings.train.dataloader_num_workers:
+            raise InputError("--streaming needs --dataloader_num_workers 0")
+        self.batcher = StreamBatcher(
+            encoded,
+            buffer_size=settings.data.shuffle_buffer_size,
+            **_sampling(accelerator, settings),
+        )
+        self.collator = make_collator(settings.data)
+
+    def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
+        """Yield the micro-batches of each optimizer step, endlessly; see `TrainingBatches`."""
+        if state.stream is not None:
+            self.batcher.load_state_dict(state.stream)
+        features = iter(self.batcher)
+        while True:
+            group = [self.collator(next(features)) for _ in range(per_step)]
+            state.stream = self.batcher.state_dict()
+            yield group, False
+
+    def epochs_done(self, state: TrainerState) -> float:
+        """A stream's passes are not counted."""
+        return 0.0
+
+
+def _sampling(accelerator: Accelerator, settings: Settings) -> dict[str, Any]:
+    by_tokens = settings.data.max_tokens_per_batch is not None
+    return {
+        "batch_size": None if by_tokens else settings.train.per_device_train_batch_size,
+        "max_tokens": settings.data.max_tokens_per_batch,
+        "seed": settings.train.seed,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+        "bucket": settings.data.bucket_by_length,
+    }
+
+
+def make_collator(data: DataArguments) -> PairCollator:
+    """The collator that the arguments ask for."""
+    lengths = (data.max_source_length, data.max_target_length)
+    return PairCollator(pad_to=lengths if data.pad_to_max_length else None)
