@@ -19,10 +19,10 @@ from bahdanau_hf.checkpoints.run_folder import list_checkpoints
 from bahdanau_hf.checkpoints.save_load import TrainerState
 from bahdanau_hf.training import loop as training
 from bahdanau_hf.training.evaluation import validation_loss
-from bahdanau_hf.training.loop import StopSignals, TrainingInterrupted
+from bahdanau_hf.training.loop import StopSignals, TrainingInterrupted, decide
 from bahdanau_hf.training.release import choose_weights
 from bahdanau_hf.training.run import Run
-from bahdanau_hf.training.step import NonFiniteError
+from bahdanau_hf.training.step import NonFiniteError, StepDone
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
@@ -282,6 +282,42 @@ def test_early_stopping_remembers_over_a_pause(
             prepare(tmp_path, **changes).train()
     state = prepare(tmp_path, **changes, resume_from_checkpoint="latest").train()
     assert (state.step, state.best_step) == (4, 1)
+
+
+# --- what follows a step -------------------------------------------------------------------------
+
+
+def test_what_follows_a_step(tmp_path: Path) -> None:
+    run = prepare(tmp_path, max_train_steps=12, logging_steps=2, eval_steps=3, save_steps=5)
+
+    def follows(step: int, *reasons: str) -> str:
+        run.state.step = step
+        done = StepDone(1.0, 1, 1.0, frozenset(reasons), 0.1)
+        control = decide(run, done, ends_epoch=True)
+        assert control.should_stop == bool(run.state.finished)
+        names = ("should_log", "should_evaluate", "should_save", "should_stop", "interrupted_by")
+        return " ".join(name.removeprefix("should_") for name in names if getattr(control, name))
+
+    run.settings.train.max_train_seconds = 9
+    assert [follows(step) for step in (1, 2, 3, 5, 6)] == [
+        "",
+        "log",
+        "evaluate",
+        "save",
+        "log evaluate",
+    ]
+    assert follows(12) == "log evaluate stop"
+    assert follows(7, "out of time") == "log evaluate stop"
+    assert run.state.finished == "--max_train_seconds 9 are over"
+    assert follows(7, "SIGTERM") == "interrupted_by"
+    assert (
+        decide(run, StepDone(1.0, 1, 1.0, frozenset({"SIGTERM"}), 0.1), False).interrupted_by == 15
+    )
+    # Without intervals: each epoch's end, and whatever is averaged in the end is kept.
+    run.settings.train.eval_steps = run.settings.train.save_steps = None
+    assert follows(7) == "evaluate save"
+    run.settings.train.save_steps, run.settings.train.average_last_checkpoints = 100, 2
+    assert follows(7) == "evaluate save"
 
 
 # --- stopping ------------------------------------------------------------------------------------

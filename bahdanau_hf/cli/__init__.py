@@ -27,15 +27,15 @@ from .options import standard_output
 
 PROGRAM = "bahdanau-hf"
 COMMANDS = {
-    "train": "train a model: the one command that reads a recipe",
-    "train-tokenizer": "train a tokenizer alone, with the flags of train",
+    "train": "train a model from a recipe",
+    "train-tokenizer": "train only a tokenizer",
     "translate": "translate standard input, line by line",
     "score": "print BLEU and chrF as JSON",
     "align": "draw the attention map of a sentence",
-    "export": "write a checkpoint for use without Python and PyTorch",
+    "export": "export a checkpoint to ONNX",
     "push": "publish a checkpoint on the Hub",
-    "demo": "a web page to try a checkpoint, for this machine or as a Space",
-    "convert": "make a checkpoint from the d2l tutorial's weights",
+    "demo": "open a web page to try a checkpoint, or write it as a Space",
+    "convert": "convert weights of the d2l tutorial into a checkpoint",
     "env": "print what a bug report needs: versions, processor, settings",
 }
 _EARLIER_NAMES = {"convert-tutorial": "convert"}

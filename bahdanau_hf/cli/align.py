@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="up to N translations of its own, best first; with --links as a list",
+        help="align up to N translations of the model, best first; with --links as a list",
     )
     parser.add_argument(
         "--output",
@@ -42,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--links",
         action="store_true",
-        help="print, as JSON, which word is linked with which and where both stand",
+        help="print the word alignment as JSON, with positions",
     )
 
 

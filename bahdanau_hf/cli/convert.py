@@ -1,4 +1,4 @@
-"""Make a checkpoint from the weights and vocabularies of the d2l tutorial's own program."""
+"""Convert a model trained with the code of the d2l tutorial into a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--source_vocab",
         required=True,
         metavar="FILE",
-        help="the source's tokens, one a line, in the order of their ids",
+        help="source vocabulary: one token per line, in order of id",
     )
     parser.add_argument(
-        "--target_vocab", required=True, metavar="FILE", help="the target's tokens, likewise"
+        "--target_vocab", required=True, metavar="FILE", help="target vocabulary, likewise"
     )
     parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="where the checkpoint goes"
+        "--output_dir", required=True, metavar="DIR", help="folder for the checkpoint"
     )
     parser.add_argument(
         "--num_steps",
         type=positive,
         default=10,
         metavar="N",
-        help="tokens that the tutorial pads and cuts sentences to (default: 10)",
+        help="length that the tutorial pads and truncates sentences to (default: 10)",
     )
     parser.add_argument("--source_lang", default="en", metavar="CODE", help="default: en")
     parser.add_argument("--target_lang", default="zh", metavar="CODE", help="default: zh")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import InputError
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
@@ -23,7 +25,8 @@ def run(args: argparse.Namespace) -> None:
     """Serve the page until it is stopped, or write the Space.
 
     Raises:
-        InputError: no such checkpoint, the extra [demo] is missing, a folder that is not empty.
+        InputError: no such checkpoint, the extra [demo] is missing, a port in use, a folder
+            that is not empty.
     """
     import torch
 
@@ -38,5 +41,8 @@ def run(args: argparse.Namespace) -> None:
         return
     torch.set_num_threads(max(1, torch.get_num_threads() // NUM_AT_ONCE))
     page, options = build_page(Answers(translator))
-    # Without a host Gradio listens on loopback, or where a Space tells it by its environment.
-    page.launch(server_name=args.host, server_port=args.port, **options)
+    try:
+        # Without a host Gradio listens on loopback, or where a Space tells it by its environment.
+        page.launch(server_name=args.host, server_port=args.port, **options)
+    except OSError as error:
+        raise InputError(str(error)) from None

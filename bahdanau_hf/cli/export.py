@@ -20,11 +20,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=["onnx", "onnx-greedy"],
         default="onnx",
-        help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings; "
-        "onnx-greedy: one graph that is the whole greedy search, ids in, ids out (default: onnx)",
+        help="onnx: encoder and decoder step as two graphs, tokenizer and search settings; "
+        "onnx-greedy: the whole greedy search as one graph, ids in, ids out (default: onnx)",
     )
     parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="where the exported files go"
+        "--output_dir", required=True, metavar="DIR", help="folder for the exported files"
     )
     parser.add_argument(
         "--dtype",

@@ -1,4 +1,4 @@
-"""What the commands have in common: flags, the model they load, lines they read and write."""
+"""What the commands share: flags, loading the model, reading and writing lines."""
 
 from __future__ import annotations
 
@@ -32,31 +32,34 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="further checkpoints, with the same tokenizer, that translate together with --model",
+        help="further checkpoints with the same tokenizer, decoded together with --model",
     )
     parser.add_argument(
         "--batch_size",
         type=positive,
         default=64,
         metavar="N",
-        help="sentences in a batch (default: 64); 1 answers each line before the next is read",
+        help="sentences per batch (default: 64); 1: answer each line before reading the next",
     )
     parser.add_argument(
         "--num_beams", type=positive, metavar="N", help="beams; default: the checkpoint's"
     )
     parser.add_argument(
-        "--max_new_tokens", type=positive, metavar="N", help="longest translation, in tokens"
+        "--max_new_tokens", type=positive, metavar="N", help="maximum tokens of a translation"
     )
     parser.add_argument(
-        "--length_penalty", type=float, metavar="X", help="with beams: above 1 prefers longer ones"
+        "--length_penalty",
+        type=float,
+        metavar="X",
+        help="beam search: above 1 prefers longer output",
     )
     parser.add_argument(
         "--replace_unknown",
         nargs="?",
         const=True,
         metavar="FILE",
-        help="put, for a word the model could not write, the source word it looked at, or what "
-        "FILE has for that word: lines of 'source word<TAB>target word'",
+        help="replace an unknown word by the source word with the most attention, or by its entry "
+        "in FILE: lines of 'source word<TAB>target word'",
     )
     add_dtype(parser)
 
@@ -66,8 +69,8 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16", "int8"],
-        help="compute in this number format; auto: bfloat16 where the hardware has it, else "
-        "float32; int8 (on CPUs) is the fastest; default: as saved",
+        help="number format to compute in; auto: bfloat16 where the hardware has it, else float32; "
+        "int8: fastest on CPUs; default: as saved",
     )
 
 

@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--test_file",
         metavar="FILE",
         help="pairs: TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two aligned text "
-        "files with a comma between",
+        "files, separated by a comma",
     )
     parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
     parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
@@ -38,35 +38,38 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--chinese_script",
         choices=["keep", "simplified", "traditional"],
         default="keep",
-        help="turn the Chinese of the test file into one script (extra [zh])",
+        help="convert the Chinese of the test file to one script (extra [zh])",
     )
     parser.add_argument(
-        "--predictions", metavar="FILE", help="translations, one a line; - is stdin"
+        "--predictions", metavar="FILE", help="translations, one per line; -: stdin"
     )
     parser.add_argument(
-        "--references", metavar="FILE", nargs="+", help="references, one a line; several files"
+        "--references",
+        metavar="FILE",
+        nargs="+",
+        help="one or more files of references, one per line",
     )
     parser.add_argument(
         "--sources",
         metavar="FILE",
-        help="with --predictions: what was translated, one a line, to score by length too",
+        help="with --predictions: source sentences, one per line; adds scores by length",
     )
     parser.add_argument(
         "--alignments",
         action="store_true",
-        help="with --model: alignment error rate of its attention on the 150 hand-made alignments "
-        "that come with the package (English and Chinese, either direction)",
+        help="with --model: alignment error rate of its attention on the 150 bundled hand-made "
+        "alignments (English and Chinese, either direction)",
     )
     parser.add_argument(
         "--backward_model",
         metavar="DIR",
-        help="with --alignments: a model of the other direction; only links of both are scored",
+        help="with --alignments: a model of the other direction; scores only links of both models",
     )
     parser.add_argument(
         "--compare",
         metavar="FILE",
-        help="another system's translations of the same sentences, one a line: tell by paired "
-        "bootstrap whether the difference is more than chance",
+        help="another system's translations of the same sentences, one per line; adds a paired "
+        "bootstrap significance test",
     )
 
 

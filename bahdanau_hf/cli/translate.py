@@ -30,13 +30,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="up to N translations of each line, best first, as 'line number<TAB>translation'",
+        help="print up to N translations per line, best first: 'line number<TAB>translation'",
     )
     parser.add_argument(
         "--scores",
         action="store_true",
-        help="put the log-probability and a tab before each translation; with beams, divided by "
-        "length ** length_penalty",
+        help="print the log-probability and a tab before each translation; beam search divides it "
+        "by length ** length_penalty",
     )
 
 

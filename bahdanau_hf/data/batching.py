@@ -269,7 +269,7 @@ def _padded(rows: Sequence[Sequence[int]], filler: int, length: int | None) -> t
 class StreamBatcher(IterableDataset):
     """Batches of features from a stream of unknown length, over and over, for one rank.
 
-    The stream is read in windows of `buffer_size` pairs that run on from one pass to the next.
+    The stream is read in windows of `buffer_size` pairs that continue from one epoch into the next.
     Every rank reads the whole stream and takes its batches of each window as
     `LengthBucketBatchSampler` divides them; so all ranks have equally many, and in each window
     every pair is used once. Use with `DataLoader(batcher, batch_size=None, collate_fn=...)`.
@@ -335,7 +335,7 @@ class StreamBatcher(IterableDataset):
             self._batches_done = 0
 
     def _endless(self, skipped: int) -> Iterator[Feature]:
-        """The features of pass after pass, less the first `skipped`."""
+        """The features of epoch after epoch, without the first `skipped`."""
         if self._pairs_per_pass:
             skipped %= self._pairs_per_pass
         while True:

@@ -237,19 +237,19 @@ class TrainingBatches:
         )
 
     def batches_in(self, epoch: int) -> int:
-        """How many micro-batches this process has in a pass."""
+        """How many micro-batches this process has in an epoch."""
         self.sampler.set_epoch(epoch)
         return len(self.sampler)
 
     def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
-        """Yield the micro-batches of each optimizer step to the end of the present pass.
+        """Yield the micro-batches of each optimizer step to the end of the epoch.
 
         Args:
             state: `epoch` and `batches_done` say where to begin.
-            per_step: micro-batches a step; the last step of a pass may have fewer.
+            per_step: micro-batches a step; the last step of an epoch may have fewer.
 
         Yields:
-            The micro-batches, and whether the pass ends with them.
+            The micro-batches, and whether the epoch ends with them.
         """
         left = self.batches_in(state.epoch) - state.batches_done
         position = {"epoch": state.epoch, "batches_done": state.batches_done}
@@ -263,7 +263,7 @@ class TrainingBatches:
                 group = []
 
     def epochs_done(self, state: TrainerState) -> float:
-        """Passes over the pairs, the present one as a fraction."""
+        """Epochs, the present one as a fraction."""
         if state.batches_done == 0:
             return float(state.epoch)
         return round(state.epoch + state.batches_done / self.batches_in(state.epoch), 4)
@@ -299,7 +299,7 @@ class StreamedBatches:
             yield group, False
 
     def epochs_done(self, state: TrainerState) -> float:
-        """A stream's passes are not counted."""
+        """A stream's epochs are not counted."""
         return 0.0
 
 

@@ -86,12 +86,12 @@ class Run:
         return self.accelerator.unwrap_model(self.model)
 
     def start_clock(self) -> None:
-        """Let `seconds` go on from what earlier sittings took."""
+        """Start to count `seconds`, from what earlier sittings took."""
         self._started = time.monotonic() - self.state.seconds
 
     @property
     def seconds(self) -> float:
-        """Wall clock of the run since it was started, without the time it lay still."""
+        """Wall-clock time of the run, without the pauses between sittings."""
         return time.monotonic() - self._started
 
     @property
