@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoint import PAIRS, make_checkpoint
 from transformers import GenerationConfig
 
 from bahdanau_hf import InputError, Translator
+from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
 
 SOURCES, TARGETS = zip(*PAIRS, strict=True)
 
