@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from . import gpu
-from .configuration_bahdanau import BahdanauConfig
 from .errors import InputError
-from .modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
+from .modeling.configuration_bahdanau import BahdanauConfig
+from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
 from .version import __version__
 
 AutoConfig.register("bahdanau", BahdanauConfig, exist_ok=True)
@@ -26,28 +26,28 @@ if torch.cuda.device_count():  # which, unlike `is_available`, lets processes fo
     gpu.register()
 
 if TYPE_CHECKING:
-    from .alignment import Alignment
-    from .ensemble import EnsembleLogitsProcessor
+    from .alignment.record import Alignment
+    from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
+    from .inference.ensemble import EnsembleLogitsProcessor
+    from .inference.translator import Translation, Translator
     from .metrics import TranslationMetric, TranslationScores, score_translations
-    from .pipeline_bahdanau import BahdanauTranslationPipeline
-    from .plotting import plot_alignment, save_alignment
-    from .tokenization import clean_text, load_tokenizer, train_tokenizer
-    from .translation import Translation, Translator
+    from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
+    from .reporting.attention_plot import plot_alignment, save_alignment
 
 _MODULES = {
-    "Alignment": "alignment",
-    "BahdanauTranslationPipeline": "pipeline_bahdanau",
-    "EnsembleLogitsProcessor": "ensemble",
-    "Translation": "translation",
+    "Alignment": "alignment.record",
+    "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
+    "EnsembleLogitsProcessor": "inference.ensemble",
+    "Translation": "inference.translator",
     "TranslationMetric": "metrics",
     "TranslationScores": "metrics",
-    "Translator": "translation",
-    "clean_text": "tokenization",
-    "load_tokenizer": "tokenization",
-    "plot_alignment": "plotting",
-    "save_alignment": "plotting",
+    "Translator": "inference.translator",
+    "clean_text": "data.tokenization",
+    "load_tokenizer": "data.tokenization",
+    "plot_alignment": "reporting.attention_plot",
+    "save_alignment": "reporting.attention_plot",
     "score_translations": "metrics",
-    "train_tokenizer": "tokenization",
+    "train_tokenizer": "data.tokenization",
 }
 
 

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from .errors import InputError
-from .processor_bahdanau import multiplies_fast
+from .modeling.processor_bahdanau import multiplies_fast
 
 logger = logging.getLogger(__name__)
 

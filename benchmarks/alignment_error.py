@@ -15,18 +15,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bahdanau_hf.alignment_quality import alignment_quality
-from bahdanau_hf.data import bundled_pairs, pair_texts
-from bahdanau_hf.metrics import AlignmentScores
-from bahdanau_hf.reference_alignments import (
+from bahdanau_hf.alignment.gold import (
     ReferenceAlignment,
     baselines,
     bundled_alignments,
     score_links,
 )
-from bahdanau_hf.statistical_aligner import NO_LINK, best_sources, link_posteriors
-from bahdanau_hf.translation import Translator
-from bahdanau_hf.word_alignment import Link, Word, intersect_links, split_words
+from bahdanau_hf.alignment.ibm_model import NO_LINK, best_sources, link_posteriors
+from bahdanau_hf.alignment.words import Link, Word, intersect_links, split_words
+from bahdanau_hf.data.preprocessing import bundled_pairs, pair_texts
+from bahdanau_hf.inference.alignment_error import alignment_quality
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.metrics.translation import AlignmentScores
 
 
 def main() -> None:

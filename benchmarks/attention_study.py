@@ -34,9 +34,9 @@ import datasets
 import torch
 import transformers
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.metrics import score_translations
-from bahdanau_hf.score_analysis import compare_systems, scores_by_length
+from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length
+from bahdanau_hf.metrics.translation import score_translations
+from bahdanau_hf.training.arguments import parse_arguments
 
 from .machine import command_line, describe_machine
 from .seeds import compare_means

@@ -10,9 +10,9 @@ from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedTokenizerFast
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, train_tokenizer
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.data import load_pairs
-from bahdanau_hf.tokenization import target_vocab_size
+from bahdanau_hf.data.preprocessing import load_pairs
+from bahdanau_hf.data.tokenization import target_vocab_size
+from bahdanau_hf.training.arguments import DataArguments
 
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE
 

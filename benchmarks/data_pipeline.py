@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader
 
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.batching import LengthBucketBatchSampler, PairCollator
-from bahdanau_hf.data import encode_pairs, load_pairs, pair_lengths
+from bahdanau_hf.data.batching import LengthBucketBatchSampler, PairCollator
+from bahdanau_hf.data.preprocessing import encode_pairs, load_pairs, pair_lengths
+from bahdanau_hf.training.arguments import DataArguments
 
 from .bundled import load_bundle
 from .contenders import make_ours, make_plain

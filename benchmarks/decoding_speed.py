@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 from . import joeynmt_peer
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_marian

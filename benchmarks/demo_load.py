@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.data import load_pairs
+from bahdanau_hf.data.preprocessing import load_pairs
+from bahdanau_hf.training.arguments import DataArguments
 
 APP = Path(__file__).parents[1] / "scripts" / "app.py"
 WARM_UP = 50  # requests before memory is first read: libraries allocate on first use

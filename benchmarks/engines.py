@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.matmul_bahdanau import fixed_weights
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling.matmul_bahdanau import fixed_weights
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 from . import ctranslate2_peer, older_processor
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_marian, make_ours, make_plain
@@ -135,8 +135,8 @@ def _one_graph(
     """The greedy search as one ONNX graph that holds its own loop, a sentence a call."""
     if beams > 1 or find_spec("onnxruntime") is None:
         return {}
-    from bahdanau_hf.onnx_export import greedy_graph
-    from bahdanau_hf.onnx_search import GreedySearch
+    from bahdanau_hf.export.onnx_export import greedy_graph
+    from bahdanau_hf.export.onnx_search import GreedySearch
 
     lengths = batch.source_lengths.tolist()
     inputs = [

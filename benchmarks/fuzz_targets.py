@@ -28,12 +28,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, InputError, cli
-from bahdanau_hf.pair_files import open_pairs
-from bahdanau_hf.pair_sources import pair_table
-from bahdanau_hf.run_folder import seal_checkpoint
-from bahdanau_hf.text_bahdanau import EOS_ID, UNK_ID, clean_text
-from bahdanau_hf.tokenization import target_vocab_size, train_tokenizer
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.checkpoints.run_folder import seal_checkpoint
+from bahdanau_hf.data.readers import open_pairs
+from bahdanau_hf.data.sources import pair_table
+from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.modeling.text_bahdanau import EOS_ID, UNK_ID, clean_text
 
 from .fuzz_text import damaged, text
 

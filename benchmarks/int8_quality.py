@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from bahdanau_hf import Translator
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.data import clean_pairs, pair_texts, read_pairs
-from bahdanau_hf.metrics import score_translations
+from bahdanau_hf.data.preprocessing import clean_pairs, pair_texts, read_pairs
+from bahdanau_hf.metrics.translation import score_translations
+from bahdanau_hf.training.arguments import DataArguments
 
 DTYPES = ("float32", "bfloat16", "int8")
 

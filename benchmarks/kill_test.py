@@ -32,8 +32,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from bahdanau_hf.checkpoints.run_folder import list_checkpoints, verify_checkpoint
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.run_folder import list_checkpoints, verify_checkpoint
 
 ROOT = Path(__file__).parents[1]
 STEPS = 60

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, Translator
-from bahdanau_hf.batching import LengthBucketBatchSampler
+from bahdanau_hf.data.batching import LengthBucketBatchSampler
 
 from .training_speed import Training
 from .workload import Batch, random_batch

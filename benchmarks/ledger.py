@@ -26,8 +26,8 @@ import datasets
 import torch
 import transformers
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.metrics import score_translations
+from bahdanau_hf.metrics.translation import score_translations
+from bahdanau_hf.training.arguments import parse_arguments
 
 from .ledger_methods import (
     ChineseWords,

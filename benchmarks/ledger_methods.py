@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bahdanau_hf import modeling_bahdanau, tokenization
-from bahdanau_hf.batching import IGNORED_LABEL
-from bahdanau_hf.data import encode_pairs, load_pairs, pair_texts
-from bahdanau_hf.guided_attention import add_best_sources, guided_attention_loss
-from bahdanau_hf.modeling_bahdanau import BahdanauGRUCell
-from bahdanau_hf.tokenization import EOS_ID, SPECIAL_TOKENS, UNK_ID
+from bahdanau_hf.alignment.guided_loss import add_best_sources, guided_attention_loss
+from bahdanau_hf.data import tokenization
+from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.data.preprocessing import encode_pairs, load_pairs, pair_texts
+from bahdanau_hf.data.tokenization import EOS_ID, SPECIAL_TOKENS, UNK_ID
+from bahdanau_hf.modeling import modeling_bahdanau
+from bahdanau_hf.modeling.modeling_bahdanau import BahdanauGRUCell
 
 from .study_systems import Batch, batch_loss
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from bahdanau_hf.env_command import installed_version, processor_name
+from bahdanau_hf.cli.env import installed_version, processor_name
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "joeynmt", "ctranslate2")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 from .contenders import copy_weights_back, make_ours, make_plain
 from .plain_seq2seq import PlainSeq2Seq

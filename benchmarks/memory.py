@@ -84,7 +84,7 @@ def _add_what_stays(section: Section, quick: bool) -> None:
         " What stays: all that the process holds, libraries included, while it trains the model of "
         "configs/base.yaml on ever new shapes, or translates sentences of any lengths with it."
     )
-    from bahdanau_hf.processor_bahdanau import processor
+    from bahdanau_hf.modeling.processor_bahdanau import processor
 
     formats = {"float32", *(name for name, can in processor()._asdict().items() if can)}
     ways = [way for way in LASTING if way.number_format in (("float32",) if quick else formats)]

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 from . import older_processor
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_ours, make_plain

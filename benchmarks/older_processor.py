@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 from .results import Section
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bahdanau_hf.data import script_converter
-from bahdanau_hf.metrics import score_translations
-from bahdanau_hf.pair_files import open_pairs
+from bahdanau_hf.data.preprocessing import script_converter
+from bahdanau_hf.data.readers import open_pairs
+from bahdanau_hf.metrics.translation import score_translations
 
 from .machine import command_line, describe_machine
 from .quality import RESULTS, split_file

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bahdanau_hf.metrics import bleu_tokenizer
+from bahdanau_hf.metrics.translation import bleu_tokenizer
 
 NUM_SAMPLES = 1000
 BOOTSTRAP_SEED = 12345  # sacrebleu's

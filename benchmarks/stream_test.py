@@ -29,13 +29,13 @@ from accelerate import Accelerator
 from datasets import IterableDataset, disable_progress_bars
 from transformers import PreTrainedTokenizerFast
 
-from bahdanau_hf.arguments import DataArguments, TrainArguments
-from bahdanau_hf.batching import PairCollator, StreamBatcher
-from bahdanau_hf.data import clean_pairs, encode_pairs, load_pairs
-from bahdanau_hf.pair_sources import translation_features
-from bahdanau_hf.preparation import data_fingerprint
-from bahdanau_hf.tokenization import train_tokenizer
-from bahdanau_hf.training_batches import TrainingBatches
+from bahdanau_hf.data.batching import PairCollator, StreamBatcher
+from bahdanau_hf.data.preprocessing import clean_pairs, encode_pairs, load_pairs
+from bahdanau_hf.data.sources import translation_features
+from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.training.arguments import DataArguments, TrainArguments
+from bahdanau_hf.training.batches import TrainingBatches
+from bahdanau_hf.training.setup import data_fingerprint
 
 LANGS = ("en", "de")
 BASE = 1000

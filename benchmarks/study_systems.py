@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedModel
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from bahdanau_hf.arguments import DataArguments, ModelArguments, TrainArguments
-from bahdanau_hf.batching import IGNORED_LABEL
-from bahdanau_hf.preparation import prepare_model
-from bahdanau_hf.tokenization import BOS_ID, EOS_ID, PAD_ID, target_vocab_size
+from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.data.tokenization import BOS_ID, EOS_ID, PAD_ID, target_vocab_size
+from bahdanau_hf.training.arguments import DataArguments, ModelArguments, TrainArguments
+from bahdanau_hf.training.setup import prepare_model
 
 SYSTEMS = ("attention", "no attention", "MarianMT")
 MARIAN_LAYERS = 2

@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
-from bahdanau_hf.arguments import DataArguments, ModelArguments, TrainArguments
-from bahdanau_hf.batching import IGNORED_LABEL, LengthBucketBatchSampler, PairCollator
-from bahdanau_hf.data import encode_pairs, load_pairs, pair_lengths, pair_texts
-from bahdanau_hf.pipeline_bahdanau import find_translations
-from bahdanau_hf.preparation import prepare_features, prepare_tokenizer
-from bahdanau_hf.tokenization import EOS_ID
-from bahdanau_hf.training_run import make_optimizer
+from bahdanau_hf.data.batching import IGNORED_LABEL, LengthBucketBatchSampler, PairCollator
+from bahdanau_hf.data.preprocessing import encode_pairs, load_pairs, pair_lengths, pair_texts
+from bahdanau_hf.data.tokenization import EOS_ID
+from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
+from bahdanau_hf.training.arguments import DataArguments, ModelArguments, TrainArguments
+from bahdanau_hf.training.run import make_optimizer
+from bahdanau_hf.training.setup import prepare_features, prepare_tokenizer
 
 from .ledger_methods import Method
 from .stopwatch import Contender, race

@@ -19,9 +19,9 @@ from pathlib import Path
 import datasets
 import torch
 
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.data import load_pairs, pair_texts
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.data.preprocessing import load_pairs, pair_texts
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.training.arguments import DataArguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

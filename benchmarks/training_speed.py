@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.matmul_bahdanau import multiply
+from bahdanau_hf.modeling.matmul_bahdanau import multiply
 
 from . import joeynmt_peer
 from .contenders import EMBEDDING_SIZE, HIDDEN_SIZE, make_marian, make_ours, make_plain

@@ -5,10 +5,10 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator, Sequence
 
-from bahdanau_hf.data import pair_texts
-from bahdanau_hf.metrics import tutorial_bleu, tutorial_counts
-from bahdanau_hf.tokenization import EOS_ID, SPECIAL_TOKENS
-from bahdanau_hf.training_run import Run
+from bahdanau_hf.data.preprocessing import pair_texts
+from bahdanau_hf.data.tokenization import EOS_ID, SPECIAL_TOKENS
+from bahdanau_hf.metrics.translation import tutorial_bleu, tutorial_counts
+from bahdanau_hf.training.run import Run
 
 
 def encode(run: Run, sentences: Sequence[str]) -> list[list[int]]:

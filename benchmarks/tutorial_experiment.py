@@ -36,20 +36,20 @@ import transformers
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.data import load_pairs
-from bahdanau_hf.metrics import score_translations, tutorial_counts
-from bahdanau_hf.pipeline_bahdanau import find_translations
-from bahdanau_hf.preparation import (
+from bahdanau_hf.data.preprocessing import load_pairs
+from bahdanau_hf.data.tokenization import BOS_ID, EOS_ID, PAD_ID
+from bahdanau_hf.metrics.translation import score_translations, tutorial_counts
+from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.loop import take_step, train
+from bahdanau_hf.training.run import Run, start_run
+from bahdanau_hf.training.setup import (
     open_output_dir,
     prepare_features,
     prepare_model,
     prepare_tokenizer,
     start_accelerator,
 )
-from bahdanau_hf.tokenization import BOS_ID, EOS_ID, PAD_ID
-from bahdanau_hf.training import take_step, train
-from bahdanau_hf.training_run import Run, start_run
 
 from . import tutorial_program
 from .machine import command_line, describe_machine

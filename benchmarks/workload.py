@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bahdanau_hf.batching import LengthBucketBatchSampler
+from bahdanau_hf.data.batching import LengthBucketBatchSampler
 
 PAD, BOS, EOS = 0, 1, 2
 FIRST_WORD = 4

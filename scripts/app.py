@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from bahdanau_hf.demo import NUM_AT_ONCE, Answers, build_page
+from bahdanau_hf.demo.page import NUM_AT_ONCE, Answers, build_page
+from bahdanau_hf.demo.space import assemble_space
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.space import assemble_space
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.inference.translator import Translator
 
 BESIDE = Path(__file__).resolve().parent / "model"  # where it stands in a Space
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.hub import push_folder, release_files
+from bahdanau_hf.hub.push import push_folder, release_files
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

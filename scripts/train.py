@@ -19,11 +19,16 @@ import transformers
 from accelerate.utils import set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.data import load_pairs
+from bahdanau_hf.checkpoints.run_folder import write_json
+from bahdanau_hf.data.preprocessing import load_pairs
+from bahdanau_hf.distributed import ProcessLost, settle_processes, start_promised_processes
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.finishing import ScoredSplit, finish
-from bahdanau_hf.preparation import (
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.background_push import open_hub, publish
+from bahdanau_hf.training.loop import TrainingInterrupted, train
+from bahdanau_hf.training.release import ScoredSplit, finish
+from bahdanau_hf.training.run import NonFiniteError, start_run
+from bahdanau_hf.training.setup import (
     dropped_table,
     open_output_dir,
     prepare_features,
@@ -32,13 +37,8 @@ from bahdanau_hf.preparation import (
     run_settings,
     start_accelerator,
 )
-from bahdanau_hf.processes import ProcessLost, settle_processes, start_promised_processes
-from bahdanau_hf.publishing import open_hub, publish
-from bahdanau_hf.run_folder import write_json
-from bahdanau_hf.trackers import start_trackers
-from bahdanau_hf.training import TrainingInterrupted, train
-from bahdanau_hf.training_run import NonFiniteError, start_run
-from bahdanau_hf.training_step import OutOfMemory
+from bahdanau_hf.training.step import OutOfMemory
+from bahdanau_hf.training.trackers import start_trackers
 
 NUM_EXAMPLES = 8
 FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.data import load_pairs, pair_texts
+from bahdanau_hf.data.preprocessing import load_pairs, pair_texts
+from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.training.arguments import parse_arguments
 
 STREAM_PAIRS = 1_000_000  # of a stream, only so many pairs are read
 

@@ -186,7 +186,7 @@ def the_package_stays_talkative() -> Iterator[None]:
 def ways_of_gpus() -> Iterator[None]:
     """What `set_implementation` takes where there is a GPU; on a CPU the same code runs."""
     from bahdanau_hf import gpu
-    from bahdanau_hf.modeling_bahdanau import FAST_WAYS
+    from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS
 
     before = dict(FAST_WAYS)
     gpu.register()
@@ -220,7 +220,7 @@ def tiny_model() -> Callable[..., BahdanauForConditionalGeneration]:
 @pytest.fixture
 def own_searches(monkeypatch) -> list[str]:
     """The names of our own searches, each time that one has returned."""
-    from bahdanau_hf.modeling_bahdanau import FAST_WAYS
+    from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS
 
     calls: list[str] = []
 
@@ -256,7 +256,7 @@ def pairs_file() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(pairs: list[tuple[str, str]]) -> Any:
     """A `word-char` tokenizer that knows every token of `pairs`."""
-    from bahdanau_hf.tokenization import train_tokenizer
+    from bahdanau_hf.data.tokenization import train_tokenizer
 
     english, chinese = zip(*pairs, strict=True)
     return train_tokenizer(english, chinese, kind="word-char", min_frequency=1)

@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bahdanau_hf import BahdanauForConditionalGeneration
-    from bahdanau_hf.translation import Translator
+    from bahdanau_hf.inference.translator import Translator
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_translate.py"
 
@@ -40,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         pytest.skip("exporting needs PyTorch 2.8")
     from huggingface_hub.utils import WeakFileLock
 
-    from bahdanau_hf.translation import Translator
+    from bahdanau_hf.inference.translator import Translator
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

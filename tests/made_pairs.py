@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from bahdanau_hf.pair_sources import pair_table
+from bahdanau_hf.data.sources import pair_table
 
 Pairs = list[tuple[str, str]]
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bahdanau_hf.processor_bahdanau import Processor, processor
+from bahdanau_hf.modeling.processor_bahdanau import Processor, processor
 
 NAME = "BAHDANAU_PROCESSOR"
 

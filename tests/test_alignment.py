@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from bahdanau_hf.alignment import Alignment
+from bahdanau_hf.alignment.record import Alignment
 
 WEIGHTS = np.array(
     [[0.9, 0.06, 0.04], [0.02, 0.95, 0.03], [0.5, 0.25, 0.25], [0.0, 0.001, 0.999]],

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bahdanau_hf.alignment import Alignment
-from bahdanau_hf.alignment_markup import (
+from bahdanau_hf.alignment.record import Alignment
+from bahdanau_hf.reporting.attention_markup import (
     ALIGNMENT_CSS,
     alignment_html,
     alignment_svg,

@@ -14,31 +14,20 @@ import bahdanau_hf
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bahdanau_hf"
 
-# From the bottom up. A module imports from its own floor, without going round in circles, and from
-# those below; floor 1 handles text and numbers and does not know the model.
-FLOORS: list[str] = [
-    """
-    configuration_bahdanau generation_bahdanau matmul_bahdanau modeling_bahdanau pipeline_bahdanau
-    processor_bahdanau recurrence_bahdanau text_bahdanau
-    """,
-    """
-    alignment alignment_markup arguments batching charts data errors metrics model_card pair_files
-    pair_sources plotting reference_alignments report run_folder score_analysis statistical_aligner
-    tokenization translation_metric version word_alignment
-    """,
-    """
-    alignment_quality batch_translation checkpointing ensemble evaluation finishing
-    guided_attention hub loading onnx_comparison onnx_export onnx_int8 onnx_nodes onnx_search
-    precision preparation processes publishing search_request trackers training training_batches
-    training_run training_step translation tutorial
-    """,
-    """
-    __main__ cli command_line demo env_command export_command score_command space
-    """,
-]
-# It travels and knows nothing but text: any floor may use it.
-TEXT = "text_bahdanau"
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+# From the bottom up: packages, and files that stand beside them. Each imports from itself and from
+# those before it, without going round in circles.
+_FLOORS = """
+    version errors distributed modeling gpu precision metrics data alignment reporting checkpoints
+    hub inference export training convert_d2l demo cli __main__
+"""
+FLOORS = _FLOORS.split()
+MOST_ROOMS = 10  # of a package: its files at first sight
+HIDDEN = {"__init__", "__pycache__"}
+# The layer of data still reads the command line's dataclass.
+UPWARD = {
+    ("data.preprocessing", "training.arguments"),
+    ("data.sources", "training.arguments"),
+}
 
 MOST_LINES = 450
 # A model's classes stand in one file, as the library's models have them.
@@ -49,10 +38,9 @@ MOST_LINES_OF = {
 }
 MOST_TRAVELLING_FILES, MOST_TRAVELLING_LINES = 8, 3000
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "tools", "base", "core"}
-TRAVELLING = sorted(PACKAGE.glob("*_bahdanau.py"))
-MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
-# Ways of computing that do not travel.
-GPU = sorted((PACKAGE / "gpu").glob("*.py"))
+TRAVELLING = sorted((PACKAGE / "modeling").glob("*_bahdanau.py"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+PACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
 
 
@@ -64,10 +52,16 @@ class WithoutTyping(ast.NodeTransformer):
         return node.orelse if is_typing else node
 
 
+def dotted(path: Path) -> str:
+    """A module by its name below the package: `data.readers`, or `data` for its `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def imports(path: Path, run: bool = False) -> tuple[set[str], set[str]]:
     """The package's own modules that a file imports, anywhere in it, and the top-level others.
 
-    A sub-package counts as one module. With `run`, without those imports that are never run.
+    With `run`, without those imports that are never run.
     """
     own, others = set(), set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -77,44 +71,53 @@ def imports(path: Path, run: bool = False) -> tuple[set[str], set[str]]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first, *rest = alias.name.split(".")
-                own.update(rest[:1]) if first == "bahdanau_hf" else others.add(first)
+                own.add(".".join(rest)) if first == "bahdanau_hf" else others.add(first)
         elif isinstance(node, ast.ImportFrom):
             above = folder[: len(folder) + 1 - node.level] if node.level else ()
-            first, *rest = ".".join([*above, *filter(None, [node.module])]).split(".")
-            if node.level:
-                own.update([first] if first else [alias.name for alias in node.names])
-            elif first == "bahdanau_hf":
-                own.update(rest[:1] or ["__init__"])
-            else:
-                others.add(first)
+            module = ".".join([*above, *filter(None, [node.module])])
+            if not node.level and module.split(".")[0] != "bahdanau_hf":
+                others.add(module.split(".")[0])
+                continue
+            module = module if node.level else module.partition(".")[2]
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".lstrip(".")
+                is_module = (PACKAGE / f"{inner.replace('.', '/')}.py").is_file() or (
+                    PACKAGE / inner.replace(".", "/") / "__init__.py"
+                ).is_file()
+                own.add(inner if is_module else module)
     return own, others
 
 
-def test_every_module_has_its_floor() -> None:
-    assert {path.stem for path in MODULES} == set(FLOOR_OF)
+def test_every_part_has_its_floor() -> None:
+    """And every folder of code is a package, or the wheel would lack it."""
+    assert {dotted(path).split(".")[0] for path in MODULES} == set(FLOORS)
+    assert {path.parent for path in MODULES} - {PACKAGE} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda path: path.name)
+def test_packages_are_seen_at_a_glance(path) -> None:
+    assert len([file for file in path.iterdir() if file.stem not in HIDDEN]) <= MOST_ROOMS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_imports_go_down(path) -> None:
-    floor = FLOOR_OF[path.stem]
-    allowed = {floor} if floor <= 1 else set(range(floor + 1))
-    floors = {**FLOOR_OF, "gpu": 2}  # it knows the model alone, but neither text nor model know it
+    own = FLOORS.index(dotted(path).split(".")[0])
     for name in imports(path)[0]:
-        assert name == TEXT or floors[name] in allowed, (
-            f"{path.name} imports {name} from the wrong floor"
-        )
+        assert name, f"{path.name} imports from the top of the package"
+        floor = FLOORS.index(name.split(".")[0])
+        assert floor <= own or (dotted(path), name) in UPWARD, f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", GPU, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "gpu").glob("*.py")), ids=dotted)
 def test_what_is_for_gpus_knows_the_model_alone(path) -> None:
     own, others = imports(path)
-    assert own <= {"gpu", *FLOORS[0].split()}
+    assert {name.split(".")[0] for name in own} <= {"gpu", "modeling"}
     assert others <= {"torch", "transformers", "triton"} | sys.stdlib_module_names
 
 
 def test_imports_do_not_go_round_in_circles() -> None:
     """What is imported for the sake of types, or to be saved along, is not imported at all."""
-    TopologicalSorter({path.stem: imports(path, run=True)[0] for path in MODULES}).prepare()
+    TopologicalSorter({dotted(path): imports(path, run=True)[0] for path in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: path.stem)
@@ -129,6 +132,7 @@ def test_travelling_files_need_nothing_but_torch_and_transformers(path) -> None:
     allowed = {"torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names
     assert others <= allowed
     assert all(name.endswith("_bahdanau") for name in own)
+    own = {name.removeprefix("modeling.") for name in own}
     text = path.read_text(encoding="utf-8")
     assert "bahdanau_hf" not in text, "the package's name does not travel"
     assert "__future__" not in others, "the library reads annotations as types"
@@ -138,18 +142,22 @@ def test_travelling_files_need_nothing_but_torch_and_transformers(path) -> None:
     assert not re.findall(r"^\s*(?:from|import)\s+\.\s", text, flags=re.MULTILINE)
 
 
-def test_what_any_floor_may_use_knows_no_tensors() -> None:
-    assert imports(PACKAGE / f"{TEXT}.py")[1] <= sys.stdlib_module_names
+def test_text_knows_no_tensors() -> None:
+    assert imports(PACKAGE / "modeling" / "text_bahdanau.py")[1] <= sys.stdlib_module_names
 
 
 def test_the_suffix_means_travelling() -> None:
-    assert [path.stem for path in TRAVELLING] == sorted(FLOORS[0].split())
-    reached, waiting = set(), ["modeling_bahdanau"]
+    modules = {dotted(path) for path in TRAVELLING}
+    assert {dotted(path) for path in MODULES if path.parent.name == "modeling"} - modules == {
+        "modeling"
+    }
+    assert not [path for path in MODULES if path.stem.endswith("_bahdanau")][len(modules) :]
+    reached, waiting = set(), ["modeling.modeling_bahdanau"]
     while waiting:
         name = waiting.pop()
         reached.add(name)
-        waiting += imports(PACKAGE / f"{name}.py")[0] - reached
-    assert reached == set(FLOORS[0].split()), "what the model does not import would stay behind"
+        waiting += imports(PACKAGE / f"{name.replace('.', '/')}.py")[0] - reached
+    assert reached == modules, "what the model does not import would stay behind"
 
 
 def test_what_travels_is_soon_read() -> None:
@@ -159,7 +167,7 @@ def test_what_travels_is_soon_read() -> None:
     assert lines <= MOST_TRAVELLING_LINES
 
 
-@pytest.mark.parametrize("path", [*MODULES, *GPU, *SCRIPTS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: path.stem)
 def test_files_are_short_and_well_named(path) -> None:
     most = MOST_LINES_OF.get(path.stem, MOST_LINES)
     assert len(path.read_text(encoding="utf-8").splitlines()) <= most
@@ -189,7 +197,7 @@ def test_the_package_is_typed() -> None:
 STEPS = """
 import bahdanau_hf
 from bahdanau_hf import Alignment, Translation, Translator, train_tokenizer, score_translations
-import bahdanau_hf.metrics, bahdanau_hf.plotting, bahdanau_hf.report
+import bahdanau_hf.metrics; from bahdanau_hf.reporting import attention_plot, run_report
 """
 HEAVY = {"datasets", "evaluate", "matplotlib", "opencc", "pandas", "pyarrow", "sacrebleu"}
 
@@ -208,17 +216,21 @@ def imported() -> list[set[str]]:
 def test_import_starts_no_heavy_library(imported) -> None:
     """What is not needed to load and run a model is imported where it is used."""
     assert not imported[0] & HEAVY
-    ours = {"translation", "tokenization", "metrics", "plotting", "data", "alignment"}
+    ours = {"inference", "metrics", "reporting", "data", "alignment"}
     assert not imported[0] & {f"bahdanau_hf.{name}" for name in ours}
 
 
 def test_names_from_the_package_start_no_heavy_library(imported) -> None:
-    assert {"bahdanau_hf.translation", "bahdanau_hf.tokenization"} <= imported[1]
+    assert {"bahdanau_hf.inference.translator", "bahdanau_hf.data.tokenization"} <= imported[1]
     assert not imported[1] & HEAVY
 
 
 def test_metrics_and_pictures_start_no_heavy_library(imported) -> None:
-    assert {"bahdanau_hf.metrics", "bahdanau_hf.plotting", "bahdanau_hf.report"} <= imported[2]
+    assert {
+        "bahdanau_hf.metrics",
+        "bahdanau_hf.reporting.attention_plot",
+        "bahdanau_hf.reporting.run_report",
+    } <= imported[2]
     assert not imported[2] & HEAVY
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
 
-from bahdanau_hf.arguments import parse_arguments  # noqa: E402
-from bahdanau_hf.score_analysis import compare_systems  # noqa: E402
+from bahdanau_hf.metrics.analysis import compare_systems  # noqa: E402
+from bahdanau_hf.training.arguments import parse_arguments  # noqa: E402
 from benchmarks import attention_study, study_report  # noqa: E402
 from benchmarks.seeds import compare_means  # noqa: E402
 from benchmarks.study_systems import SYSTEMS, batch_loss, count  # noqa: E402

@@ -11,9 +11,9 @@ import torch
 from tiny_checkpoint import PAIRS, SENTENCES, SPELT, encode, make_checkpoint
 
 from bahdanau_hf import InputError
-from bahdanau_hf.batch_translation import attention_weights, make_alignment
-from bahdanau_hf.pipeline_bahdanau import find_translations
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.inference.batch_translation import attention_weights, make_alignment
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq
 
-from bahdanau_hf.batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
+from bahdanau_hf.data.batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
+from bahdanau_hf.data.tokenization import train_tokenizer
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.tokenization import train_tokenizer
 
 Batches = list[list[int]]
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file, save_model
 from transformers import MarianConfig, MarianMTModel
 
-from bahdanau_hf import matmul_bahdanau, recurrence_bahdanau
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling import matmul_bahdanau, recurrence_bahdanau
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed

@@ -101,7 +101,7 @@ def test_tokens_are_those_of_python(page: Any, site: str, exported: Exported) ->
         }""",
         lines,
     )
-    from bahdanau_hf.pipeline_bahdanau import encode_sentences
+    from bahdanau_hf.modeling.pipeline_bahdanau import encode_sentences
 
     tokenizer, limit = exported.translator.tokenizer, exported.translator.max_source_length
     ids = [sentence.ids for sentence in encode_sentences(tokenizer, lines, limit)]

@@ -8,7 +8,7 @@ from test_decoding import source
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.modeling_bahdanau import CACHE, BahdanauCache
+from bahdanau_hf.modeling.modeling_bahdanau import CACHE, BahdanauCache
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bahdanau_hf.charts import Series, compact, line_chart, ticks
+from bahdanau_hf.reporting.charts import Series, compact, line_chart, ticks
 
 
 class TestCharts:

@@ -14,15 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_run import prepare
 
 from bahdanau_hf import BahdanauForConditionalGeneration, InputError
-from bahdanau_hf.checkpointing import (
-    check_identity,
-    load_weights,
-    mean_weights,
-    random_state,
-    set_random_state,
-)
-from bahdanau_hf.processes import on_main_process
-from bahdanau_hf.run_folder import (
+from bahdanau_hf.checkpoints.run_folder import (
     cut_metrics,
     find_checkpoint,
     list_checkpoints,
@@ -32,7 +24,15 @@ from bahdanau_hf.run_folder import (
     set_aside_later,
     verify_checkpoint,
 )
-from bahdanau_hf.tokenization import load_tokenizer
+from bahdanau_hf.checkpoints.save_load import (
+    check_identity,
+    load_weights,
+    mean_weights,
+    random_state,
+    set_random_state,
+)
+from bahdanau_hf.data.tokenization import load_tokenizer
+from bahdanau_hf.distributed import on_main_process
 
 CPU = torch.device("cpu")
 
@@ -87,7 +87,7 @@ def test_a_crash_in_the_middle_of_saving_leaves_no_checkpoint(
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bahdanau_hf.checkpointing.seal_checkpoint", fail)
+    monkeypatch.setattr("bahdanau_hf.checkpoints.save_load.seal_checkpoint", fail)
     with pytest.raises(InputError, match=r"cannot write .*/checkpoint-1: No space left on device"):
         run.save()
     assert not list(tmp_path.glob(".*"))  # what would only fill the disk

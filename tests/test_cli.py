@@ -21,10 +21,10 @@ import pytest
 from tiny_checkpoint import LONG, PAIRS, make_checkpoint
 
 from bahdanau_hf import __version__, cli
-from bahdanau_hf.alignment_quality import alignment_quality
-from bahdanau_hf.command_line import read_lines
-from bahdanau_hf.metrics import score_translations
-from bahdanau_hf.translation import WINDOW_BATCHES, Translator
+from bahdanau_hf.cli.options import read_lines
+from bahdanau_hf.inference.alignment_error import alignment_quality
+from bahdanau_hf.inference.translator import WINDOW_BATCHES, Translator
+from bahdanau_hf.metrics.translation import score_translations
 
 COMMAND = [sys.executable, "-m", "bahdanau_hf"]
 # The command must not need what shields it from mojibake or flushes its output for it.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.inference.translator import Translator
 
 # Never made anew: if this fails, trained models of others give other text.
 FROZEN = Path(__file__).parent / "data" / "checkpoint_0"

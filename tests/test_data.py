@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from made_pairs import PAIRS, Pairs, rows, table, write_tsv
 from transformers import PreTrainedTokenizerFast
 
-from bahdanau_hf import data as data_module
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.data import (
+from bahdanau_hf.data import preprocessing as data_module
+from bahdanau_hf.data.preprocessing import (
     DroppedPairs,
     clean_pairs,
     encode_pairs,
@@ -25,8 +24,9 @@ from bahdanau_hf.data import (
     pair_lengths,
     split_validation,
 )
+from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.training.arguments import DataArguments
 
 
 @pytest.fixture(autouse=True)

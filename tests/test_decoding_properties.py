@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import BaseStreamer, MaxTimeCriteria
 
-from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, generation_bahdanau
+from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+from bahdanau_hf.modeling import generation_bahdanau
 
 START, END, PAD = 1, 2, 0
 

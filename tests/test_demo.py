@@ -19,7 +19,7 @@ from browser import open_page
 from tiny_checkpoint import LONG, make_checkpoint
 
 from bahdanau_hf import InputError, Translator
-from bahdanau_hf.demo import (
+from bahdanau_hf.demo.page import (
     MAX_BEAMS,
     MAX_CHARACTERS,
     MAX_WAITING,
@@ -29,8 +29,8 @@ from bahdanau_hf.demo import (
     stream_translation,
     word_map,
 )
-from bahdanau_hf.space import assemble_space
-from bahdanau_hf.translation import Translation
+from bahdanau_hf.demo.space import assemble_space
+from bahdanau_hf.inference.translator import Translation
 
 ROOT = Path(__file__).parents[1]
 SENTENCE = "My mother is a doctor, and my father is a teacher."

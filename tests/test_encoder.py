@@ -11,9 +11,9 @@ from test_decoding import decisive
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from bahdanau_hf import modeling_bahdanau
-from bahdanau_hf.modeling_bahdanau import BahdanauEncoderOutput
-from bahdanau_hf.recurrence_bahdanau import run_gru
+from bahdanau_hf.modeling import modeling_bahdanau
+from bahdanau_hf.modeling.modeling_bahdanau import BahdanauEncoderOutput
+from bahdanau_hf.modeling.recurrence_bahdanau import run_gru
 
 # One layer
 

@@ -15,8 +15,9 @@ import torch
 from pretences import pretending
 from tiny_checkpoint import make_checkpoint
 
-from bahdanau_hf import __version__, cli, env_command
-from bahdanau_hf.processor_bahdanau import Processor
+from bahdanau_hf import __version__, cli
+from bahdanau_hf.cli import env as env_command
+from bahdanau_hf.modeling.processor_bahdanau import Processor
 
 PRIVATE = "k1ng-of-sp4des"
 

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tiny_run import PAIRS, flags, logged, prepare, train_script
 
 from bahdanau_hf import InputError
-from bahdanau_hf.finishing import choose_weights
-from bahdanau_hf.loading import load_model
-from bahdanau_hf.run_folder import find_checkpoint, list_checkpoints, write_whole
-from bahdanau_hf.training import train
-from bahdanau_hf.training_batches import make_collator
-from bahdanau_hf.training_run import NonFiniteError, Run, save_release
-from bahdanau_hf.training_step import OutOfMemory, take_step
+from bahdanau_hf.checkpoints.run_folder import find_checkpoint, list_checkpoints, write_whole
+from bahdanau_hf.inference.loading import load_model
+from bahdanau_hf.training.batches import make_collator
+from bahdanau_hf.training.loop import train
+from bahdanau_hf.training.release import choose_weights
+from bahdanau_hf.training.run import NonFiniteError, Run, save_release
+from bahdanau_hf.training.step import OutOfMemory, take_step
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
@@ -314,7 +314,7 @@ def test_otherwise_it_is_told_what_to_lower(
 
 def test_memory_runs_out_in_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(tmp_path, eval_steps=1)
-    monkeypatch.setattr("bahdanau_hf.training.measure", lambda run: cuda_is_full())
+    monkeypatch.setattr("bahdanau_hf.training.loop.measure", lambda run: cuda_is_full())
     with pytest.raises(OutOfMemory, match=r"in validation.*--per_device_eval_batch_size than 128"):
         train(run)
 

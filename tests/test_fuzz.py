@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not installed
 
-from bahdanau_hf import InputError, pair_files, text_bahdanau
-from bahdanau_hf.pair_files import open_pairs
-from bahdanau_hf.text_bahdanau import clean_text
+from bahdanau_hf import InputError
+from bahdanau_hf.data import readers as pair_files
+from bahdanau_hf.data.readers import open_pairs
+from bahdanau_hf.modeling import text_bahdanau
+from bahdanau_hf.modeling.text_bahdanau import clean_text
 from benchmarks import fuzz
 from benchmarks.fuzz_targets import Targets
 

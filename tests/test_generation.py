@@ -16,7 +16,7 @@ from transformers.generation import (
 )
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.modeling_bahdanau import BahdanauCache
+from bahdanau_hf.modeling.modeling_bahdanau import BahdanauCache
 
 EVERYTHING: dict[str, Any] = {
     "return_dict_in_generate": True,

@@ -7,7 +7,7 @@ from test_decoding import decisive, source
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation import BaseStreamer
 
-from bahdanau_hf.tokenization import train_tokenizer
+from bahdanau_hf.data.tokenization import train_tokenizer
 
 
 class Collector(BaseStreamer):

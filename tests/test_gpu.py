@@ -16,7 +16,7 @@ from test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, grad
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.gpu import triton_recurrence
-from bahdanau_hf.recurrence_bahdanau import run_gru
+from bahdanau_hf.modeling.recurrence_bahdanau import run_gru
 
 pytestmark = [
     pytest.mark.gpu,

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.gpu import cuda_graphs
-from bahdanau_hf.matmul_bahdanau import product_dtype
-from bahdanau_hf.modeling_bahdanau import BahdanauDecoder, BahdanauEncoderOutput
+from bahdanau_hf.modeling.matmul_bahdanau import product_dtype
+from bahdanau_hf.modeling.modeling_bahdanau import BahdanauDecoder, BahdanauEncoderOutput
 
 pytestmark = pytest.mark.usefixtures("ways_of_gpus")
 

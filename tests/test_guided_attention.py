@@ -14,14 +14,14 @@ from tiny_run import prepare
 from torch.nn import functional as F
 
 from bahdanau_hf import InputError
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.batching import IGNORED_LABEL
-from bahdanau_hf.data import bundled_pairs
-from bahdanau_hf.guided_attention import add_best_sources, guided_attention_loss
-from bahdanau_hf.reference_alignments import bundled_alignments, score_links
-from bahdanau_hf.statistical_aligner import NO_LINK, best_sources, link_posteriors
-from bahdanau_hf.training_step import take_step
-from bahdanau_hf.word_alignment import split_words
+from bahdanau_hf.alignment.gold import bundled_alignments, score_links
+from bahdanau_hf.alignment.guided_loss import add_best_sources, guided_attention_loss
+from bahdanau_hf.alignment.ibm_model import NO_LINK, best_sources, link_posteriors
+from bahdanau_hf.alignment.words import split_words
+from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.data.preprocessing import bundled_pairs
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.step import take_step
 
 DAS, HAUS, BUCH, EIN = range(4)
 THE, HOUSE, BOOK, A = range(4)
@@ -106,7 +106,7 @@ def test_a_link_needs_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     there = np.array([[0.9, 0.05], [0.5, 0.4], [0.9, 0.0]])  # three target tokens, two sources
     back = np.array([[0.8, 0.1, 0.001], [0.1, 0.8, 0.999]])
     answers = iter([[there], [back]])
-    monkeypatch.setattr("bahdanau_hf.statistical_aligner.link_posteriors", lambda *_: next(answers))
+    monkeypatch.setattr("bahdanau_hf.alignment.ibm_model.link_posteriors", lambda *_: next(answers))
     assert best_sources([[0, 1]], [[0, 1, 2]]) == [[0, 1, NO_LINK]]
 
 

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 import bahdanau_hf
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.model_card import REPO_PLACEHOLDER, write_model_card
+from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
 
-PACKAGE = Path(bahdanau_hf.__file__).parent
+MODELING = Path(bahdanau_hf.__file__).parent / "modeling"
 
 STRANGER = """
 import sys
@@ -84,10 +84,10 @@ def code_files(folder: Path) -> set[str]:
 
 def test_exactly_the_travelling_files_are_written(saved) -> None:
     folder, _ = saved
-    travelling = {path.name for path in PACKAGE.glob("*_bahdanau.py")}
+    travelling = {path.name for path in MODELING.glob("*_bahdanau.py")}
     assert code_files(folder) == travelling
     for name in travelling:
-        assert (folder / name).read_bytes() == (PACKAGE / name).read_bytes()
+        assert (folder / name).read_bytes() == (MODELING / name).read_bytes()
     rest = {path.name for path in folder.iterdir()} - travelling
     assert rest == {"config.json", "generation_config.json", "model.safetensors"}
 
@@ -175,7 +175,7 @@ def test_a_stranger_is_asked_to_trust(answer) -> None:
 
 
 def test_a_stranger_can_train_save_and_load_again(answer) -> None:
-    assert answer["second"] == {path.name for path in PACKAGE.glob("*_bahdanau.py")}
+    assert answer["second"] == {path.name for path in MODELING.glob("*_bahdanau.py")}
     assert answer["again"] == answer["AutoModel"]["greedy"]
 
 

@@ -23,10 +23,10 @@ from tiny_run import PAIRS as PAIRS_FILE
 from tiny_run import flags
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.hub import release_files
-from bahdanau_hf.model_card import REPO_PLACEHOLDER, write_model_card
-from bahdanau_hf.tokenization import load_tokenizer
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.data.tokenization import load_tokenizer
+from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
+from bahdanau_hf.hub.push import release_files
+from bahdanau_hf.inference.translator import Translator
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ print(json.dumps(answer))
 PUSH_DATASET = """
 import csv, sys
 from datasets import Dataset
-from bahdanau_hf.pair_sources import translation_features
+from bahdanau_hf.data.sources import translation_features
 with open(sys.argv[1], encoding="utf-8") as file:
     rows = [{"translation": row} for row in csv.DictReader(file, delimiter="\\t", quoting=3)]
 Dataset.from_list(rows, features=translation_features("en", "zh")).push_to_hub(sys.argv[2])

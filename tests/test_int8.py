@@ -14,9 +14,9 @@ from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
 
 from bahdanau_hf import InputError
 from bahdanau_hf.cli import main
-from bahdanau_hf.matmul_bahdanau import Int8Product
-from bahdanau_hf.processor_bahdanau import processor
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.modeling.matmul_bahdanau import Int8Product
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 pytestmark = pytest.mark.skipif(not processor().int8, reason="PyTorch has no 8-bit products here")
 

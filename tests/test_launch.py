@@ -17,8 +17,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from safetensors.torch import load_file
 from tiny_run import PAIRS, ROOT, flags, logged, train_script
 
-from bahdanau_hf.processes import _promised_launch
-from bahdanau_hf.run_folder import find_checkpoint, list_checkpoints
+from bahdanau_hf.checkpoints.run_folder import find_checkpoint, list_checkpoints
+from bahdanau_hf.distributed import _promised_launch
 
 SCRIPT = ROOT / "scripts" / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

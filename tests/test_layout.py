@@ -10,9 +10,10 @@ from batches import SOURCES, batch, pad
 from test_decoding import decisive
 from torch import Tensor, nn
 
-from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, matmul_bahdanau
-from bahdanau_hf.matmul_bahdanau import remember
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+from bahdanau_hf.modeling import matmul_bahdanau
+from bahdanau_hf.modeling.matmul_bahdanau import remember
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 NEEDS_INT8 = pytest.mark.skipif(not processor().int8, reason="PyTorch has no 8-bit products here")
 KINDS = [False, pytest.param(True, marks=NEEDS_INT8)]

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not installed
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.tokenization import EOS_ID, UNK_ID, target_vocab_size
-from bahdanau_hf.translation import Translation
+from bahdanau_hf.data.tokenization import EOS_ID, UNK_ID, target_vocab_size
+from bahdanau_hf.inference.translator import Translation
+from bahdanau_hf.training.arguments import parse_arguments
 from benchmarks import ledger_methods as methods
 from benchmarks import synthetic_pairs
 from benchmarks.study_systems import batch_loss

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoint import PAIRS, make_checkpoint
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, InputError
-from bahdanau_hf.loading import check_tokenizer
-from bahdanau_hf.tokenization import load_tokenizer, train_tokenizer
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.data.tokenization import load_tokenizer, train_tokenizer
+from bahdanau_hf.inference.loading import check_tokenizer
+from bahdanau_hf.inference.translator import Translator
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from bahdanau_hf import matmul_bahdanau
-from bahdanau_hf.matmul_bahdanau import (
+from bahdanau_hf.modeling import matmul_bahdanau
+from bahdanau_hf.modeling.matmul_bahdanau import (
     SMALLEST,
     Int8Product,
     linear,
@@ -20,7 +20,7 @@ from bahdanau_hf.matmul_bahdanau import (
     multiply,
     multiply_turned,
 )
-from bahdanau_hf.processor_bahdanau import processor
+from bahdanau_hf.modeling.processor_bahdanau import processor
 
 # Both sides of the threshold, at it, and sizes that no vector width divides.
 SHAPES = [

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.metrics import (
+from bahdanau_hf.metrics.translation import (
     bleu_tokenizer,
     score_translations,
     sentence_scores,
@@ -283,7 +283,7 @@ class TestTutorialBleu:
 
 
 def test_unknown_name_of_the_module():
-    import bahdanau_hf.metrics
+    import bahdanau_hf.metrics.translation
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = bahdanau_hf.metrics.nothing
+        _ = bahdanau_hf.metrics.translation.nothing

@@ -8,7 +8,7 @@ from oracles import ScalarModel
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.modeling_bahdanau import DropoutMasks
+from bahdanau_hf.modeling.modeling_bahdanau import DropoutMasks
 
 
 def test_two_runs_are_the_same(model) -> None:

@@ -18,18 +18,19 @@ from exported_checkpoint import EXAMPLE, Exported, load_example
 from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
 from torch import Tensor
 
-from bahdanau_hf import BahdanauForConditionalGeneration, cli, onnx_export
+from bahdanau_hf import BahdanauForConditionalGeneration, cli
+from bahdanau_hf.data.tokenization import clean_text, load_tokenizer
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.onnx_export import (
+from bahdanau_hf.export import onnx_export
+from bahdanau_hf.export.onnx_export import (
     DECODER_FILE,
     ENCODER_FILE,
     _graphs,
     export_onnx,
     translation_settings,
 )
-from bahdanau_hf.onnx_int8 import quantize
-from bahdanau_hf.tokenization import clean_text, load_tokenizer
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.export.onnx_int8 import quantize
+from bahdanau_hf.inference.translator import Translator
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")

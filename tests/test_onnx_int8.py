@@ -10,9 +10,9 @@ import pytest
 import torch
 from exported_checkpoint import Exported
 
-from bahdanau_hf.onnx_export import _graphs, greedy_graph
-from bahdanau_hf.onnx_int8 import quantize
-from bahdanau_hf.onnx_nodes import LARGEST, ZERO, round_rows
+from bahdanau_hf.export.onnx_export import _graphs, greedy_graph
+from bahdanau_hf.export.onnx_int8 import quantize
+from bahdanau_hf.export.onnx_nodes import LARGEST, ZERO, round_rows
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")

@@ -15,10 +15,11 @@ from exported_checkpoint import Exported, load_example
 from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
 from torch import Tensor
 
-from bahdanau_hf import BahdanauForConditionalGeneration, cli, onnx_export, onnx_search
-from bahdanau_hf.onnx_export import greedy_graph
-from bahdanau_hf.onnx_search import GreedySearch
-from bahdanau_hf.translation import Translator
+from bahdanau_hf import BahdanauForConditionalGeneration, cli
+from bahdanau_hf.export import onnx_export, onnx_search
+from bahdanau_hf.export.onnx_export import greedy_graph
+from bahdanau_hf.export.onnx_search import GreedySearch
+from bahdanau_hf.inference.translator import Translator
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")

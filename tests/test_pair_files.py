@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bahdanau_hf.data.readers import base_language, file_stamp, find_columns, open_pairs
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.pair_files import base_language, file_stamp, find_columns, open_pairs
 
 Pairs = list[tuple[str, str]]
 

@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_pairs import PAIRS, Pairs, rows, table, write_tsv
 
-from bahdanau_hf import pair_sources
-from bahdanau_hf.arguments import DataArguments
-from bahdanau_hf.errors import InputError
-from bahdanau_hf.pair_sources import (
+from bahdanau_hf.data import sources as pair_sources
+from bahdanau_hf.data.sources import (
     bundled_pairs,
     hash_shares,
     pair_texts,
     read_pairs,
     sentence_key,
 )
+from bahdanau_hf.errors import InputError
+from bahdanau_hf.training.arguments import DataArguments
 
 
 @pytest.fixture(autouse=True)

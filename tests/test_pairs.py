@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import bahdanau_hf
-from bahdanau_hf.data import bundled_pairs
+from bahdanau_hf.data.preprocessing import bundled_pairs
 
 Pair = tuple[str, str]
 

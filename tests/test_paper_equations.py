@@ -19,8 +19,8 @@ import yaml
 from numpy.typing import NDArray
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.preparation import SHAPE_FIELDS
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.setup import SHAPE_FIELDS
 
 RECIPE = Path(__file__).parents[1] / "configs" / "rnnsearch.yaml"
 N, N_ALIGN, M, L, K_X, K_Y = 5, 7, 4, 3, 13, 11

@@ -8,9 +8,9 @@ from tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
 from transformers import pipeline
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauTranslationPipeline
-from bahdanau_hf.alignment import Alignment
-from bahdanau_hf.tokenization import load_tokenizer
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.alignment.record import Alignment
+from bahdanau_hf.data.tokenization import load_tokenizer
+from bahdanau_hf.inference.translator import Translator
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from bahdanau_hf.alignment import Alignment
+from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.plotting import (
+from bahdanau_hf.reporting.attention_plot import (
     alignment_html,
     alignment_svg,
     alignment_text,

@@ -18,13 +18,13 @@ from tiny_checkpoint import PAIRS, make_checkpoint
 from tiny_run import flags, logged, train_script
 
 from bahdanau_hf import InputError, precision
-from bahdanau_hf.arguments import parse_arguments
 from bahdanau_hf.cli import main as command
-from bahdanau_hf.evaluation import precision_of_training
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.modeling.processor_bahdanau import processor
 from bahdanau_hf.precision import choose_precision, fastest_dtype, is_emulated
-from bahdanau_hf.preparation import start_accelerator
-from bahdanau_hf.processor_bahdanau import processor
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.evaluation import precision_of_training
+from bahdanau_hf.training.setup import start_accelerator
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 WITH = {"bfloat16": True}

@@ -13,8 +13,9 @@ from batches import SOURCES, batch, pad
 from pretences import pretending
 from test_decoding import decisive
 
-from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, processor_bahdanau
-from bahdanau_hf.processor_bahdanau import Processor, multiplies_fast, processor
+from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+from bahdanau_hf.modeling import processor_bahdanau
+from bahdanau_hf.modeling.processor_bahdanau import Processor, multiplies_fast, processor
 
 NOTHING = Processor()
 ABSENCES = [*({name: False} for name in Processor._fields), NOTHING._asdict()]
@@ -137,7 +138,7 @@ def test_private_operators_may_vanish(monkeypatch) -> None:
 
 
 def test_the_environment_pretends() -> None:
-    code = "from bahdanau_hf.processor_bahdanau import processor; print(*processor())"
+    code = "from bahdanau_hf.modeling.processor_bahdanau import processor; print(*processor())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=os.environ | {"BAHDANAU_PROCESSOR": "int8=0,onednn=0,speed=1"},

@@ -1,6 +1,5 @@
 """README and docs are true: their Python runs, their commands are understood, their links work."""
 
-import argparse
 import json
 import os
 import re
@@ -11,11 +10,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from test_architecture import (
+    FLOORS,
+    MOST_LINES,
+    MOST_LINES_OF,
+    MOST_TRAVELLING_FILES,
+    MOST_TRAVELLING_LINES,
+)
 from tiny_checkpoint import PAIRS, make_checkpoint
 
-from bahdanau_hf.arguments import parse_arguments
+from bahdanau_hf.cli import _parser as command_parser
 from bahdanau_hf.cli import main as command
-from bahdanau_hf.export_command import add_export_flags
+from bahdanau_hf.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "bahdanau_hf" / "recipes").glob("*.yaml"))
@@ -77,6 +83,7 @@ RUNNING = [
 ]
 INSTALLING = [line for line in shell_lines() if line.startswith("pip install ")]
 SERVING = [line for line in shell_lines() if line.startswith("python -m http.server ")]
+DATA_FOLDERS = {"recipes", "pairs"}
 KINDS = {
     "training": TRAINING,
     "make": MAKE,
@@ -225,16 +232,13 @@ def test_files_that_are_named_exist(path: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_architecture_names_every_package() -> None:
-    """In its table, and the files of its pages by their path below the package."""
-    text = read(ROOT / "docs" / "architecture.md")
+def test_architecture_has_every_package_in_its_order() -> None:
+    """Of imports; and the files that its pages name are there."""
+    text, package = read(ROOT / "docs" / "architecture.md"), ROOT / "bahdanau_hf"
     rows = re.findall(r"^\| (`.*?`) \|", text.partition("## Packages\n")[2], re.M)
-    names = {name.rstrip("/") for row in rows for name in re.findall(r"`(.*?)`", row)}
-    package = ROOT / "bahdanau_hf"
-    folders = {path.parent.name for path in package.glob("*/*") if path.parent.name[0] != "_"}
-    assert folders <= names
-    assert all((package / name).exists() or (package / f"{name}.py").exists() for name in names)
-    for name in re.findall(r"`([a-z_]+/(?:[a-z_]+\.py)?)`", text):
+    names = [name.rstrip("/") for row in rows for name in re.findall(r"`(.*?)`", row)]
+    assert [name for name in names if name not in DATA_FOLDERS] == FLOORS
+    for name in re.findall(r"`([a-z_0-9]+/(?:[a-z_0-9]+\.py)?)`", text):
         assert (package / name).exists(), name
 
 
@@ -289,7 +293,7 @@ def test_it_says_how_many_lines_travel() -> None:
     )
     assert said is not None
     assert said.groups() == ("eight", f"{total:,}")
-    assert len(files) == 8
+    assert len(files) == MOST_TRAVELLING_FILES
     table = read(ROOT / "docs" / "architecture.md")
     assert set(re.findall(r"^\| `(\w+_bahdanau\.py)` \|", table, re.M)) == {
         path.name for path in files

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauConfig
-from bahdanau_hf.modeling_bahdanau import (
+from bahdanau_hf.modeling.modeling_bahdanau import (
     FAST_WAYS,
     HOLD,
     BahdanauAttention,

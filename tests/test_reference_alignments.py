@@ -12,11 +12,7 @@ import pytest
 from tiny_run import prepare
 
 from bahdanau_hf import InputError
-from bahdanau_hf.alignment_quality import alignment_quality
-from bahdanau_hf.data import bundled_pairs
-from bahdanau_hf.finishing import finish
-from bahdanau_hf.metrics import alignment_scores
-from bahdanau_hf.reference_alignments import (
+from bahdanau_hf.alignment.gold import (
     BUNDLED_ALIGNMENTS,
     ReferenceAlignment,
     bundled_alignments,
@@ -25,9 +21,13 @@ from bahdanau_hf.reference_alignments import (
     score_links,
     uniform_error_rate,
 )
-from bahdanau_hf.training import train
-from bahdanau_hf.translation import Translator
-from bahdanau_hf.word_alignment import WordAlignment, split_words
+from bahdanau_hf.alignment.words import WordAlignment, split_words
+from bahdanau_hf.data.preprocessing import bundled_pairs
+from bahdanau_hf.inference.alignment_error import alignment_quality
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.metrics.translation import alignment_scores
+from bahdanau_hf.training.loop import train
+from bahdanau_hf.training.release import finish
 
 ALIGNMENTS = bundled_alignments()
 

@@ -13,10 +13,10 @@ import torch
 from tiny_checkpoint import PAIRS, make_checkpoint
 
 from bahdanau_hf import InputError, cli
-from bahdanau_hf.batch_translation import join_tokens, replace_tokens
-from bahdanau_hf.tokenization import train_tokenizer
-from bahdanau_hf.translation import Translator
-from bahdanau_hf.word_alignment import Word, split_words
+from bahdanau_hf.alignment.words import Word, split_words
+from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.inference.batch_translation import join_tokens, replace_tokens
+from bahdanau_hf.inference.translator import Translator
 
 
 @pytest.fixture(scope="module")

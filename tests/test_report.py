@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.report import _compared, _duration, write_report
+from bahdanau_hf.reporting.run_report import _compared, _duration, write_report
 
 JSON_FILES = ["settings.json", "eval_results.json", "alignments.json"]
 FILES = [*JSON_FILES, "metrics.jsonl", "test_predictions.tsv"]

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.metrics import alignment_scores, score_translations
-from bahdanau_hf.score_analysis import (
+from bahdanau_hf.metrics.analysis import (
     LENGTH_EDGES,
     compare_systems,
     scores_by_length,
     source_length,
 )
+from bahdanau_hf.metrics.translation import alignment_scores, score_translations
 
 SOURCES = ["Let's go .", "He was not at school yesterday .", "a " * 70, "", "one", "a b c d e f"]
 PREDICTIONS = [

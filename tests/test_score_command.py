@@ -14,8 +14,8 @@ import pytest
 from tiny_checkpoint import PAIRS, make_checkpoint
 
 from bahdanau_hf import cli
-from bahdanau_hf.score_analysis import compare_systems, scores_by_length
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length
 
 SOURCES = [source for source, _ in PAIRS]
 REFERENCES = [target for _, target in PAIRS]

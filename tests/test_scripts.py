@@ -16,12 +16,12 @@ from tiny_run import PAIRS, ROOT, TINY, flags, logged, train_script
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bahdanau_hf import BahdanauForConditionalGeneration, InputError
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.hub import release_files
-from bahdanau_hf.metrics import score_translations, sentence_scores
-from bahdanau_hf.tokenization import load_tokenizer
-from bahdanau_hf.training_run import Run
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.data.tokenization import load_tokenizer
+from bahdanau_hf.hub.push import release_files
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.metrics.translation import score_translations, sentence_scores
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.run import Run
 
 
 def train(output_dir: Path, **changes: Any) -> int:
@@ -187,13 +187,14 @@ def test_publishing_on_the_way_and_at_the_end(
             run.pushes.wait()
         return {"eval_loss": 3.0, "eval_bleu": run.state.step / 8, "eval_chrf": 0.0}
 
-    monkeypatch.setattr("bahdanau_hf.hub.push_folder", push)
-    monkeypatch.setattr("bahdanau_hf.publishing.push_folder", push)
+    monkeypatch.setattr("bahdanau_hf.hub.push.push_folder", push)
+    monkeypatch.setattr("bahdanau_hf.training.background_push.push_folder", push)
     opened: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(
-        "bahdanau_hf.publishing.open_repository", lambda name, **kw: opened.append((name, kw))
+        "bahdanau_hf.training.background_push.open_repository",
+        lambda name, **kw: opened.append((name, kw)),
     )
-    monkeypatch.setattr("bahdanau_hf.training.measure", measure)
+    monkeypatch.setattr("bahdanau_hf.training.loop.measure", measure)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "outside"))
     (tmp_path / "outside").mkdir()
     caplog.set_level("INFO", logger="bahdanau_hf")
@@ -222,7 +223,7 @@ def test_a_run_that_may_not_push_does_not_start(
     def refuse(name: str, **options: Any) -> None:
         raise InputError(f"cannot push to {name}: the token may not write there")
 
-    monkeypatch.setattr("bahdanau_hf.publishing.open_repository", refuse)
+    monkeypatch.setattr("bahdanau_hf.training.background_push.open_repository", refuse)
     assert train(tmp_path / "mine", push_to_hub=True, hub_token="hf_x") == 2
     assert "error: cannot push to mine: the token may not" in capsys.readouterr().err
     assert not list((tmp_path / "mine").iterdir())
@@ -293,7 +294,7 @@ def test_a_mistake_gets_one_line_and_status_2(
     changes: dict[str, Any],
     message: str,
 ) -> None:
-    monkeypatch.setattr("bahdanau_hf.preparation.get_token", lambda: None)
+    monkeypatch.setattr("bahdanau_hf.training.setup.get_token", lambda: None)
     assert train(tmp_path / "run", **changes) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1

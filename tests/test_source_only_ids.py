@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from transformers import pipeline
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.inference.translator import Translator
 
 SOURCE_IDS, TARGET_IDS, UNK = 2000, 1003, 3
 ONLY = [1003, 1500, 1999]  # the first, one, and the last of those that only the source has

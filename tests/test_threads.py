@@ -7,7 +7,7 @@ from threading import Barrier
 import pytest
 from tiny_checkpoint import SENTENCES, make_checkpoint
 
-from bahdanau_hf.translation import Translation, Translator
+from bahdanau_hf.inference.translator import Translation, Translator
 
 NUM_THREADS = 4
 

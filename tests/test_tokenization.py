@@ -15,8 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from bahdanau_hf.errors import InputError
-from bahdanau_hf.tokenization import (
+from bahdanau_hf.data.tokenization import (
     BYTE_TOKENS,
     SPECIAL_TOKENS,
     clean_text,
@@ -24,6 +23,7 @@ from bahdanau_hf.tokenization import (
     target_vocab_size,
     train_tokenizer,
 )
+from bahdanau_hf.errors import InputError
 
 PAIRS = [
     ("Call us.", "联系我们。"),
@@ -282,7 +282,7 @@ def test_training_is_deterministic(kind: str) -> None:
 def test_training_does_not_depend_on_hash_seed(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1]); sys.path.insert(0, sys.argv[2])\n"
-        "from bahdanau_hf.tokenization import train_tokenizer\n"
+        "from bahdanau_hf.data.tokenization import train_tokenizer\n"
         "from test_tokenization import SOURCES, TARGETS\n"
         "for kind in ('bpe', 'word-char'):\n"
         "    print(train_tokenizer(SOURCES, TARGETS, kind=kind).backend_tokenizer.to_str())\n"

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from tiny_run import ROOT, flags, logged, prepare, train_script
 
-from bahdanau_hf import InputError, trackers, training
-from bahdanau_hf.alignment import Alignment
-from bahdanau_hf.plotting import alignment_pixels
-from bahdanau_hf.trackers import VisdomTracker, choose_trackers, start_trackers
-from bahdanau_hf.training import NUM_WATCHED, train
+from bahdanau_hf import InputError
+from bahdanau_hf.alignment.record import Alignment
+from bahdanau_hf.reporting.attention_plot import alignment_pixels
+from bahdanau_hf.training import loop as training
+from bahdanau_hf.training import trackers
+from bahdanau_hf.training.loop import NUM_WATCHED, train
+from bahdanau_hf.training.trackers import VisdomTracker, choose_trackers, start_trackers
 
 SETTINGS = {"train": {"seed": 3, "name": None, "note": "<b>"}, "num_parameters": 7}
 MAP = Alignment(["<i>a</i>", "a", "a"], ["爱", "爱"], [[0.25, 0.25, 0.5], [0, 0, 1]])

@@ -13,11 +13,11 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from transformers.utils.generic import find_labels
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from bahdanau_hf.checkpointing import TrainerState
-from bahdanau_hf.data import pair_texts
-from bahdanau_hf.tokenization import clean_text
-from bahdanau_hf.training import train
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.checkpoints.save_load import TrainerState
+from bahdanau_hf.data.preprocessing import pair_texts
+from bahdanau_hf.data.tokenization import clean_text
+from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.training.loop import train
 
 
 def features(tokenizer, pairs) -> list[dict[str, list[int]]]:

@@ -15,18 +15,14 @@ from safetensors.torch import load_file
 from tiny_run import logged, prepare
 from torch.nn import functional as F
 
-from bahdanau_hf import training
-from bahdanau_hf.checkpointing import TrainerState
-from bahdanau_hf.evaluation import validation_loss
-from bahdanau_hf.finishing import choose_weights
-from bahdanau_hf.run_folder import list_checkpoints
-from bahdanau_hf.training import (
-    StopSignals,
-    TrainingInterrupted,
-    train,
-)
-from bahdanau_hf.training_batches import make_collator
-from bahdanau_hf.training_run import NonFiniteError, Run
+from bahdanau_hf.checkpoints.run_folder import list_checkpoints
+from bahdanau_hf.checkpoints.save_load import TrainerState
+from bahdanau_hf.training import loop as training
+from bahdanau_hf.training.batches import make_collator
+from bahdanau_hf.training.evaluation import validation_loss
+from bahdanau_hf.training.loop import StopSignals, TrainingInterrupted, train
+from bahdanau_hf.training.release import choose_weights
+from bahdanau_hf.training.run import NonFiniteError, Run
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
@@ -119,7 +115,7 @@ def test_mean_of_the_last_checkpoints_is_taken_if_validation_agrees(
 ) -> None:
     scores = [(1, 9), (1, 5), (1, 6), (1, 7)]
     monkeypatch.setattr(training, "measure", measured(scores))
-    monkeypatch.setattr("bahdanau_hf.finishing.measure", measured([(2, mean_bleu)]))
+    monkeypatch.setattr("bahdanau_hf.training.release.measure", measured([(2, mean_bleu)]))
     run = prepare(
         tmp_path, eval_steps=1, save_steps=100, average_last_checkpoints=3, save_total_limit=1
     )

@@ -10,12 +10,12 @@ import torch
 from tiny_run import logged, prepare
 from torch.nn import functional as F
 
-from bahdanau_hf.arguments import TrainArguments
-from bahdanau_hf.batching import IGNORED_LABEL
-from bahdanau_hf.training import train
-from bahdanau_hf.training_batches import make_collator
-from bahdanau_hf.training_run import Run, make_optimizer
-from bahdanau_hf.training_step import take_step
+from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.training.arguments import TrainArguments
+from bahdanau_hf.training.batches import make_collator
+from bahdanau_hf.training.loop import train
+from bahdanau_hf.training.run import Run, make_optimizer
+from bahdanau_hf.training.step import take_step
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 

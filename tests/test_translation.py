@@ -15,7 +15,7 @@ import torch
 from tiny_checkpoint import LONG, MAX_SOURCE_LENGTH, PAIRS, SENTENCES, encode, make_checkpoint
 
 from bahdanau_hf import InputError
-from bahdanau_hf.translation import Translation, Translator
+from bahdanau_hf.inference.translator import Translation, Translator
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.metrics import score_translations
+from bahdanau_hf.metrics.translation import score_translations
 
 PREDICTIONS = ["我们走吧。", "他 昨天没有去学校。", "Tom 喜欢看 NBA 比赛", "你好！"]
 REFERENCES = ["我们走吧！", "他昨天没去上学。", "汤姆喜欢看NBA比赛。", "你好。"]

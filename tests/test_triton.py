@@ -15,9 +15,9 @@ import torch
 from batches import batch
 from test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, gradients
 
-from bahdanau_hf import modeling_bahdanau
 from bahdanau_hf.gpu import triton_recurrence
-from bahdanau_hf.modeling_bahdanau import DropoutMasks, default_implementation
+from bahdanau_hf.modeling import modeling_bahdanau
+from bahdanau_hf.modeling.modeling_bahdanau import DropoutMasks, default_implementation
 
 triton = pytest.importorskip("triton", reason="the package triton is not there (extra [gpu])")
 pytestmark = [

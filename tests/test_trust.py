@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny_checkpoint import make_checkpoint
 
 from bahdanau_hf import InputError
-from bahdanau_hf.run_folder import seal_checkpoint, verify_checkpoint
-from bahdanau_hf.translation import Translator
+from bahdanau_hf.checkpoints.run_folder import seal_checkpoint, verify_checkpoint
+from bahdanau_hf.inference.translator import Translator
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("bahdanau_hf", "scripts", "examples", "benchmarks")
@@ -28,7 +28,10 @@ CODE = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if "node_modules" not in path.parts
 )
-PAGES = [*(ROOT / "examples" / "browser").glob("*.[jh][st]*"), *(ROOT / "bahdanau_hf").glob("*.py")]
+PAGES = [
+    *(ROOT / "examples" / "browser").glob("*.[jh][st]*"),
+    *(ROOT / "bahdanau_hf").rglob("*.py"),
+]
 
 # --- nothing is run ------------------------------------------------------------------------------
 

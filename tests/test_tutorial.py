@@ -20,13 +20,9 @@ from tutorial_oracle import (
     write_files,
 )
 
-from bahdanau_hf.tokenization import clean_text
-from bahdanau_hf.translation import Translator
-from bahdanau_hf.tutorial import (
-    convert_tutorial,
-    joint_tokens,
-    make_tokenizer,
-)
+from bahdanau_hf.convert_d2l import convert_tutorial, joint_tokens, make_tokenizer
+from bahdanau_hf.data.tokenization import clean_text
+from bahdanau_hf.inference.translator import Translator
 
 SENTENCES = [
     "Call us.",

@@ -21,9 +21,9 @@ from tutorial_oracle import (
 )
 
 from bahdanau_hf.cli import main
+from bahdanau_hf.convert_d2l import convert_tutorial, read_state_dict, read_tokens
+from bahdanau_hf.data.tokenization import clean_text
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.tokenization import clean_text
-from bahdanau_hf.tutorial import convert_tutorial, read_state_dict, read_tokens
 
 
 @pytest.fixture(scope="module")

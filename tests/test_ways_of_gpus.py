@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from bahdanau_hf import gpu
-from bahdanau_hf.modeling_bahdanau import FAST_WAYS, implementations
+from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS, implementations
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import sys, torch
 torch.cuda.device_count = lambda: {devices}
 import bahdanau_hf
-print(*bahdanau_hf.modeling_bahdanau.implementations())
+print(*bahdanau_hf.modeling.modeling_bahdanau.implementations())
 print([name for name in sys.modules if name.startswith("bahdanau_hf.gpu.")])
 """
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauModel
-from bahdanau_hf.configuration_bahdanau import INITIALIZERS
+from bahdanau_hf.modeling.configuration_bahdanau import INITIALIZERS
 
 
 def fresh(tiny_config, **changes) -> BahdanauForConditionalGeneration:

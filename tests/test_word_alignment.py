@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bahdanau_hf.tokenization import clean_text, train_tokenizer
-from bahdanau_hf.word_alignment import (
+from bahdanau_hf.alignment.words import (
     align_words,
     clean_with_origins,
     intersect_links,
@@ -19,6 +18,7 @@ from bahdanau_hf.word_alignment import (
     split_words,
     written_spans,
 )
+from bahdanau_hf.data.tokenization import clean_text, train_tokenizer
 
 ENGLISH = ["Call us.", "It isn't hot, Tom.", "A well-known café in 2013!", "unknown unkind kind"]
 CHINESE = ["联系我们。", "不热，Tom。", "2013年有名的咖啡馆！", "未知的好人"]

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
 
 PAIRS = [
     ("Call us.", "联系我们。"),

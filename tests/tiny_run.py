@@ -10,16 +10,16 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from bahdanau_hf.arguments import parse_arguments
-from bahdanau_hf.data import load_pairs
-from bahdanau_hf.preparation import (
+from bahdanau_hf.data.preprocessing import load_pairs
+from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.run import Run, start_run
+from bahdanau_hf.training.setup import (
     open_output_dir,
     prepare_features,
     prepare_model,
     prepare_tokenizer,
     start_accelerator,
 )
-from bahdanau_hf.training_run import Run, start_run
 
 ROOT = Path(__file__).parent.parent
 PAIRS = Path(__file__).parent / "data" / "pairs.tsv"

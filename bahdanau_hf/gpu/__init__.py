@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .. import modeling_bahdanau
+from ..modeling import modeling_bahdanau
 
 
 def register() -> None:

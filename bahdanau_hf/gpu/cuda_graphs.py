@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import generation_bahdanau as generation
-from ..generation_bahdanau import NEVER, Beams
-from ..modeling_bahdanau import BahdanauDecoder
+from ..modeling import generation_bahdanau as generation
+from ..modeling.generation_bahdanau import NEVER, Beams
+from ..modeling.modeling_bahdanau import BahdanauDecoder
 
 ASK_EVERY = 8  # steps between two looks at whether all have ended: each makes the GPU wait
 MOST_SEARCHES = 8  # that a decoder keeps, each with its rooms; the longest unused goes first

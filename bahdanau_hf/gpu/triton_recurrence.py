@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.utils import logging
 
-from ..matmul_bahdanau import multiply_turned, outside_autocast
-from ..recurrence_bahdanau import Inputs, Weights, layer_pairs, recur, weight_gradients
+from ..modeling.matmul_bahdanau import multiply_turned, outside_autocast
+from ..modeling.recurrence_bahdanau import Inputs, Weights, layer_pairs, recur, weight_gradients
 
 logger = logging.get_logger(__name__)
 

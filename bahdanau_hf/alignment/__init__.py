@@ -1,0 +1,1 @@
+"""Which source word a target word belongs to: attention, a statistical model, hand-made links."""

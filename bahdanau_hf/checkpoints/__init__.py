@@ -1,0 +1,1 @@
+"""Folders of a run: saving, verifying and loading without loss."""

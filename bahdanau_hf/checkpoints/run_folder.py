@@ -1,0 +1,295 @@
+"""The folder of a run: what may be written there, and which checkpoints in it are whole.
+
+A checkpoint is written under another name, flushed to the disk and then renamed: a folder called
+`checkpoint-STEP` is whole, and its manifest (size and SHA-256 of every file) proves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+FORMAT = 1
+_FOLDER = re.compile(r"checkpoint-(\d+)")
+# What is being written or removed; only a run that was killed leaves it behind.
+_LEFT_BEHIND = re.compile(r"\..+\.unfinished-\d+|\.removed-checkpoint-\d+")
+# What a run writes besides checkpoints and code; all that --overwrite_output_dir removes.
+RUN_FILES = frozenset(
+    {
+        *("settings.json", METRICS, "eval_results.json", "test_predictions.tsv"),
+        *("alignments.json", "alignment.svg", "alignment.png", "report.html", "README.md"),
+        *("model.safetensors", "config.json", "generation_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    }
+)
+
+
+def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> None:
+    """See, before any work is done, that a run can write to its folder and harms nothing there.
+
+    Raises:
+        InputError: the folder cannot be made or written to, or holds files and the run neither
+            resumes nor overwrites.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = unfinished(output_dir / "probe")
+        probe.write_bytes(b"")
+        probe.unlink()
+        for path in output_dir.iterdir():
+            if _LEFT_BEHIND.fullmatch(path.name):
+                remove(path)
+        found = sorted(path.name for path in output_dir.iterdir())
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"cannot write to --output_dir {output_dir}: {reason}") from None
+    if not found or resume:
+        return
+    if not overwrite:
+        raise InputError(
+            f"--output_dir {output_dir} is not empty (it holds {found[0]}): name another, or add "
+            "--resume_from_checkpoint latest to go on, or --overwrite_output_dir to start afresh"
+        )
+    for path in output_dir.iterdir():
+        if path.is_dir() and re.fullmatch(_FOLDER.pattern + r"(\..*)?", path.name):
+            shutil.rmtree(path)
+        elif path.is_file() and (path.name in RUN_FILES or path.name.endswith("_bahdanau.py")):
+            path.unlink()
+
+
+def unfinished(path: Path) -> Path:
+    """Where something is written that will be renamed to `path` when it is whole."""
+    return path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a full or broken disk in one line.
+
+    Raises:
+        InputError: the operating system refused to write; any other error passes through.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Libraries written in Rust have errors of their own, with the system's in brackets.
+        match = re.search(r"([^:]+) \(os error \d+\)", str(error))
+        if not isinstance(error, OSError) and match is None:
+            raise
+        reason = match[1].strip() if match else getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot write {path}: {reason}. Put that right and go on with "
+            "--resume_from_checkpoint latest"
+        ) from None
+
+
+def checkpoint_folder(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return output_dir / f"checkpoint-{step}"
+
+
+def list_checkpoints(output_dir: Path) -> dict[int, Path]:
+    """The checkpoints of a run by step, oldest first."""
+    if not output_dir.is_dir():
+        return {}
+    matches = ((_FOLDER.fullmatch(path.name), path) for path in output_dir.iterdir())
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def find_checkpoint(output_dir: Path, wanted: str) -> Path:
+    """Find and verify the checkpoint to go on from.
+
+    Args:
+        output_dir: the run's folder.
+        wanted: a checkpoint's folder, or `latest`: the newest whole one in `output_dir`.
+
+    Raises:
+        InputError: there is none, or the one named is not whole.
+    """
+    if wanted != "latest":
+        verify_checkpoint(Path(wanted))
+        return Path(wanted)
+    complaint = f"there is no checkpoint in {output_dir} to resume from"
+    for path in reversed(list_checkpoints(output_dir).values()):
+        try:
+            verify_checkpoint(path)
+            return path
+        except InputError as error:
+            logger.warning("%s. Trying the one before it.", error)
+            complaint = f"no checkpoint in {output_dir} is whole"
+    raise InputError(f"{complaint}: start the run without --resume_from_checkpoint")
+
+
+def verify_checkpoint(folder: Path, only: str | None = None) -> None:
+    """Compare every file of a checkpoint, or the one named, with the manifest.
+
+    Raises:
+        InputError: not a checkpoint of a run, or a file is missing or was changed.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no checkpoint {folder}")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sums = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        version = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError(
+            f"{folder} is no checkpoint of a run (its {MANIFEST} is missing or unreadable); to "
+            "train on from a model alone use --model_name_or_path"
+        ) from None
+    if version != FORMAT:
+        raise InputError(f"{folder} has the format {version}, this version reads {FORMAT}")
+    for name, expected in sums.items():
+        if only not in (None, name):
+            continue
+        if not is_plain_name(name):
+            raise InputError(f"{folder}/{MANIFEST} names {name!r:.60}, no file of this folder")
+        try:
+            sha256 = _sha256(folder / name)
+        except OSError:
+            raise InputError(f"the checkpoint {folder} is damaged: {name} is missing") from None
+        if sha256 != expected:
+            raise InputError(f"the checkpoint {folder} is damaged: {name} is not as it was written")
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether this names a file of a folder, and nothing outside it on any system."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+def set_aside_later(output_dir: Path, step: int) -> None:
+    """Rename checkpoints after `step`: a run that goes on from there takes another path."""
+    for later, path in list_checkpoints(output_dir).items():
+        if later > step:
+            aside = path.with_name(f"{path.name}.abandoned")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            logger.warning("Resuming before step %d: its checkpoint is now %s", later, aside.name)
+
+
+def remove_checkpoints(output_dir: Path, limit: int, keep: Iterable[int]) -> None:
+    """Remove all but the newest `limit` checkpoints and those of the steps to `keep`."""
+    paths = list_checkpoints(output_dir)
+    for step in list(paths)[:-limit]:
+        if step not in keep:
+            remove_checkpoint(paths[step])
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; renamed first, as what is half removed must not pass for a whole one."""
+    doomed = folder.with_name(f".removed-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def seal_checkpoint(folder: Path) -> None:
+    """Write the manifest and flush everything to the disk."""
+    files = {
+        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {"format": FORMAT, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        flush_to_disk(path)
+    flush_to_disk(folder)
+
+
+def share_files(folder: Path) -> None:
+    """Let weights be read by whom the configuration may be; safetensors keeps them private."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, stands on the disk itself."""
+    if os.name == "nt" and path.is_dir():  # a folder cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- the run's records ---------------------------------------------------------------------------
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader never meets half of it.
+
+    Raises:
+        InputError: the disk is full, or cannot be written to.
+    """
+    aside = unfinished(path)
+    with writing(path):
+        try:
+            aside.write_text(text, encoding="utf-8")
+            flush_to_disk(aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def move_files(source: Path, target: Path) -> None:
+    """Move every file of a folder into another, each whole, and remove the folder."""
+    for path in source.iterdir():
+        flush_to_disk(path)
+        path.replace(target / path.name)
+    source.rmdir()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON."""
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def log_metrics(output_dir: Path, values: dict[str, Any]) -> None:
+    """Append a line to `metrics.jsonl`."""
+    path = output_dir / METRICS
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def cut_metrics(output_dir: Path, step: int) -> None:
+    """Forget the lines of `metrics.jsonl` after `step`, which will be taken anew."""
+    path = output_dir / METRICS
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_whole(path, "".join(line for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut off in the middle by a crash

@@ -1,0 +1,310 @@
+"""Checkpoints from which a run goes on to the bit, written so that a crash leaves a whole one.
+
+A run's `checkpoint-STEP` is a folder that loads as a model (weights, configuration, tokenizer and
+code) and holds besides, in JSON and safetensors alone:
+
+    trainer_state.json            `TrainerState`, schedule, optimizer settings, the run's identity
+    optimizer.safetensors         the moments, by the names of the parameters
+    rng_state_RANK.safetensors    the random generators of each process
+    manifest.json                 size and SHA-256 of every other file
+
+`run_folder.py` sees to it that a folder of that name is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ..distributed import gather_lists, on_main_process
+from ..errors import InputError
+from .run_folder import (
+    checkpoint_folder,
+    flush_to_disk,
+    remove_checkpoint,
+    seal_checkpoint,
+    share_files,
+    unfinished,
+    writing,
+)
+
+STATE = "trainer_state.json"
+OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass
+class TrainerState:
+    """How far a run has come: everything that the next step depends on besides the tensors.
+
+    Attributes:
+        step: optimizer steps taken.
+        epoch: passes over the training pairs that are over.
+        batches_done: batches that each process has taken from the present pass.
+        stream: where the stream of training pairs stands, if there is one.
+        seconds: wall clock spent in training, earlier sittings and validations included.
+        loss_sum: summed loss since the last line of the log.
+        num_tokens: target tokens since the last line of the log.
+        logged_seconds: seconds of training, without validations, since the last line of the log.
+        validations: what each validation measured, with its `step`.
+        best_step: step of the best validation so far.
+        best_score: its score, higher is better.
+        validations_without_gain: how many have passed since the best one.
+        finished: why training is over; empty while it is not.
+        skipped_steps: how many of the steps a gradient scaler skipped.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batches_done: int = 0
+    stream: dict[str, Any] | None = None
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    num_tokens: int = 0
+    logged_seconds: float = 0.0
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int | None = None
+    best_score: float | None = None
+    validations_without_gain: int = 0
+    finished: str = ""
+    skipped_steps: int = 0
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    output_dir: Path,
+    state: TrainerState,
+    *,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    identity: Mapping[str, Any],
+) -> Path:
+    """Write the checkpoint of `state.step`; called on every process, written by the main one.
+
+    Args:
+        output_dir: the run's folder.
+        state: how far the run has come.
+        accelerator: the run's.
+        model: unwrapped, as it is saved.
+        tokenizer: saved beside it.
+        optimizer: unwrapped.
+        scheduler: with a `state_dict` of plain values.
+        identity: what a run that goes on from here must have in common; see `check_identity`.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        InputError: on every process: the disk is full, or cannot be written to.
+    """
+    generators = gather_lists(accelerator, [random_state(accelerator.device)])
+    final = checkpoint_folder(output_dir, state.step)
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        tensors, groups = _optimizer_tensors(model, optimizer)
+        save_file(tensors, folder / OPTIMIZER)
+        for rank, generator in enumerate(generators):
+            save_file(generator, folder / f"rng_state_{rank}.safetensors")
+        values = {
+            "state": dataclasses.asdict(state),
+            "optimizer": groups,
+            "scheduler": scheduler.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            "identity": dict(identity),
+        }
+        (folder / STATE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        share_files(folder)
+        seal_checkpoint(folder)
+
+    def write() -> None:
+        aside = unfinished(final)
+        with writing(final):
+            try:
+                fill(aside)
+                if final.exists():
+                    remove_checkpoint(final)
+                aside.rename(final)
+                flush_to_disk(output_dir)
+            finally:  # what could not be finished would only fill the disk
+                shutil.rmtree(aside, ignore_errors=True)
+
+    on_main_process(accelerator, write)
+    return final
+
+
+def _optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The moments as `NAME::KEY`, and the groups' settings with their parameters by name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    content = optimizer.state_dict()
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    tensors = {
+        f"{order[index]}::{key}": value.detach().cpu().contiguous()
+        for index, values in content["state"].items()
+        for key, value in values.items()
+    }
+    groups = [
+        {**group, "params": [order[index] for index in group["params"]]}
+        for group in content["param_groups"]
+    ]
+    return tensors, groups
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    identity: Mapping[str, Any],
+) -> TrainerState:
+    """Put a run back to where a verified checkpoint left it; called on every process.
+
+    Arguments as in `save_checkpoint`; model, optimizer and scheduler are changed in place.
+
+    Raises:
+        InputError: the run differs in something that would break the continuation.
+    """
+    values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    check_identity(values["identity"], identity, folder)
+    load_weights(model, folder)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    saved: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(folder / OPTIMIZER).items():
+        name, _, part = key.rpartition("::")
+        saved.setdefault(name, {})[part] = tensor
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in values["optimizer"]]
+    indices = iter(range(len(order)))
+    groups = [
+        {**setting, "params": [next(indices) for _ in group["params"]]}
+        for setting, group in zip(settings, optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(
+        {
+            "state": {i: saved[name] for i, name in enumerate(order) if name in saved},
+            "param_groups": groups,
+        }
+    )
+    scheduler.load_state_dict(values["scheduler"])
+    if accelerator.scaler is not None and values["scaler"] is not None:
+        accelerator.scaler.load_state_dict(values["scaler"])
+    path = folder / f"rng_state_{accelerator.process_index}.safetensors"
+    set_random_state(load_file(path), accelerator.device)
+    return TrainerState(**values["state"])
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Replace a model's weights by those of a checkpoint of the same run."""
+    load_model(model, folder / "model.safetensors", device=str(model.device))
+
+
+def mean_weights(folders: list[Path]) -> dict[str, Tensor]:
+    """Average the weights of checkpoints, in double precision, by name."""
+    total: dict[str, Tensor] = {}
+    for folder in folders:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                tensor = file.get_tensor(name)
+                total[name] = total[name] + tensor if name in total else tensor.double()
+    return {name: (tensor / len(folders)).float() for name, tensor in total.items()}
+
+
+def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with other data, another number of processes or another recipe.
+
+    Args:
+        saved: of the checkpoint: `world_size`, and the dicts `data_fingerprints` and `recipe`.
+        now: the same of this run.
+        folder: the checkpoint's, for the message.
+
+    Raises:
+        InputError: naming every difference.
+    """
+    differences = []
+    if saved["world_size"] != now["world_size"]:
+        differences.append(f"{saved['world_size']} processes then, {now['world_size']} now")
+    for split, fingerprint in now["data_fingerprints"].items():
+        if saved["data_fingerprints"].get(split) != fingerprint:
+            differences.append(f"the {split} pairs are not the same")
+    before, after = saved["recipe"], now["recipe"]
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            differences.append(f"{name} was {before.get(name)}, is {after.get(name)}")
+    if differences:
+        raise InputError(
+            f"cannot go on exactly from {folder}: {'; '.join(differences)}. Restore these, or "
+            f"start a new run with --model_name_or_path {folder}"
+        )
+
+
+def precision_begun_in(folders: Iterable[Path]) -> str | None:
+    """The mixed precision of a run, as the first readable one of its checkpoints tells it.
+
+    Nothing is verified, and what cannot be read is passed over: whoever resumes complains of it.
+    """
+    for folder in folders:
+        try:
+            values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            return str(values["identity"]["recipe"]["mixed_precision"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return None
+
+
+# --- random generators ---------------------------------------------------------------------------
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of every generator of this process, as tensors."""
+    version, numbers, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (the global one)
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor([version, *numbers], dtype=torch.int64),
+        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "numpy": torch.tensor([*map(int, keys), int(position), int(has_gauss)], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+    }
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put every generator of this process back to what `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    version, *numbers = state["python"].tolist()
+    gauss = state["python_gauss"].tolist()
+    random.setstate((version, tuple(numbers), gauss[0] if gauss else None))
+    *keys, position, has_gauss = state["numpy"].tolist()
+    cached = float(state["numpy_gauss"])
+    values = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached)
+    np.random.set_state(values)  # noqa: NPY002
+    if device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type])

@@ -1,0 +1,177 @@
+"""`bahdanau-hf env`: what a bug report needs to say about versions, processor and settings.
+
+Nothing of it is private: no folder, no user's name, no host's name, no token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..version import __version__
+from .options import standard_output
+
+if TYPE_CHECKING:
+    from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
+
+LIBRARIES = (
+    *("transformers", "tokenizers", "datasets", "accelerate", "sacrebleu", "numpy"),
+    "huggingface_hub",
+)
+OPTIONAL = ("matplotlib", "OpenCC", "onnxruntime", "triton", "gradio")
+# What changes how something is computed, or whether the Hub is asked.
+_SETTINGS = re.compile(
+    r"(BAHDANAU|OMP|KMP|MKL|DNNL|ONEDNN|ATEN|OPENBLAS)_\w+"
+    r"|CUDA_VISIBLE_DEVICES|TRITON_INTERPRET|(HF_HUB|TRANSFORMERS|HF_DATASETS)_OFFLINE|HF_ENDPOINT"
+)
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
+
+Facts = dict[str, str | int | None]
+
+
+def add_env_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's flags."""
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="folder or Hub repository of a checkpoint: say how its model computes",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_env(args: argparse.Namespace) -> None:
+    """Print the facts, one a line as `name: value`, or as JSON.
+
+    Raises:
+        InputError: the checkpoint that the flags name cannot be loaded.
+    """
+    model = None
+    if args.model is not None:
+        from transformers.utils.logging import disable_progress_bar
+
+        from ..inference.loading import load_model
+
+        disable_progress_bar()
+        model = load_model(args.model, args.revision)
+    facts = environment(model)
+    if args.json:
+        text = json.dumps(facts, ensure_ascii=False, indent=2)
+    else:
+        lines = (f"{name}: {_shown(value)}" for name, value in facts.items())
+        text = "\n".join(lines)
+    standard_output().write(f"{text}\n".encode())
+
+
+def environment(model: BahdanauForConditionalGeneration | None = None) -> Facts:
+    """Collect the facts in the order in which they are printed.
+
+    Args:
+        model: whose way of computing is told; default: what a model takes unless told otherwise.
+
+    Returns:
+        Values by name: text, numbers, `None` for what is not installed. Environment variables come
+        last, under their own names, and only those that are set.
+    """
+    import torch
+
+    from ..modeling.processor_bahdanau import processor
+
+    way, reason = _way_of_computing(model)
+    answers = processor()._asdict()
+    return {
+        "bahdanau-hf": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,  # which says what it was built for, as its metadata may not
+        **{name: installed_version(name) for name in (*LIBRARIES, *OPTIONAL)},
+        "processor": processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
+        # As BAHDANAU_PROCESSOR takes it: who reads the report can pretend to be this machine.
+        "processor_answers": ",".join(f"{name}={answer:d}" for name, answer in answers.items()),
+        "cuda": _cuda(),
+        "mps": "available" if torch.backends.mps.is_available() else "none",
+        "implementation": f"{way} ({reason})",
+        **_settings(),
+    }
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of what is installed under this name, or `None`."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """What the processor is called, or at least of which kind it is."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _way_of_computing(model: BahdanauForConditionalGeneration | None) -> tuple[str, str]:
+    from ..modeling.modeling_bahdanau import default_implementation
+
+    if model is not None:
+        return model.chosen_implementation()
+    way, wish = default_implementation(), os.environ.get("BAHDANAU_IMPLEMENTATION")
+    return way, "BAHDANAU_IMPLEMENTATION" if way == wish else "the default"
+
+
+def _cores() -> str:
+    total = os.cpu_count() or 0
+    if sys.platform != "linux":
+        return str(total)
+    allowed = len(os.sched_getaffinity(0))  # a container may be given fewer than there are
+    return str(total) if allowed == total else f"{total}, of which {allowed} may be used"
+
+
+def _cuda() -> str:
+    """The devices and the CUDA that PyTorch was built for."""
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+    return f"{', '.join(names) or 'none'} (PyTorch {built})"
+
+
+def _settings() -> dict[str, str]:
+    """The environment variables that matter, without what is nobody else's business."""
+    found = {}
+    for name, value in sorted(os.environ.items()):
+        if _SETTINGS.fullmatch(name) and not _SECRET.search(name):
+            found[name] = _without_private_parts(value)
+    return found
+
+
+def _without_private_parts(value: str) -> str:
+    """One printable line: of an address the server alone, of a path nothing."""
+    if "://" in value:
+        try:
+            address = urlsplit(value)
+        except ValueError:
+            return "not an address"
+        value = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+    elif "/" in value or "\\" in value:
+        return "a path"
+    return value if value.isprintable() else ascii(value)
+
+
+def _shown(value: str | int | None) -> str | int:
+    return "not installed" if value is None else value

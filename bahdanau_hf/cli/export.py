@@ -1,0 +1,60 @@
+"""`bahdanau-hf export`: a checkpoint for use without Python and PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_export_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's flags."""
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="folder or Hub repository of a checkpoint"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the repository")
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "onnx-greedy"],
+        default="onnx",
+        help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings; "
+        "onnx-greedy: one graph that is the whole greedy search, ids in, ids out (default: onnx)",
+    )
+    parser.add_argument(
+        "--output_dir", required=True, metavar="DIR", help="where the exported files go"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "int8"],
+        default="float32",
+        help="int8: matrices in 8 bits, about a quarter of the size (default: float32)",
+    )
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Export what the flags name, and say how far the result is from the model.
+
+    Raises:
+        InputError: no such checkpoint, the extra is missing, or nothing can be written.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..data.tokenization import load_tokenizer
+    from ..export.onnx_export import check_installed, export_greedy, export_onnx
+    from ..inference.loading import load_model
+
+    disable_progress_bar()
+    check_installed()  # said before a model is fetched
+    model = load_model(args.model, args.revision)
+    tokenizer = load_tokenizer(Path(model.name_or_path), args.revision)
+    if args.format == "onnx-greedy":
+        agreement = export_greedy(model, tokenizer, args.output_dir, args.dtype)
+        closeness = (
+            f"{agreement.same} of {agreement.total} {agreement.sources} translated as by the "
+            "model in float32"
+        )
+    else:
+        difference = export_onnx(model, tokenizer, args.output_dir, args.dtype)
+        closeness = f"within {difference:.1g} of the model's logits on random ids"
+    size = sum(path.stat().st_size for path in Path(args.output_dir).glob("*.onnx"))
+    print(f"wrote {args.output_dir}: {size / 1e6:.1f} MB, {closeness}", file=sys.stderr)

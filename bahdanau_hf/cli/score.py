@@ -1,0 +1,241 @@
+"""`bahdanau-hf score`: a model on pairs or on alignments, or files against each other, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .options import (
+    add_model,
+    add_search,
+    load_translator,
+    read_lines,
+    search_options,
+    standard_output,
+)
+
+if TYPE_CHECKING:
+    from ..inference.translator import Translator
+
+
+def add_score_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's flags."""
+    add_model(parser, required=False)
+    add_search(parser)
+    parser.add_argument(
+        "--test_file",
+        metavar="FILE",
+        help="pairs: TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two aligned text "
+        "files with a comma between",
+    )
+    parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
+    parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
+    parser.add_argument(
+        "--chinese_script",
+        choices=["keep", "simplified", "traditional"],
+        default="keep",
+        help="turn the Chinese of the test file into one script (extra [zh])",
+    )
+    parser.add_argument(
+        "--predictions", metavar="FILE", help="translations, one a line; - is stdin"
+    )
+    parser.add_argument(
+        "--references", metavar="FILE", nargs="+", help="references, one a line; several files"
+    )
+    parser.add_argument(
+        "--sources",
+        metavar="FILE",
+        help="with --predictions: what was translated, one a line, to score by length too",
+    )
+    parser.add_argument(
+        "--alignments",
+        action="store_true",
+        help="with --model: alignment error rate of its attention on the 150 hand-made alignments "
+        "that come with the package (English and Chinese, either direction)",
+    )
+    parser.add_argument(
+        "--backward_model",
+        metavar="DIR",
+        help="with --alignments: a model of the other direction; only links of both are scored",
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="FILE",
+        help="another system's translations of the same sentences, one a line: tell by paired "
+        "bootstrap whether the difference is more than chance",
+    )
+
+
+def run_score(args: argparse.Namespace) -> None:
+    """Score what the flags name and print the result.
+
+    Raises:
+        InputError: flags that do not go together, or files that do not.
+    """
+    given = {
+        name: getattr(args, name) is not None
+        for name in ("model", "test_file", "predictions", "references")
+    }
+    if args.backward_model is not None and not args.alignments:
+        raise InputError("--backward_model goes with --alignments")
+    if args.ensemble and (args.alignments or args.model is None):
+        raise InputError("--ensemble goes with --model and --test_file: several translate together")
+    if args.alignments:
+        result = _score_alignments(args, given)
+    elif [name for name, is_given in given.items() if is_given] == ["model", "test_file"]:
+        result = _score_model(args)
+    elif not any((given["model"], given["test_file"])) and given["predictions"]:
+        result = _score_files(args)
+    else:
+        raise InputError(
+            "give --model and --test_file, or --predictions and --references: one of the two"
+        )
+    standard_output().write(json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+
+
+def _score_alignments(args: argparse.Namespace, given: dict[str, bool]) -> dict[str, Any]:
+    if [name for name, is_given in given.items() if is_given] != ["model"]:
+        raise InputError("--alignments goes with --model alone: its pairs come with the package")
+    translator, backward = load_translator(args), None
+    if args.backward_model is not None:
+        other = argparse.Namespace(**{**vars(args), "model": args.backward_model, "revision": None})
+        backward = load_translator(other)
+
+    from ..inference.alignment_error import alignment_quality
+
+    models = {"model": args.model, "backward_model": args.backward_model}
+    return {
+        **alignment_quality(translator, backward),
+        **{name: value for name, value in models.items() if value is not None},
+    }
+
+
+def _score_model(args: argparse.Namespace) -> dict[str, Any]:
+    if args.sources is not None:
+        raise InputError("--sources goes with --predictions: a test file has its own")
+    other = None if args.compare is None else read_lines(args.compare)
+    options = search_options(args)
+    translator = load_translator(args)
+    source_lang = _language(translator, args, "source_lang")
+    target_lang = _language(translator, args, "target_lang")
+
+    import datasets
+
+    from ..data.preprocessing import clean_pairs, pair_texts, read_pairs
+    from ..training.arguments import DataArguments
+
+    datasets.disable_progress_bars()
+    # As the training split, so that nothing but this file is read.
+    data = DataArguments(
+        train_file=args.test_file,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        chinese_script=args.chinese_script,
+    )
+    pairs, dropped = clean_pairs(read_pairs(data)["train"], data, training=False)
+    sources, targets = pair_texts(pairs, source_lang, target_lang)
+    references = [[target] for target in targets]
+    if other is not None and len(other) != len(sources):
+        raise InputError(
+            f"{args.compare} has {len(other)} lines, but {len(sources)} pairs of {args.test_file} "
+            "are scored: it must have a line for each"
+        )
+    start = time.perf_counter()
+    translations = list(translator.stream(sources, **options))
+    seconds = time.perf_counter() - start
+    texts = [translation.text for translation in translations]
+    return {
+        **_scores(sources, texts, references, source_lang, target_lang),
+        "model": args.model,
+        **({"ensemble": args.ensemble} if args.ensemble else {}),
+        "test_file": args.test_file,
+        "source_lang": source_lang,
+        "target_lang": target_lang,
+        "chinese_script": args.chinese_script,
+        "num_beams": args.num_beams or translator.model.generation_config.num_beams or 1,
+        **({} if args.dtype is None else {"dtype": translator.dtype}),
+        "num_empty_pairs_left_out": dropped.total - dropped.kept,
+        "num_truncated": sum(t.truncated for t in translations),
+        "seconds": round(seconds, 3),
+        "sentences_per_second": round(len(sources) / seconds, 1),
+        **_comparison(args, texts, other, references, target_lang),
+    }
+
+
+def _language(translator: Translator, args: argparse.Namespace, side: str) -> str:
+    """The language code asked for, or else the one the model was trained for."""
+    from ..data.readers import base_language
+
+    trained = translator.tokenizer.init_kwargs.get(side)
+    given = getattr(args, side)
+    if given and trained and base_language(given) != base_language(trained):
+        raise InputError(f"--{side} {given}: the model was trained for {side} {trained}")
+    return str(given or trained or {"source_lang": "en", "target_lang": "zh"}[side])
+
+
+def _score_files(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.references:
+        raise InputError("--predictions needs --references")
+    if args.chinese_script != "keep":
+        raise InputError("--chinese_script goes with --test_file: files are scored as they are")
+    names = [args.predictions, *args.references, args.sources, args.compare]
+    if names.count("-") > 1:
+        raise InputError("only one of the files can be standard input")
+    columns = {name: read_lines(name) for name in names if name is not None}
+    predictions = columns[args.predictions]
+    for name, column in columns.items():
+        if len(column) != len(predictions):
+            raise InputError(
+                f"{args.predictions} has {len(predictions)} lines and {name} has {len(column)}: "
+                "they must be aligned"
+            )
+    source_lang, target_lang = args.source_lang or "en", args.target_lang or "zh"
+    references = [list(row) for row in zip(*(columns[n] for n in args.references), strict=True)]
+    files = {name: getattr(args, name) for name in ("predictions", "references", "sources")}
+    return {
+        **_scores(columns.get(args.sources), predictions, references, source_lang, target_lang),
+        **{name: value for name, value in files.items() if value is not None},
+        "target_lang": target_lang,
+        **_comparison(args, predictions, columns.get(args.compare), references, target_lang),
+    }
+
+
+def _scores(
+    sources: Sequence[str] | None,
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    source_lang: str,
+    target_lang: str,
+) -> dict[str, Any]:
+    """Scores of all sentences and, where the sources are known, by their length."""
+    from ..metrics.analysis import scores_by_length
+    from ..metrics.translation import score_translations
+
+    result = score_translations(predictions, references, target_lang=target_lang).as_dict()
+    if sources is not None:
+        groups = scores_by_length(
+            sources, predictions, references, source_lang=source_lang, target_lang=target_lang
+        )
+        result["by_source_length"] = [group.as_dict() for group in groups]
+    return result
+
+
+def _comparison(
+    args: argparse.Namespace,
+    predictions: Sequence[str],
+    other: Sequence[str] | None,
+    references: Sequence[Sequence[str]],
+    target_lang: str,
+) -> dict[str, Any]:
+    """The paired bootstrap against another system's translations, if there are any."""
+    from ..metrics.analysis import compare_systems
+
+    if other is None:
+        return {}
+    compared = compare_systems(predictions, other, references, target_lang=target_lang)
+    metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
+    return {"comparison": {"baseline": args.compare, **metrics}}

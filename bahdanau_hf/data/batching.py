@@ -1,0 +1,363 @@
+"""Which pairs share a batch, in which order, on which process; and padding.
+
+Order is a pure function of (seed, epoch, rank, world size): a run can be repeated, and resumed in
+the middle of an epoch, on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
+
+from ..errors import InputError
+
+Feature = Mapping[str, Any]
+
+IGNORED_LABEL = -100
+NO_LINK = -1  # in the place of a source token: the target token belongs to none
+# Batches should differ between epochs: pairs are sorted by length only within so many steps, and
+# sources are taken to be longer by up to so many tokens, at random. Targets are not: each token
+# more is a step more of the decoder for the whole batch.
+_STEPS_PER_WINDOW = 100
+_SOURCE_JITTER_TOKENS = 2
+
+
+class LengthBucketBatchSampler(Sampler[list[int]]):
+    """Lists of indices of pairs of like length, equally many lists for every rank.
+
+    In an epoch every pair is used exactly once over all ranks. The batches of one step, one for
+    each rank, are neighbours in length, so that no rank waits long for another. Where pairs do not
+    fill the last step, its batches are smaller rather than missing.
+
+    Args:
+        source_lengths: tokens of each source.
+        target_lengths: tokens of each target.
+        batch_size: most pairs in a batch (one more in the single case that there are too few
+            pairs to give every rank a batch in the last step).
+        max_tokens: most tokens in a batch: pairs times the longest side of any of them, padding
+            included. At least one of `batch_size` and `max_tokens` is needed; both may be given.
+        seed: the run's seed.
+        rank: this process, from 0.
+        world_size: number of processes.
+        shuffle: False: the same order in every epoch, by length or, without `bucket`, as given.
+        bucket: False: pairs of any length share a batch.
+        drop_last: leave out what does not fill a whole step, instead of dividing it.
+
+    Raises:
+        InputError: fewer pairs than processes, or a pair that does not fit into `max_tokens`.
+        ValueError: arguments that contradict each other.
+    """
+
+    def __init__(
+        self,
+        source_lengths: Sequence[int] | np.ndarray,
+        target_lengths: Sequence[int] | np.ndarray,
+        *,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        bucket: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self._sources = np.asarray(source_lengths, dtype=np.int64)
+        self._targets = np.asarray(target_lengths, dtype=np.int64)
+        if self._sources.ndim != 1 or self._sources.shape != self._targets.shape:
+            shapes = f"{self._sources.shape} and {self._targets.shape}"
+            raise ValueError(f"expected lengths of shape (N,) twice, received {shapes}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"expected 0 <= rank < world_size, received {rank}, {world_size}")
+        if batch_size is None and max_tokens is None:
+            raise ValueError("expected batch_size or max_tokens, received neither")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1, received {batch_size}")
+        if len(self._sources) < world_size:
+            raise InputError(
+                f"{len(self._sources)} pairs are too few for {world_size} processes: each needs one"
+            )
+        self._longest = np.maximum(self._sources, self._targets)
+        if max_tokens is not None and self._longest.max() > max_tokens:
+            raise InputError(
+                f"a pair of {self._longest.max()} tokens does not fit into "
+                f"--max_tokens_per_batch {max_tokens}: raise it or lower the maximum lengths"
+            )
+        self.batch_size, self.max_tokens = batch_size, max_tokens
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.shuffle, self.bucket, self.drop_last = shuffle, bucket, drop_last
+        self.epoch = 0
+        self._batches_done = 0
+        self._start = 0
+        self._planned: tuple[int, list[list[np.ndarray]]] | None = None
+
+    def __len__(self) -> int:
+        """Batches of this rank in the present epoch, from its beginning."""
+        return len(self._steps())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield this rank's batches, after `load_state_dict` from where that run stood."""
+        steps = self._steps()
+        self._batches_done, self._start = self._start, 0
+        for step in steps[self._batches_done :]:
+            self._batches_done += 1
+            yield step[self.rank].tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to iterate; another one than before starts at its beginning."""
+        if epoch != self.epoch:
+            self._batches_done = self._start = 0
+        self.epoch = epoch
+
+    def state_dict(self, batches_done: int | None = None) -> dict[str, int]:
+        """Where this run stands in the epoch.
+
+        Args:
+            batches_done: batches that were trained on. Default: those that were handed out, which
+                is more when a data loader's workers fetch ahead.
+        """
+        done = self._batches_done if batches_done is None else batches_done
+        return {"epoch": self.epoch, "batches_done": done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Let the next iteration go on where `state_dict` was taken."""
+        self.epoch = int(state["epoch"])
+        self._batches_done = self._start = int(state["batches_done"])
+
+    # --- planning an epoch -----------------------------------------------------------------------
+
+    def _steps(self) -> list[list[np.ndarray]]:
+        """The epoch's steps; each is `world_size` arrays of indices."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = (self.epoch, self._plan())
+        return self._planned[1]
+
+    def _plan(self) -> list[list[np.ndarray]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        number = len(self._sources)
+        order = random.permutation(number) if self.shuffle else np.arange(number)
+        batches = self._cut(self._by_length(order, random) if self.bucket else order)
+        full = len(batches) - len(batches) % self.world_size
+        steps = [batches[i : i + self.world_size] for i in range(0, full, self.world_size)]
+        if full < len(batches) and not self.drop_last:
+            steps.append(self._fill_step(batches[full:], steps))
+            steps = [step for step in steps if step]
+        if not steps:
+            raise InputError(f"{number} pairs do not fill one step of {self.world_size} processes")
+        if self.shuffle:
+            steps = [steps[i] for i in random.permutation(len(steps))]
+            steps = [[step[i] for i in random.permutation(self.world_size)] for step in steps]
+        return steps
+
+    def _by_length(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Sort windows of `order` by target, then source length, in turn upwards and downwards."""
+        sources, window = self._sources, len(order)
+        if self.shuffle:
+            fit = self.batch_size or window
+            if self.max_tokens is not None:
+                fit = min(fit, int(self.max_tokens / self._longest.mean()) + 1)
+            window = _STEPS_PER_WINDOW * self.world_size * fit
+            sources = sources + random.integers(0, _SOURCE_JITTER_TOKENS + 1, len(sources))
+        pieces: list[np.ndarray] = []
+        for start in range(0, len(order), window):
+            piece = order[start : start + window]
+            piece = piece[np.lexsort((sources[piece], self._targets[piece]))]
+            # The end of one window and the beginning of the next often share a batch.
+            pieces.append(piece if len(pieces) % 2 == 0 else piece[::-1])
+        return np.concatenate(pieces)
+
+    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+        """Cut `order` into batches as large as the bounds allow."""
+        most = self.batch_size or len(order)
+        if self.max_tokens is None:
+            return [order[i : i + most] for i in range(0, len(order), most)]
+        bounds, longest = [0], 0
+        for place, length in enumerate(self._longest[order].tolist()):
+            size = place - bounds[-1] + 1
+            longest = max(longest, length)
+            if size > most or size * longest > self.max_tokens:
+                bounds.append(place)
+                longest = length
+        bounds.append(len(order))
+        return [order[a:b] for a, b in pairwise(bounds)]
+
+    def _fill_step(
+        self, batches: list[np.ndarray], steps: list[list[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """Make fewer than `world_size` batches into exactly as many, with each pair still once.
+
+        Batches are halved; if they hold too few pairs, earlier steps give up one pair each; if
+        those have none to spare (one pair in each batch), the rest is spread over the last step.
+        """
+        while len(batches) < self.world_size:
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            batch = batches[largest]
+            if len(batch) > 1:
+                half = (len(batch) + 1) // 2
+                batches[largest : largest + 1] = [batch[:half], batch[half:]]
+                continue
+            place = max(
+                ((s, b) for s in range(len(steps)) for b in range(self.world_size)),
+                key=lambda at: len(steps[at[0]][at[1]]),
+            )
+            giver = steps[place[0]][place[1]]
+            if len(giver) == 1:
+                for i, single in enumerate(batches):
+                    steps[-1][i] = np.concatenate([steps[-1][i], single])
+                return []
+            steps[place[0]][place[1]] = giver[:-1]
+            batches.append(giver[-1:])
+        return batches
+
+
+class PairCollator:
+    """Pads features into tensors: `input_ids`, `attention_mask` and, if given, the others.
+
+    Args:
+        pad_token_id: what fills `input_ids`; labels are filled with -100.
+        pad_to: fixed lengths (source, target); default: the longest of the batch.
+    """
+
+    def __init__(self, pad_token_id: int = 0, pad_to: tuple[int, int] | None = None) -> None:
+        self.pad_token_id = pad_token_id
+        self.pad_to = pad_to
+
+    def __call__(self, features: Sequence[Feature]) -> dict[str, torch.Tensor]:
+        """Collate one batch.
+
+        Returns:
+            int64 tensors: `input_ids` and `attention_mask` `(B, S)`; `labels` `(B, T)`, and
+            `best_sources` `(B, T)`: for each label the place of its source token, or `NO_LINK`.
+
+        Raises:
+            ValueError: a sequence longer than `pad_to`.
+        """
+        source, target = self.pad_to or (None, None)
+        sources = [feature["input_ids"] for feature in features]
+        masks = [
+            feature.get("attention_mask", np.ones(len(ids), np.int64))
+            for feature, ids in zip(features, sources, strict=True)
+        ]
+        batch = {
+            "input_ids": _padded(sources, self.pad_token_id, source),
+            "attention_mask": _padded(masks, 0, source),
+        }
+        if "labels" in features[0]:
+            labels = [feature["labels"] for feature in features]
+            batch["labels"] = _padded(labels, IGNORED_LABEL, target)
+        if "best_sources" in features[0]:
+            links = [feature["best_sources"] for feature in features]
+            batch["best_sources"] = _padded(links, NO_LINK, target)
+        return batch
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int, length: int | None) -> torch.Tensor:
+    longest = max(map(len, rows))
+    if length is not None and longest > length:
+        raise ValueError(f"expected at most {length} tokens, received {longest}")
+    table = np.full((len(rows), length or longest), filler, dtype=np.int64)
+    for place, row in enumerate(rows):
+        table[place, : len(row)] = row
+    return torch.from_numpy(table)
+
+
+class StreamBatcher(IterableDataset):
+    """Batches of features from a stream of unknown length, over and over, for one rank.
+
+    The stream is read in windows of `buffer_size` pairs that run on from one pass to the next.
+    Every rank reads the whole stream and takes its batches of each window as
+    `LengthBucketBatchSampler` divides them; so all ranks have equally many, and in each window
+    every pair is used once. Use with `DataLoader(batcher, batch_size=None, collate_fn=...)`.
+
+    Args:
+        dataset: any re-iterable of features, such as an encoded `datasets.IterableDataset`.
+        buffer_size: pairs held in memory and shuffled together.
+        batch_size: as in `LengthBucketBatchSampler`.
+        max_tokens: as in `LengthBucketBatchSampler`.
+        seed: the run's seed.
+        rank: this process, from 0.
+        world_size: number of processes.
+        bucket: False: pairs of any length share a batch.
+
+    Raises:
+        InputError: on iteration: an empty stream, or a window smaller than `world_size`.
+    """
+
+    def __init__(
+        self,
+        dataset: Iterable[Feature],
+        *,
+        buffer_size: int = 10_000,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        bucket: bool = True,
+    ) -> None:
+        self.dataset = dataset
+        self.buffer_size = buffer_size
+        self.options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "rank": rank,
+            "world_size": world_size,
+            "bucket": bucket,
+        }
+        self._window = 0
+        self._batches_done = 0
+        self._pairs_per_pass: int | None = None
+
+    def __iter__(self) -> Iterator[list[Feature]]:
+        """Yield lists of features, endlessly; after `load_state_dict` from where that run stood."""
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise InputError("a stream is read by one worker: --dataloader_num_workers 0 or 1")
+        features = self._endless(self._window * self.buffer_size)
+        while True:
+            window = list(islice(features, self.buffer_size))
+            sampler = LengthBucketBatchSampler(
+                [len(feature["input_ids"]) for feature in window],
+                [len(feature["labels"]) for feature in window],
+                **self.options,
+            )
+            sampler.load_state_dict({"epoch": self._window, "batches_done": self._batches_done})
+            for indices in sampler:
+                self._batches_done += 1
+                yield [window[i] for i in indices]
+            self._window += 1
+            self._batches_done = 0
+
+    def _endless(self, skipped: int) -> Iterator[Feature]:
+        """The features of pass after pass, less the first `skipped`."""
+        if self._pairs_per_pass:
+            skipped %= self._pairs_per_pass
+        while True:
+            number = 0
+            for number, feature in enumerate(self.dataset, start=1):
+                if number > skipped:
+                    yield feature
+            if number == 0:
+                raise InputError("the stream of training pairs holds no pair")
+            self._pairs_per_pass = number
+            skipped = max(0, skipped - number)
+
+    def state_dict(self) -> dict[str, int | None]:
+        """Where this run stands in the stream, as far as batches were handed out."""
+        return {
+            "window": self._window,
+            "batches_done": self._batches_done,
+            "pairs_per_pass": self._pairs_per_pass,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        """Let the next iteration go on where `state_dict` was taken."""
+        self._window = int(state["window"] or 0)
+        self._batches_done = int(state["batches_done"] or 0)
+        self._pairs_per_pass = state["pairs_per_pass"]

@@ -1,0 +1,379 @@
+"""From pairs to features: clean them, cut a validation split, turn them into token ids.
+
+The steps of a run are `load_pairs` (read, clean, cut), then `encode_pairs` for each split. Pairs
+that are left out are counted by reason, never in silence. Reading is in `pair_sources.py` and
+`pair_files.py`, batches are made in `batching.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset, Sequence, Value
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import InputError
+from ..training.arguments import DataArguments
+from .readers import base_language
+from .sources import (
+    AnyDataset,
+    bundled_pairs,
+    first_pairs,
+    hash_share,
+    hash_shares,
+    held_pairs,
+    pair_texts,
+    read_pairs,
+    sentence_key,
+    translation_features,
+)
+from .tokenization import EOS_ID, UNK_ID, clean_text, target_vocab_size
+
+__all__ = [
+    "DroppedPairs",
+    "bundled_pairs",
+    "clean_pairs",
+    "encode_pairs",
+    "load_pairs",
+    "pair_lengths",
+    "pair_texts",
+    "read_pairs",
+    "split_validation",
+]
+
+ENCODED_FEATURES = {
+    "input_ids": Sequence(Value("int32")),
+    "attention_mask": Sequence(Value("int8")),
+    "labels": Sequence(Value("int32")),
+}
+REASONS = ("empty", "too long", "unequal lengths")
+_KEPT, _EMPTY, _TOO_LONG, _UNEQUAL = range(4)
+# Tokens of ours are shorter: what has more characters than this is dropped before costly steps.
+_MOST_CHARACTERS_PER_TOKEN = 64
+_STREAM_VALIDATION_PAIRS = 1000
+_STREAMED_AT_ONCE = 1000
+_CONVERTERS = {"simplified": "t2s", "traditional": "s2t"}
+
+Batch = dict[str, list[Any]]
+
+
+@dataclass
+class DroppedPairs:
+    """How many pairs were left out and why; `+` joins what cleaning and encoding counted.
+
+    Of a stream the numbers grow as it is read.
+    """
+
+    total: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    unknown_labels: int = 0
+    """Tokens of the targets kept that the target vocabulary lacks; they are `<unk>` now."""
+
+    @property
+    def kept(self) -> int:
+        """Pairs that were not left out."""
+        return self.total - sum(self.counts.values())
+
+    def as_dict(self) -> dict[str, int]:
+        """The numbers for a settings file: `read`, one by reason, `kept`, `unknown_labels`."""
+        reasons = {reason.replace(" ", "_"): self.counts[reason] for reason in REASONS}
+        rest = {"kept": self.kept, "unknown_labels": self.unknown_labels}
+        return {"read": self.total, **reasons, **rest}
+
+    def table(self, title: str = "pairs") -> str:
+        """The numbers as lines of text, for the terminal."""
+        rows = [(f"{title} read", self.total)]
+        rows += [(f"  {reason}", self.counts[reason]) for reason in REASONS]
+        rows += [(f"{title} kept", self.kept), ("unknown target tokens", self.unknown_labels)]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}} {number:>12,}" for name, number in rows)
+
+    def __add__(self, later: DroppedPairs) -> DroppedPairs:
+        """What an earlier and a later step left out of the same pairs."""
+        unknown = self.unknown_labels + later.unknown_labels
+        return DroppedPairs(self.total, self.counts + later.counts, unknown)
+
+    def count(self, reasons: Iterable[int], unknown: Iterable[int] = ()) -> None:
+        """Add pairs by the code of their reason: 0 kept, else its place in `REASONS` from 1."""
+        numbers = Counter(reasons)
+        self.total += sum(numbers.values())
+        self.counts.update({REASONS[code - 1]: n for code, n in numbers.items() if code != _KEPT})
+        self.unknown_labels += sum(unknown)
+
+
+def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, DroppedPairs]]:
+    """Read and clean all splits; cut validation from train by hash if none is given.
+
+    Returns:
+        `train`, `validation` and, where given, `test`; and what was dropped, by split (pairs cut
+        from train are counted as read in train).
+
+    Raises:
+        InputError: see `read_pairs`; or nothing of a split is left.
+    """
+    dropped: dict[str, DroppedPairs] = {}
+    splits: dict[str, AnyDataset] = {}
+    for name, dataset in read_pairs(data).items():
+        splits[name], dropped[name] = clean_pairs(dataset, data, training=name == "train")
+        if isinstance(dataset, Dataset) and not len(splits[name]):
+            counts = ", ".join(f"{n} {reason}" for reason, n in dropped[name].counts.items())
+            raise InputError(f"no pair of {name} is left after cleaning ({counts})")
+    if "validation" not in splits:
+        train, validation = split_validation(splits["train"], data.validation_split_percentage)
+        if data.max_eval_samples is not None:
+            validation = first_pairs(validation, data.max_eval_samples)
+        splits |= {"train": train, "validation": validation}
+    return splits, dropped
+
+
+# --- cleaning ------------------------------------------------------------------------------------
+
+
+def clean_pairs(
+    dataset: AnyDataset, data: DataArguments, *, training: bool = True
+) -> tuple[AnyDataset, DroppedPairs]:
+    """Clean the text of both sides and drop what cannot be learnt from.
+
+    Args:
+        dataset: rows with `translation`.
+        data: its languages, `chinese_script`, `max_length_ratio` and lengths.
+        training: False for pairs that are scored: only empty ones are dropped.
+
+    Returns:
+        The cleaned pairs, and how many were dropped for which reason.
+
+    Raises:
+        InputError: `chinese_script` without Chinese, or without the extra `[zh]`.
+    """
+    languages = (data.source_lang, data.target_lang)
+    if data.chinese_script != "keep":
+        if "zh" not in map(base_language, languages):
+            raise InputError(f"--chinese_script {data.chinese_script}: neither language is Chinese")
+        script_converter(data.chinese_script)
+    function = partial(
+        _clean_batch,
+        languages=languages,
+        script=data.chinese_script,
+        most_characters=(
+            _MOST_CHARACTERS_PER_TOKEN * data.max_source_length,
+            _MOST_CHARACTERS_PER_TOKEN * data.max_target_length,
+        ),
+        max_ratio=data.max_length_ratio if training else None,
+        drop_long=training and not data.truncate_long_pairs,
+    )
+    features = {**translation_features(*languages)}
+    return _map_and_drop(dataset, function, features, "Cleaning", data.preprocessing_num_workers)
+
+
+def _clean_batch(
+    batch: Batch,
+    *,
+    languages: tuple[str, str],
+    script: str,
+    most_characters: tuple[int, int],
+    max_ratio: float | None,
+    drop_long: bool,
+) -> Batch:
+    rows, reasons = [], []
+    source_lang, target_lang = languages
+    convert = None if script == "keep" else script_converter(script)
+    for row in batch["translation"]:
+        texts = {lang: clean_text(row[lang] or "") for lang in languages}
+        if convert is not None:
+            for lang in languages:
+                if base_language(lang) == "zh":
+                    texts[lang] = convert(texts[lang])
+        lengths = (len(texts[source_lang]), len(texts[target_lang]))
+        reason = _KEPT
+        if not all(lengths):
+            reason = _EMPTY
+        elif drop_long and any(n > most for n, most in zip(lengths, most_characters, strict=True)):
+            reason = _TOO_LONG
+        elif max_ratio is not None and max(lengths) > max_ratio * min(lengths):
+            reason = _UNEQUAL
+        rows.append(texts)
+        reasons.append(reason)
+    return {"translation": rows, "reason": reasons, "unknown": [0] * len(reasons)}
+
+
+@lru_cache(maxsize=2)
+def script_converter(script: str) -> Callable[[str], str]:
+    """What turns Chinese text into `"simplified"` or `"traditional"` characters.
+
+    Raises:
+        InputError: the extra [zh] is not installed.
+    """
+    try:
+        from opencc import OpenCC
+    except ImportError:
+        raise InputError(
+            f"--chinese_script {script} needs OpenCC: pip install 'bahdanau-hf[zh]'"
+        ) from None
+    convert: Callable[[str], str] = OpenCC(_CONVERTERS[script]).convert
+    return convert
+
+
+def _map_and_drop(
+    dataset: AnyDataset,
+    function: Callable[..., Batch],
+    features: dict[str, Any],
+    description: str,
+    num_workers: int | None,
+) -> tuple[AnyDataset, DroppedPairs]:
+    """Apply a batched function that adds `reason` and `unknown`, count these, keep what is kept."""
+    dropped = DroppedPairs()
+    columns = ["reason", "unknown"]
+    if isinstance(dataset, IterableDataset):
+        # Not by its `map` and `filter`: each of them joins the keys of a batch into one key for
+        # every row of it, and the keys of keys cost more than all the rest.
+        def kept_rows() -> Iterator[dict[str, Any]]:
+            for batch in dataset.iter(batch_size=_STREAMED_AT_ONCE):
+                result = function(batch)
+                reasons, unknown = (result.pop(name) for name in columns)
+                dropped.count(reasons, unknown)
+                for reason, *values in zip(reasons, *result.values(), strict=True):
+                    if reason == _KEPT:
+                        yield dict(zip(result, values, strict=True))
+
+        # Ids are what they are; only text needs its schema, to know the languages by.
+        schema = Features(features) if "translation" in features else None
+        return IterableDataset.from_generator(kept_rows, features=schema), dropped
+    options = {
+        "batched": True,
+        "remove_columns": ["translation"] if "translation" not in features else None,
+        "features": Features({**features, "reason": Value("int8"), "unknown": Value("int32")}),
+    }
+    mapped = dataset.map(function, desc=description, num_proc=num_workers, **options)
+    table = mapped.select_columns(columns).with_format("numpy")[:]
+    dropped.count(table["reason"].tolist(), table["unknown"].tolist())
+    mapped = mapped.remove_columns(columns)
+    if dropped.kept < dropped.total:
+        mapped = mapped.select(np.flatnonzero(table["reason"] == _KEPT))
+    return mapped, dropped
+
+
+def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset, AnyDataset]:
+    """Cut a validation split from the training pairs by the hash of their sentences.
+
+    No sentence of either language is in both parts, and a pair's part does not depend on the other
+    pairs unless they share a sentence. A stream is cut by the sentences of one language alone (the
+    first by its code); at most 1,000 pairs of it are held for validation.
+
+    Args:
+        dataset: cleaned pairs.
+        percentage: about this share goes to validation, in (0, 100); at least one pair.
+
+    Returns:
+        Train and validation.
+
+    Raises:
+        InputError: nothing is left for one of the two parts.
+    """
+    threshold = percentage / 100
+    source_lang, target_lang = dataset.features["translation"].languages
+    if isinstance(dataset, IterableDataset):
+        lang = min(source_lang, target_lang)
+        train = dataset.filter(partial(_is_in_part, lang=lang, start=threshold, end=1.0))
+        rest = dataset.filter(partial(_is_in_part, lang=lang, start=0.0, end=threshold))
+        held = held_pairs(rest.take(_STREAM_VALIDATION_PAIRS), source_lang, target_lang)
+        if not len(held):
+            raise InputError("no pair for validation in the stream: give --validation_file")
+        return train, held
+    shares = np.array(hash_shares(zip(*pair_texts(dataset, source_lang, target_lang), strict=True)))
+    threshold = max(threshold, np.nextafter(shares.min(initial=1.0), 2))
+    if not (shares >= threshold).any():
+        raise InputError(
+            f"cannot cut a validation split from {len(dataset)} training pairs that are too few or "
+            "share their sentences: give --validation_file"
+        )
+    parts = [np.flatnonzero(shares >= threshold), np.flatnonzero(shares < threshold)]
+    return dataset.select(parts[0]), dataset.select(parts[1])
+
+
+def _is_in_part(row: dict[str, dict[str, str]], lang: str, start: float, end: float) -> bool:
+    return start <= hash_share(sentence_key(row["translation"][lang])) < end
+
+
+# --- encoding ------------------------------------------------------------------------------------
+
+
+def encode_pairs(
+    dataset: AnyDataset,
+    tokenizer: PreTrainedTokenizerFast,
+    data: DataArguments,
+    *,
+    training: bool = True,
+) -> tuple[AnyDataset, DroppedPairs]:
+    """Turn cleaned pairs into token ids, each side with `<eos>` at its end.
+
+    Args:
+        dataset: cleaned rows with `translation`.
+        tokenizer: one of ours.
+        data: languages, `max_source_length`, `max_target_length` (tokens, `<eos>` included) and
+            `truncate_long_pairs`.
+        training: False for pairs that are scored: over-long ones are cut, never dropped.
+
+    Returns:
+        Rows of `input_ids`, `attention_mask` and `labels`, and what was dropped. A label outside
+        the tokenizer's target part has become `<unk>`; `unknown_labels` counts every `<unk>` label.
+    """
+    function = partial(
+        _encode_batch,
+        tokenizer=tokenizer,
+        languages=(data.source_lang, data.target_lang),
+        max_lengths=(data.max_source_length, data.max_target_length),
+        num_target_ids=target_vocab_size(tokenizer),
+        drop_long=training and not data.truncate_long_pairs,
+    )
+    workers = data.preprocessing_num_workers
+    return _map_and_drop(dataset, function, dict(ENCODED_FEATURES), "Encoding", workers)
+
+
+def _encode_batch(
+    batch: Batch,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    languages: tuple[str, str],
+    max_lengths: tuple[int, int],
+    num_target_ids: int,
+    drop_long: bool,
+) -> Batch:
+    # The backend itself: what the tokenizer wraps around it takes longer than the encoding.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # either may be left over from a call of the tokenizer
+    backend.no_padding()
+    sides = []
+    reasons = [_KEPT] * len(batch["translation"])
+    for lang, longest in zip(languages, max_lengths, strict=True):
+        texts = [row[lang] for row in batch["translation"]]
+        ids = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+        for place, row in enumerate(ids):
+            if len(row) > longest:
+                ids[place] = [*row[: longest - 1], EOS_ID]
+                if drop_long:
+                    reasons[place] = _TOO_LONG
+        sides.append(ids)
+    sources, targets = sides
+    labels = [[i if i < num_target_ids else UNK_ID for i in row] for row in targets]
+    unknown = [row.count(UNK_ID) for row in labels]
+    return {
+        "input_ids": sources,
+        "attention_mask": [[1] * len(row) for row in sources],
+        "labels": labels,
+        "reason": reasons,
+        "unknown": [n if reasons[place] == _KEPT else 0 for place, n in enumerate(unknown)],
+    }
+
+
+def pair_lengths(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each source and each target of an encoded data set, in its order."""
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+    table = dataset.select_columns(["input_ids", "labels"]).with_format("arrow")[:]
+    sides = [pc.list_value_length(table[name]).to_numpy() for name in ("input_ids", "labels")]
+    return sides[0], sides[1]

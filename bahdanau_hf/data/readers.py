@@ -1,0 +1,437 @@
+"""Reads sentence pairs from files, strictly: whatever is wrong is told with file and line.
+
+TSV, CSV, JSON, JSON Lines and Parquet, plain or gzipped, or two aligned text files. Nothing in a
+file is ever executed. A reader yields `(source, target)` strings as they stand in the file; an
+absent value or a blank line is an empty string, left for cleaning to drop and count.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import InputError
+
+Pair = tuple[str, str]
+Row = tuple[int, list[str]]  # line number, from 1, and its fields
+Record = tuple[str, Any]  # where it stands, and what should be a mapping
+
+SUFFIXES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
+# What a column of a language may be called besides its code.
+_LANGUAGE_NAMES = {"en": {"eng", "english"}, "zh": {"zho", "chi", "cmn", "chinese", "mandarin"}}
+_ROLE_NAMES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
+_HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
+_NAME = re.compile("[a-z][a-z0-9-]*")
+_ROWS_LOOKED_AT = 200
+# Memory and disk stay bounded whatever a file holds. Text shrinks to a third or a tenth when it is
+# zipped; what shrinks to a fiftieth and is large was made to fill the disk of who unpacks it.
+_LONGEST_LINE_BYTES = 2**28
+_UNZIPPED_BYTES = 2**28
+_UNZIPPED_FACTOR = 50
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def base_language(code: str) -> str:
+    """The code without region or script, with `cmn` and the like as `zh`: `zh-Hans` gives `zh`."""
+    base = code.strip().lower().replace("_", "-").split("-")[0]
+    return next((lang for lang, names in _LANGUAGE_NAMES.items() if base in names), base)
+
+
+def find_columns(names: Sequence[str], source_lang: str, target_lang: str) -> Pair | None:
+    """Which two of `names` hold the source and the target, or None.
+
+    Tried in turn: the language codes themselves, their names or variants (`zh-CN`, `Chinese`),
+    `non_english` for what is not English, `source` and `target`. A name that fits twice does not
+    count.
+    """
+    source = _language_column(names, source_lang)
+    target = _language_column(names, target_lang)
+    other = [name for name in names if _plain(name) in ("non-english", "nonenglish")]
+    if len(other) == 1:
+        if target is None and base_language(source_lang) == "en":
+            target = other[0]
+        if source is None and base_language(target_lang) == "en":
+            source = other[0]
+    if source is not None and target is not None and source != target:
+        return source, target
+    plain = {_plain(name): name for name in names}
+    for first, second in _ROLE_NAMES:
+        if first in plain and second in plain:
+            return plain[first], plain[second]
+    return None
+
+
+def no_columns(where: str, names: Iterable[str], source_lang: str, target_lang: str) -> InputError:
+    """The error for a table in which `find_columns` finds nothing."""
+    found = ", ".join(repr(name if len(name) < 40 else name[:36] + " ...") for name in names)
+    return InputError(
+        f"{where}: no columns for {source_lang} and {target_lang}; it has: {found}. "
+        f"Name them {source_lang} and {target_lang}, or source and target"
+    )
+
+
+def open_pairs(spec: str, source_lang: str, target_lang: str) -> Iterator[Pair]:
+    """Read one file, or two aligned text files named with a comma between.
+
+    Args:
+        spec: `pairs.tsv`, `pairs.jsonl.gz`, ... or `a.en,a.zh`.
+        source_lang: language code of the source.
+        target_lang: language code of the target.
+
+    Returns:
+        An iterator of `(source, target)`; what is wrong inside a file is raised on the way.
+
+    Raises:
+        InputError: a file that is missing, empty, of an unknown kind or in the wrong encoding, a
+            row with too many or too few columns, files of unequal length; with file and line.
+    """
+    paths = pair_paths(spec)
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"no such file: {path}")
+        if not path.is_file():
+            raise InputError(f"{path} is not a file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty")
+    return _not_empty(_pairs(paths, source_lang, target_lang), paths)
+
+
+def pair_paths(spec: str) -> list[Path]:
+    """The one file or the two aligned files that `spec` names."""
+    if "," not in spec or Path(spec).exists():
+        return [Path(spec)]
+    names = [name.strip() for name in spec.split(",")]
+    if len(names) != 2 or not all(names):
+        raise InputError(f"{spec!r}: give one file, or two aligned ones with a comma between")
+    return [Path(name) for name in names]
+
+
+def _pairs(paths: Sequence[Path], source_lang: str, target_lang: str) -> Iterator[Pair]:
+    if len(paths) == 2:
+        return _read_aligned(paths, source_lang, target_lang)
+    path = paths[0]
+    suffix = _suffix(path)
+    if suffix in (".tsv", ".txt"):
+        return _read_table(path, _tsv_rows(path), source_lang, target_lang)
+    if suffix == ".csv":
+        return _read_table(path, _csv_rows(path), source_lang, target_lang)
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return _read_records(_json_records(path), source_lang, target_lang)
+    if suffix == ".parquet":
+        return _read_records(_parquet_records(path), source_lang, target_lang)
+    raise InputError(f"{path}: unknown kind of file; known: {' '.join(SUFFIXES)}, each also .gz")
+
+
+def _not_empty(pairs: Iterator[Pair], paths: Sequence[Path]) -> Iterator[Pair]:
+    first = next(pairs, None)
+    if first is None:
+        raise InputError(f"{paths[0]} holds no pair")
+    yield first
+    yield from pairs
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(" ", "-")
+
+
+def _language_column(names: Sequence[str], lang: str) -> str | None:
+    exact = [name for name in names if _plain(name) == _plain(lang)]
+    close = [name for name in names if base_language(_plain(name)) == base_language(lang)]
+    found = exact or close
+    return found[0] if len(found) == 1 else None
+
+
+def _suffix(path: Path) -> str:
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return name.suffix.lower()
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+class _Unzipped(io.RawIOBase):
+    """What a gzip file holds, up to a size that text can have."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._path, self._bytes = gzip.GzipFile(path), path, 0
+        self._most = max(_UNZIPPED_BYTES, _UNZIPPED_FACTOR * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.readinto(buffer)
+        self._bytes += size
+        if self._bytes > self._most:
+            raise InputError(
+                f"{self._path} unpacks to more than {self._most // 2**20:,} MiB, over "
+                f"{_UNZIPPED_FACTOR} times its size: unpack it yourself if you trust it"
+            )
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if path.suffix.lower() == ".gz":
+            return io.BufferedReader(_Unzipped(path), 2**16)
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends. Only LF and CR LF end a line, as in every aligned file."""
+    with _open(path) as file:
+        number = 0
+        try:
+            lines = iter(partial(file.readline, _LONGEST_LINE_BYTES + 1), b"")
+            for number, raw in enumerate(lines, start=1):
+                if len(raw) > _LONGEST_LINE_BYTES:
+                    raise InputError(
+                        f"{path}:{number}: a line of more than {_LONGEST_LINE_BYTES // 2**20} MiB; "
+                        "give a pair a line, of JSON an object a line"
+                    )
+                yield number, _decode(raw.removesuffix(b"\n").removesuffix(b"\r"), path, number)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path}:{number + 1}: not a whole gzip file: {error}") from None
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{path}:1: the file is in UTF-16; save it as UTF-8")
+    if b"\0" in raw:
+        raise InputError(f"{path}:{number}: NUL byte; the file is not UTF-8 text")
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}:{number}: not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start + 1}); "
+            "convert the file to UTF-8"
+        ) from None
+
+
+def _tsv_rows(path: Path) -> Iterator[Row]:
+    return ((number, line.split("\t")) for number, line in _lines(path))
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
+    while True:
+        start = reader.line_num + 1
+        try:
+            yield start, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{path}:{start}: {error}") from None
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _read_table(
+    path: Path, rows: Iterator[Row], source_lang: str, target_lang: str
+) -> Iterator[Pair]:
+    """Rows of a TSV or CSV file, with a header if the first row names columns that we know."""
+    head = list(islice(rows, _ROWS_LOOKED_AT))
+    if not head:
+        return
+    names = head[0][1]
+    columns = find_columns(names, source_lang, target_lang)
+    rows = chain(head, rows)
+    if columns is not None:
+        next(rows)
+        source, target = names.index(columns[0]), names.index(columns[1])
+    elif not _is_header(names) and (len(names) == 2 or _is_attributed(names)):
+        chinese_first = _chinese_first([fields for _, fields in head], source_lang, target_lang)
+        source, target = (1, 0) if chinese_first else (0, 1)
+    else:
+        raise no_columns(f"{path}:1", names, source_lang, target_lang)
+    for number, fields in rows:
+        if len(fields) == len(names):
+            yield fields[source], fields[target]
+        elif not any(field.strip() for field in fields):
+            yield "", ""
+        else:
+            raise InputError(
+                f"{path}:{number}: {_columns(len(fields))} where line 1 has {len(names)}; "
+                "a tab or comma too many or too few?"
+            )
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    """Whether these are names of columns, at least one of them a name that we know."""
+    known = set(_LANGUAGE_NAMES).union(*_LANGUAGE_NAMES.values(), *_ROLE_NAMES, ["translation"])
+    words = [_plain(field) for field in fields]
+    return any(word in known for word in words) and all(_NAME.fullmatch(word) for word in words)
+
+
+def _is_attributed(fields: Sequence[str]) -> bool:
+    """Tatoeba's export: two sentences and whom to thank for them."""
+    return len(fields) == 3 and "attribution" in fields[2].lower()
+
+
+def _columns(count: int) -> str:
+    return "1 column" if count == 1 else f"{count} columns"
+
+
+def _chinese_first(rows: Sequence[Sequence[str]], source_lang: str, target_lang: str) -> bool:
+    """Whether the target side stands first, as far as the script tells."""
+    han = [0, 0]
+    for fields in rows:
+        for side in (0, 1):
+            if side < len(fields) and _HAN.search(fields[side]):
+                han[side] += 1
+    if base_language(target_lang) == "zh":
+        return han[0] > 2 * han[1]
+    if base_language(source_lang) == "zh":
+        return han[1] > 2 * han[0]
+    return False
+
+
+def _read_aligned(paths: Sequence[Path], source_lang: str, target_lang: str) -> Iterator[Pair]:
+    """Two text files, line by line; suffixes tell which is which, else script, else order."""
+    suffixes = [_suffix(path).removeprefix(".") for path in paths]
+    named = find_columns(suffixes, source_lang, target_lang)
+    sides = [_lines(path) for path in paths]
+    heads = [list(islice(side, _ROWS_LOOKED_AT)) for side in sides]
+    if named is not None:
+        swap = named[0] != suffixes[0]
+    else:
+        rows = [[a[1], b[1]] for a, b in zip(*heads, strict=False)]
+        swap = _chinese_first(rows, source_lang, target_lang)
+    left, right = (chain(head, side) for head, side in zip(heads, sides, strict=True))
+    count = 0
+    for count, (a, b) in enumerate(zip_longest(left, right), start=1):
+        if a is None or b is None:
+            longer = count + sum(1 for _ in (left if b is None else right))
+            sizes = (longer, count - 1) if b is None else (count - 1, longer)
+            raise InputError(
+                f"{paths[0]} has {sizes[0]} lines and {paths[1]} has {sizes[1]}: "
+                "aligned files need the same number"
+            )
+        yield (b[1], a[1]) if swap else (a[1], b[1])
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def _read_records(records: Iterator[Record], source_lang: str, target_lang: str) -> Iterator[Pair]:
+    """JSON objects or Parquet rows, flat or with both texts under `translation`."""
+    columns: Pair | None = None
+    for where, record in records:
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: expected an object with two texts, not {_kind(record)}")
+        texts = record.get("translation", record)
+        if not isinstance(texts, dict):
+            raise InputError(f"{where}: 'translation' must hold an object, not {_kind(texts)}")
+        if columns is None:
+            columns = find_columns(list(texts), source_lang, target_lang)
+        if columns is None or not texts.keys() >= set(columns):
+            raise no_columns(where, texts, source_lang, target_lang)
+        source, target = columns
+        yield _text(texts[source], source, where), _text(texts[target], target, where)
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {name!r} must be text, not {_kind(value)}")
+    if found := _SURROGATE.search(value):  # JSON can spell them; UTF-8 cannot
+        raise InputError(
+            f"{where}: {name!r} is no text: half a character (\\u{ord(found[0]):x}) at "
+            f"{found.start() + 1}"
+        )
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    return names.get(type(value), repr(value)[:40])
+
+
+def _json_records(path: Path) -> Iterator[Record]:
+    """JSON Lines, or one list of objects, or an object with that list under `data`."""
+    lines = ((number, line) for number, line in _lines(path) if line.strip())
+    number, first = next(lines, (1, ""))
+    if not first:
+        return
+    if _is_record(first, path):
+        for place, line in chain([(number, first)], lines):
+            yield f"{path}:{place}", _json(line, path, place)
+        return
+    content = _json("\n".join(line for _, line in _lines(path)), path, 1)
+    if isinstance(content, dict):
+        content = content.get("data")
+    if not isinstance(content, list):
+        raise InputError(f"{path}: expected JSON Lines, a list of objects, or one under 'data'")
+    for number, record in enumerate(content, start=1):
+        yield f"{path}: item {number}", record
+
+
+def _is_record(line: str, path: Path) -> bool:
+    """Whether a file that begins with this line is JSON Lines."""
+    if line.lstrip().startswith("["):
+        return False
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return _suffix(path) != ".json"
+    return isinstance(record, dict) and not isinstance(record.get("data"), list)
+
+
+def _json(text: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = number + error.lineno - 1
+        raise InputError(f"{path}:{line}: not valid JSON: {error.msg}") from None
+    except ValueError:  # Python's limit on digits
+        raise InputError(f"{path}:{number}: a number in the JSON is too long") from None
+    except RecursionError:
+        raise InputError(f"{path}:{number}: JSON nested too deep") from None
+
+
+def _parquet_records(path: Path) -> Iterator[Record]:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    number = 0
+    try:
+        with _open(path) as file:
+            zipped = path.suffix.lower() == ".gz"
+            table = pq.ParquetFile(io.BytesIO(file.read()) if zipped else file)
+            for batch in table.iter_batches(batch_size=10_000):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", record
+    except InputError:
+        raise
+    # Damaged, or of values that Python does not have, such as a date after the year 9999.
+    except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: row {number + 1}: not readable as Parquet: {reason}") from None
+
+
+def file_stamp(spec: str) -> str:
+    """A short description of the files' state, so that a cache knows when they have changed."""
+    states = [os.stat(path) for path in pair_paths(spec)]
+    return " ".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)

@@ -1,0 +1,267 @@
+"""Where pairs come from: the bundled corpus, files, or a data set of the Hub, in one form.
+
+Inside the package a pair is a row `{"translation": {source_lang: ..., target_lang: ...}}` of a
+`datasets.Dataset`, or of an `IterableDataset` when streaming. Files of moderate size are held in
+memory; larger ones, and data sets of the Hub, are memory-mapped tables in the cache of `datasets`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from datasets import Dataset, DatasetInfo, Features, IterableDataset, Translation
+from datasets import load_dataset as load_hub_dataset
+
+from ..errors import InputError
+from ..training.arguments import DataArguments
+from .readers import Pair, file_stamp, find_columns, no_columns, open_pairs, pair_paths
+
+AnyDataset: TypeAlias = Dataset | IterableDataset
+
+BUNDLED_PAIRS = Path(__file__).parents[1] / "pairs" / "pairs.tsv"
+_IN_MEMORY_BYTES = 2**28
+_UNZIPPED_BYTES = 8  # for each byte of a gzip file, at a guess
+_HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
+_LANGUAGE_CODE = re.compile("[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)
+_SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test",),
+}
+
+
+def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
+    """Read what the arguments name: the bundled pairs, files, or a data set of the Hub.
+
+    `max_train_samples` and `max_eval_samples` are applied here. Only the training split is ever a
+    stream.
+
+    Returns:
+        `train`, and `validation` and `test` where given, each with the one column `translation`.
+
+    Raises:
+        InputError: see `open_pairs`; something that is no language code; a data set that cannot be
+            loaded or has no such columns.
+    """
+    for flag in ("source_lang", "target_lang"):
+        if not _LANGUAGE_CODE.fullmatch(getattr(data, flag)):
+            raise InputError(
+                f"--{flag} {getattr(data, flag)!r} is no language code, such as en, zh or zh-Hant"
+            )
+    splits: dict[str, AnyDataset] = {}
+    if data.dataset_name:
+        splits = _hub_pairs(data)
+    elif not data.train_file:
+        splits = dict(bundled_pairs(data.source_lang, data.target_lang))
+        if data.streaming:
+            splits["train"] = splits["train"].to_iterable_dataset()
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    for split, spec in files.items():
+        if spec:
+            splits[split] = _file_pairs(spec, data, data.streaming and split == "train")
+    for split, dataset in splits.items():
+        limit = data.max_train_samples if split == "train" else data.max_eval_samples
+        if limit is not None:
+            splits[split] = first_pairs(dataset, limit)
+    return splits
+
+
+def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str, Dataset]:
+    """The package's own pairs, split by hash: about 90 % train, 5 % validation, 5 % test.
+
+    Raises:
+        InputError: languages other than English and Chinese.
+    """
+    pairs = list(open_pairs(str(BUNDLED_PAIRS), source_lang, target_lang))
+    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    for pair, share in zip(pairs, hash_shares(pairs), strict=True):
+        split = "test" if share < 0.05 else "validation" if share < 0.1 else "train"
+        splits[split].append(pair)
+    return {name: pair_table(split, source_lang, target_lang) for name, split in splits.items()}
+
+
+def pair_table(pairs: Iterable[Pair], source_lang: str, target_lang: str) -> Dataset:
+    """An in-memory table of pairs, filled piece by piece: only Arrow's form is held whole."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    languages = sorted([source_lang, target_lang])  # the order in `Translation`'s struct
+    features = translation_features(source_lang, target_lang)
+    pieces = []
+    iterator = iter(pairs)
+    while piece := list(islice(iterator, 50_000)):
+        columns = dict(zip((source_lang, target_lang), zip(*piece, strict=True), strict=True))
+        sides = [pa.array(columns[lang], pa.string()) for lang in languages]
+        pieces.append(pa.StructArray.from_arrays(sides, names=languages))
+    column = pa.chunked_array(pieces, features.arrow_schema.field("translation").type)
+    return Dataset(pa.table({"translation": column}), info=DatasetInfo(features=features))
+
+
+def pair_texts(
+    dataset: AnyDataset, source_lang: str, target_lang: str, limit: int | None = None
+) -> tuple[list[str], list[str]]:
+    """The source and the target sentences as two lists; of a stream, give a `limit`."""
+    rows = dataset if limit is None else first_pairs(dataset, limit)
+    sources: list[str] = []
+    targets: list[str] = []
+    for batch in rows.iter(batch_size=10_000):
+        sources += [row[source_lang] for row in batch["translation"]]
+        targets += [row[target_lang] for row in batch["translation"]]
+    return sources, targets
+
+
+def translation_features(source_lang: str, target_lang: str) -> Features:
+    """The schema of a table of pairs."""
+    return Features({"translation": Translation(languages=[source_lang, target_lang])})
+
+
+def first_pairs(dataset: AnyDataset, limit: int) -> AnyDataset:
+    """At most the first `limit` rows."""
+    if isinstance(dataset, IterableDataset):
+        return dataset.take(limit)
+    return dataset.select(range(min(limit, len(dataset))))
+
+
+# --- which split a pair belongs to ---------------------------------------------------------------
+
+
+def hash_shares(pairs: Iterable[Pair]) -> list[float]:
+    """For each pair a number in [0, 1) that depends on its sentences alone.
+
+    Pairs that share a sentence on either side, directly or through others, get the same number,
+    so a cut at a threshold never puts one sentence into two splits. Sentences are compared
+    without case, punctuation and white space. The number is the SHA-256 of the group's smallest
+    sentence, so it does not depend on the order of the pairs nor on which side is the source.
+    """
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        top = key
+        while parents[top] != top:
+            top = parents[top]
+        while parents[key] != top:
+            parents[key], key = top, parents[key]
+        return top
+
+    keys = []
+    for source, target in pairs:
+        a, b = sentence_key(source), sentence_key(target)
+        keys.append(a)
+        low, high = sorted((root(parents.setdefault(a, a)), root(parents.setdefault(b, b))))
+        parents[high] = low  # so that a root is its group's smallest sentence
+    return [hash_share(root(key)) for key in keys]
+
+
+def hash_share(key: str) -> float:
+    """A text's SHA-256 as a number in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+
+
+def sentence_key(text: str) -> str:
+    """What two sentences have in common that are the same but for case, marks and white space."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in folded if char.isalnum()) or text
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _file_pairs(spec: str, data: DataArguments, streaming: bool) -> AnyDataset:
+    pairs = open_pairs(spec, data.source_lang, data.target_lang)  # complains before any work
+    sizes = (
+        path.stat().st_size * (_UNZIPPED_BYTES if path.suffix.lower() == ".gz" else 1)
+        for path in pair_paths(spec)
+    )
+    large = sum(sizes) > _IN_MEMORY_BYTES
+    if not streaming and not large:
+        return pair_table(pairs, data.source_lang, data.target_lang)
+    languages = {"source_lang": data.source_lang, "target_lang": data.target_lang}
+    options = {
+        "features": translation_features(**languages),
+        "gen_kwargs": {"spec": spec, **languages, "stamp": file_stamp(spec)},
+    }
+    if streaming:
+        return IterableDataset.from_generator(_rows, **options)
+    try:
+        return Dataset.from_generator(_rows, **options)
+    except Exception as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def _rows(spec: str, source_lang: str, target_lang: str, stamp: str) -> Iterator[dict[str, Any]]:
+    """Rows for `from_generator`, whose cache knows by `stamp` when a file has changed."""
+    for source, target in open_pairs(spec, source_lang, target_lang):
+        yield {"translation": {source_lang: source, target_lang: target}}
+
+
+# --- Hub -----------------------------------------------------------------------------------------
+
+
+def _hub_pairs(data: DataArguments) -> dict[str, AnyDataset]:
+    name = data.dataset_name
+    try:
+        found = load_hub_dataset(name, data.dataset_config_name, streaming=data.streaming)
+    except Exception as error:  # network, name, configuration, file format: many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot load the data set {name}: {reason}") from None
+    if "train" not in found:
+        raise InputError(f"the data set {name} has no split 'train', only: {', '.join(found)}")
+    splits: dict[str, AnyDataset] = {}
+    for split, aliases in _SPLIT_NAMES.items():
+        given = next((found[alias] for alias in aliases if alias in found), None)
+        if given is None:
+            continue
+        splits[split] = _as_translation(given, f"{name} ({split})", data)
+        if data.streaming and split != "train":
+            rows = splits[split].take(data.max_eval_samples or _HELD_OUT_OF_STREAM)
+            splits[split] = held_pairs(rows, data.source_lang, data.target_lang)
+    return splits
+
+
+def held_pairs(stream: IterableDataset, source_lang: str, target_lang: str) -> Dataset:
+    """Read a finite stream of pairs into memory."""
+    rows = (row["translation"] for row in stream)
+    pairs = ((row[source_lang], row[target_lang]) for row in rows)
+    return pair_table(pairs, source_lang, target_lang)
+
+
+def _as_translation(dataset: AnyDataset, where: str, data: DataArguments) -> AnyDataset:
+    """Bring columns of known names, flat or nested under `translation`, into our form."""
+    features = dataset.features
+    if features is None:  # a stream that has not looked at its first row yet
+        features = dataset._resolve_features().features
+    nested = "translation" in features
+    inner = features["translation"] if nested else features
+    names = list(getattr(inner, "languages", None) or inner)
+    columns = find_columns(names, data.source_lang, data.target_lang)
+    if columns is None:
+        raise no_columns(where, names, data.source_lang, data.target_lang)
+    languages = (data.source_lang, data.target_lang)
+    return dataset.map(
+        partial(_rename, columns=columns, languages=languages, nested=nested),
+        batched=True,
+        remove_columns=list(features),
+        features=translation_features(*languages),
+    )
+
+
+def _rename(
+    batch: dict[str, list[Any]], columns: Pair, languages: Pair, nested: bool
+) -> dict[str, list[dict[str, str]]]:
+    source, target = columns
+    if nested:
+        texts = [(row[source], row[target]) for row in batch["translation"]]
+    else:
+        texts = list(zip(batch[source], batch[target], strict=True))
+    for name, value in ((name, v) for pair in texts for name, v in zip(columns, pair, strict=True)):
+        if not isinstance(value, str | None):
+            raise InputError(f"the data set's column {name!r} must hold text, not {value!r:.60}")
+    return {"translation": [{languages[0]: a or "", languages[1]: b or ""} for a, b in texts]}

@@ -1,0 +1,1 @@
+"""The page on which a checkpoint is tried, and its Space."""

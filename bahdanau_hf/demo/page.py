@@ -1,0 +1,358 @@
+"""A page to try a checkpoint in the browser (extra [demo]): what it answers, and the page itself.
+
+Nothing is fetched from elsewhere: the fonts are the reader's own, and nothing is reported to
+anyone. All that a visitor wrote is escaped before it becomes part of the page.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from typing import Any
+
+import numpy as np
+from transformers.generation.streamers import BaseStreamer
+
+from ..alignment.record import Alignment
+from ..alignment.words import split_words
+from ..errors import InputError
+from ..inference.translator import Translation, Translator
+from ..reporting.attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
+
+MAX_CHARACTERS = 1000  # of a text that a visitor sends; the rest is not read
+MAX_BEAMS = 10
+MAX_WAITING = 400  # visitors in the queue; those who come then are told to try again
+NUM_AT_ONCE = 2  # translations at the same time
+_END = "end"
+_GRADIO_SETTINGS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    # It keeps a record of each answer, and counts them all up after each one.
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000",
+}
+_LANGUAGES = {
+    **{"de": "German", "en": "English", "es": "Spanish", "fr": "French", "ja": "Japanese"},
+    **{"ko": "Korean", "pt": "Portuguese", "ru": "Russian", "zh": "Chinese"},
+}
+_EXAMPLES = {
+    "en": [
+        "Where is the station?",
+        "It will rain tomorrow.",
+        "My brother works in a hospital near the river.",
+        "How much is this book?",
+    ],
+    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "这本书多少钱？"],
+}
+
+_CSS = """
+.alignment { --map-page: transparent; --map-ink: var(--body-text-color);
+  --map-quiet: var(--body-text-color-subdued); padding: 2px; }
+.alignment table, .alignment table * { border: none; }
+.alignment thead th { border-radius: 3px; background: rgb(var(--hot) / var(--lit, 0)); }
+.alignment thead th.lit { color: #fff; }
+.alignment tr:focus-within th[scope=row] { font-weight: 700; }
+.alignment th[scope=row], .alignment .axes { background: var(--background-fill-primary); }
+@media (prefers-color-scheme: dark) { .alignment thead th.lit { color: #1a1a19; } }
+.note { color: var(--body-text-color-subdued); }
+.choices, .choices * { border: none; }
+.choices td { padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: top; }
+.choices .number { font-variant-numeric: tabular-nums; text-align: right;
+  color: var(--body-text-color-subdued); }
+footer { display: none !important; }
+"""
+# A row that is pointed at, touched or focused lights the source words as far as it looks at them.
+_LIGHT_WORDS = """
+const light = row => element.querySelectorAll('thead th').forEach((head, i) => {
+  const weight = row ? row.cells[i + 1].style.getPropertyValue('--w') : 0;
+  head.style.setProperty('--lit', weight);
+  head.classList.toggle('lit', weight >= 0.62);
+});
+const rowOf = event => event.target.closest('.weights tr');
+for (const kind of ['pointerover', 'focusin']) element.addEventListener(kind, e => light(rowOf(e)));
+element.addEventListener('pointerleave', e => e.pointerType === 'mouse' && light(null));
+element.addEventListener('focusout', () => light(null));
+"""
+
+
+# The same threads again and again: torch keeps memory for each thread that has ever used it.
+_WORKERS = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="translate")
+
+
+class _Visitor(BaseStreamer):
+    """Hands each token that `generate` chooses to the thread that answers a visitor."""
+
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.has_left = False
+
+    def put(self, value: Any) -> None:
+        """Take ids, `(1,)`; the first are the start token."""
+        if self.has_left:
+            raise InterruptedError("the visitor has left")
+        self.events.put(value.flatten().tolist())
+
+    def end(self) -> None:
+        """Called after the last token; the translation comes when it is complete."""
+
+
+def stream_translation(translator: Translator, text: str) -> Iterator[str | Translation]:
+    """Translate greedily, showing what has been written so far after each token.
+
+    Yields:
+        Beginnings of the translation, each another than the one before; at last the `Translation`,
+        with its score and, if the model has attention, its alignment: the same as `translate`'s.
+    """
+    visitor = _Visitor()
+
+    def work() -> None:
+        try:
+            [translation] = translator.translate(
+                text,
+                num_beams=1,
+                return_scores=True,
+                return_alignments=translator.model.config.use_attention,
+                streamer=visitor,
+            )
+            visitor.events.put(translation)
+        except BaseException as error:
+            visitor.events.put(error)
+
+    _WORKERS.submit(work)
+    ids: list[int] = []
+    shown = ""
+    try:
+        while isinstance(event := visitor.events.get(), list):
+            ids += event
+            # A character that is spelt in bytes is not whole before its last byte.
+            written = translator.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
+            if written != shown:
+                shown = written
+                yield shown
+    finally:
+        visitor.has_left = True
+    if isinstance(event, BaseException):
+        raise event
+    yield event
+
+
+def word_map(alignment: Alignment) -> Alignment:
+    """The same attention as a table of words; a Chinese word is one character.
+
+    What went to the end of the sentence has a column of its own, so that each row sums to 1.
+    """
+    words = alignment.words
+    if words is None or not words.target_words:
+        return alignment
+    rest = np.clip(1 - words.weights.sum(axis=1, keepdims=True), 0, 1)
+    return Alignment(
+        [*(word.text for word in words.source_words), _END],
+        [word.text for word in words.target_words],
+        np.concatenate([words.weights, rest], axis=1),
+    )
+
+
+class Answers:
+    """What the page answers: for each request the parts of the page that change, as HTML or text.
+
+    Args:
+        translator: the model; several threads may ask at once.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        self.translator = translator
+        tokens = translator.tokenizer.init_kwargs
+        self.source_lang = str(tokens.get("source_lang") or "")
+        self.target_lang = str(tokens.get("target_lang") or "")
+        self.has_attention = bool(translator.model.config.use_attention)
+
+    def languages(self) -> tuple[str, str]:
+        """Names of the languages, such as `("English", "Chinese")`."""
+        return (
+            _LANGUAGES.get(self.source_lang, self.source_lang or "Source"),
+            _LANGUAGES.get(self.target_lang, self.target_lang or "Translation"),
+        )
+
+    def examples(self) -> list[str]:
+        """Sentences to try, if there are some in the checkpoint's language."""
+        return _EXAMPLES.get(self.source_lang, [])
+
+    def translate(
+        self, text: Any, num_beams: Any = 1, num_choices: Any = 1
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """Translate what a visitor typed.
+
+        Args:
+            text: what was typed; of more than `MAX_CHARACTERS` the beginning is taken.
+            num_beams: 1 to `MAX_BEAMS`; with 1 the translation is shown token by token.
+            num_choices: so many translations, at most as many as beams.
+
+        Yields:
+            Translation (text), note, attention map and choices (HTML).
+        """
+        text, notes = _bounded(text)
+        if not text.strip():
+            yield "", _note(["Type a sentence first."]), "", ""
+            return
+        beams = _bounded_number(num_beams, MAX_BEAMS)
+        choices = _bounded_number(num_choices, beams)
+        found: Sequence[Translation] = []
+        try:
+            if beams == 1:
+                for part in stream_translation(self.translator, text):
+                    if isinstance(part, str):
+                        yield part, _note(notes), "", ""
+                    else:
+                        found = [part]
+            else:
+                [found] = self.translator.translate(
+                    [text],
+                    num_beams=beams,
+                    num_return_sequences=max(2, choices),
+                    return_alignments=self.has_attention,
+                )
+        except (InputError, ValueError) as error:
+            yield "", _note([str(error)]), "", ""
+            return
+        best, shown = found[0], found[:choices]
+        if best.truncated:
+            notes.append(self._cut())
+        if not best.text:
+            notes.append("The model has no words for this.")
+        yield best.text, _note(notes), self._map(best.alignment), _choices(shown)
+
+    def align(self, source: Any, target: Any) -> tuple[str, str]:
+        """Say where the model would look while it writes a translation that the visitor typed.
+
+        Returns:
+            Note and attention map (HTML).
+        """
+        (source, notes), (target, more) = _bounded(source), _bounded(target)
+        if not source.strip() or not target.strip():
+            return _note(["Type a sentence and its translation first."]), ""
+        try:
+            alignment = self.translator.align(source, target)
+        except (InputError, ValueError) as error:
+            return _note([str(error)]), ""
+        words = alignment.words
+        if words is not None and len(words.source_words) < len(split_words(source)):
+            notes.append(self._cut())
+        return _note(notes or more), self._map(alignment)
+
+    def _cut(self) -> str:
+        limit = self.translator.max_source_length
+        return f"The model reads at most {limit} tokens: the end was left out."
+
+    def _map(self, alignment: Alignment | None) -> str:
+        if alignment is None:
+            return "" if self.has_attention else _note(["This model has no attention to show."])
+        return alignment_html(word_map(alignment), focusable=True)
+
+
+def _bounded(text: Any) -> tuple[str, list[str]]:
+    text = text if isinstance(text, str) else ""
+    if len(text) <= MAX_CHARACTERS:
+        return text, []
+    return text[:MAX_CHARACTERS], [f"Only the first {MAX_CHARACTERS:,} characters were read."]
+
+
+def _bounded_number(value: Any, most: int) -> int:
+    return min(most, max(1, int(value))) if isinstance(value, int | float) else 1
+
+
+def _note(notes: Sequence[str]) -> str:
+    return f'<p class="note" role="status">{escape(" ".join(notes))}</p>' if notes else ""
+
+
+def _choices(translations: Sequence[Translation]) -> str:
+    number = '<td class="number"'
+    hint = "score: natural logarithm of the probability, by which the search ranks"
+    rows = "".join(
+        f'<tr>{number}>{rank}.</td>{number} title="{hint}">{translation.score or 0.0:.2f}</td>'
+        f"<td>{escape(translation.text)}</td></tr>"
+        for rank, translation in enumerate(translations, start=1)
+    )
+    return f'<table class="choices">{rows}</table>'
+
+
+def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
+    """Lay the page out.
+
+    Returns:
+        Gradio's `Blocks`, its queue bounded, and what `launch` must be given with it.
+
+    Raises:
+        InputError: Gradio is not installed.
+    """
+    for name, value in _GRADIO_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import gradio as gr
+    except ImportError:
+        raise InputError("the page needs pip install 'bahdanau-hf[demo]'") from None
+    source_name, target_name = answers.languages()
+    title = f"{source_name} → {target_name}"
+    # Below this width boxes stand one below the other.
+    wide: dict[str, Any] = {"min_width": 260}
+    box: dict[str, Any] = {"lines": 2, "max_lines": 6, "max_length": MAX_CHARACTERS, **wide}
+    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.HTML(f"<h1>{escape(title)}</h1>")
+        with gr.Tab("Translate"):
+            with gr.Row():
+                text = gr.Textbox(
+                    label=source_name, placeholder="Type a sentence, then press Enter",
+                    autofocus=True, elem_id="source", **(box | {"lines": 1}),
+                )  # fmt: skip
+                written = gr.Textbox(
+                    label=target_name, interactive=False, lines=1, elem_id="translation",
+                    buttons=["copy"], **wide,
+                )  # fmt: skip
+            with gr.Row():
+                beams = gr.Slider(
+                    1, MAX_BEAMS, 1, step=1, label="Beams", elem_id="beams",
+                    info="1: greedy, shown while it is written", **wide,
+                )  # fmt: skip
+                choices = gr.Slider(
+                    1, MAX_BEAMS, 1, step=1, label="Choices", elem_id="choices",
+                    info="how many translations, at most as many as beams", **wide,
+                )  # fmt: skip
+            go = gr.Button("Translate", variant="primary", elem_id="go")
+            note = gr.HTML(elem_id="note")
+            found = gr.HTML(elem_id="found")
+            drawn = gr.HTML(elem_id="map", js_on_load=_LIGHT_WORDS)
+            outputs = [written, note, drawn, found]
+            for event in (text.submit, go.click):
+                event(
+                    answers.translate, [text, beams, choices], outputs, trigger_mode="always_last",
+                    concurrency_id="model", concurrency_limit=NUM_AT_ONCE, **options,
+                )  # fmt: skip
+            if answers.examples():
+                gr.Examples(
+                    [[sentence] for sentence in answers.examples()], text, outputs,
+                    fn=lambda sentence: (yield from answers.translate(sentence)),
+                    run_on_click=True, cache_examples=False, api_visibility="private",
+                )  # fmt: skip
+        if answers.has_attention:
+            with gr.Tab("Align"):
+                with gr.Row():
+                    left = gr.Textbox(label=source_name, elem_id="left", **box)
+                    right = gr.Textbox(label=target_name, elem_id="right", **box)
+                look = gr.Button("Align", variant="primary", elem_id="align")
+                align_note = gr.HTML(elem_id="align-note")
+                align_map = gr.HTML(elem_id="align-map", js_on_load=_LIGHT_WORDS)
+                look.click(
+                    answers.align, [left, right], [align_note, align_map],
+                    concurrency_id="model", concurrency_limit=NUM_AT_ONCE, **options,
+                )  # fmt: skip
+    page.queue(max_size=MAX_WAITING, api_open=False)
+    font = [name.strip(' "') for name in FONT_STACK.split(",")]
+    theme = gr.themes.Base(font=font, font_mono=["ui-monospace", "monospace"])
+    launch = {"theme": theme, "css": ALIGNMENT_CSS + _CSS, "footer_links": []}
+    # Nothing is uploaded, and no second server is started.
+    launch |= {"max_file_size": 1, "ssr_mode": False, "enable_monitoring": False}
+    # Of each session Gradio keeps a copy of the layout, which this page has no use for.
+    launch |= {"state_session_capacity": 50}
+    return page, launch

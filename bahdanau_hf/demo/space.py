@@ -1,0 +1,85 @@
+"""The page as a Space of the Hub: one folder that holds all it needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from ..errors import InputError
+from ..inference.translator import Translator
+from .page import Answers
+
+_README = """---
+title: {title}
+emoji: 👀
+colorFrom: blue
+colorTo: gray
+sdk: gradio
+sdk_version: {gradio}
+app_file: app.py
+pinned: false
+---
+
+# {title}
+
+A recurrent translation model with additive attention
+([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)), to try and to look into. `model/` holds
+the checkpoint, `bahdanau_hf/` the code that runs it. On your own machine:
+
+```sh
+pip install -r requirements.txt gradio=={gradio}
+python app.py
+```
+"""
+
+
+def assemble_space(translator: Translator, space_dir: str | Path, app_file: str | Path) -> Path:
+    """Lay the page out as a Space.
+
+    Args:
+        translator: its model and tokenizer become `model/`.
+        space_dir: a folder that does not exist yet, or is empty.
+        app_file: the script that becomes `app.py`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the folder holds something, or cannot be written.
+    """
+    folder = Path(space_dir)
+    package = Path(__file__).parents[1]
+    source_name, target_name = Answers(translator).languages()
+    # A name of a language comes from the checkpoint: only letters may enter the front matter.
+    title = "".join(c for c in f"{source_name} to {target_name}" if c.isalnum() or c in " -_")
+    try:
+        gradio = version("gradio")
+    except PackageNotFoundError:
+        raise InputError("a Space needs pip install 'bahdanau-hf[demo]'") from None
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty: name a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(app_file, folder / "app.py")
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, folder / package.name, ignore=skip)
+        translator.model.save_pretrained(folder / "model")
+        translator.tokenizer.save_pretrained(folder / "model")
+        (folder / "README.md").write_text(
+            _README.format(title=title, gradio=gradio), encoding="utf-8"
+        )
+        (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def _requirements() -> list[str]:
+    """What the package itself needs, at the versions that are installed here."""
+    needed = [text for text in requires("bahdanau-hf") or () if ";" not in text]  # no extras
+    names = sorted(re.split(r"[^\w.-]", text)[0] for text in needed)
+    # A Space has no GPU unless one is rented, and the plain build is a tenth of the size.
+    cpu = ["--extra-index-url https://download.pytorch.org/whl/cpu"]
+    return cpu + [f"{name}=={version(name).partition('+')[0]}" for name in names]

@@ -1,0 +1,381 @@
+"""The card of a checkpoint: `README.md`, filled from the files that its run has left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..errors import InputError
+from ..metrics.translation import CHINESE_CODES, score_translations
+
+REPO_PLACEHOLDER = "OWNER/NAME"
+"""Stands in a card for the repository until it is pushed to one."""
+
+_ATTENTION_MAPS = ("alignment.svg", "alignment.png")
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
+_EXAMPLES = {"en": "Call us.", "zh": "联系我们。"}
+_SPLITS = {"test": "test", "validation": "validation (the weights were chosen by it)"}
+_WORD_BOUNDS = (5, 10, 20, 40)
+_CHARACTER_BOUNDS = (10, 20, 40, 80)
+_PROCEDURE = {
+    "train": {
+        "optimizer": "optimiser",
+        "learning_rate": "peak learning rate",
+        "lr_scheduler_type": "schedule",
+        "num_warmup_steps": "warm-up, steps",
+        "weight_decay": "weight decay",
+        "max_grad_norm": "gradient norm clipped to",
+        "label_smoothing_factor": "label smoothing",
+        "guided_attention_weight": "guided attention, weight",
+        "per_device_train_batch_size": "batch, pairs per process",
+        "gradient_accumulation_steps": "batches per step",
+        "num_train_epochs": "epochs, at most",
+        "max_train_steps": "steps, at most",
+        "average_last_checkpoints": "validations averaged",
+        "seed": "seed",
+    },
+    "data": {"max_tokens_per_batch": "batch, tokens per process", "tokenizer_kind": "tokenizer"},
+    "model": {"dropout": "dropout", "initializer": "initialisation"},
+}
+
+
+def write_model_card(
+    folder: str | Path, *, license: str = "apache-2.0", name: str | None = None
+) -> Path:
+    """Fill the template `model_card.md` from a checkpoint's own files and save it as `README.md`.
+
+    Reads `config.json` and, where they exist, `settings.json`, `eval_results.json`,
+    `tokenizer_config.json`, `test_predictions.tsv` (scores by length) and the attention map.
+    What they do not state is left out of the card.
+
+    Args:
+        folder: a checkpoint of ours, as a run ends with.
+        license: licence of the weights, as the Hub abbreviates it.
+        name: the model's; default: the run's `hub_model_id`, else the folder's name.
+
+    Raises:
+        InputError: the folder holds no checkpoint of ours, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    config = read_model_config(folder)
+    settings = _read_json(folder / "settings.json")
+    results = _read_json(folder / "eval_results.json")
+    tokenizer = _read_json(folder / "tokenizer_config.json")
+    train, data = _mapping(settings.get("train")), _mapping(settings.get("data"))
+    languages = [data.get(side) or tokenizer.get(side) for side in ("source_lang", "target_lang")]
+    name = (name or train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
+    scores = {
+        split: results[split]
+        for split in _SPLITS
+        if _is_number(_mapping(results.get(split)).get("bleu"))
+    }
+    has_attention = config.get("use_attention", True)
+    hub_data = _hub_dataset(data)
+    card_data = ModelCardData(
+        language=[code for code in languages if code] or None,
+        license=license,
+        library_name="transformers",
+        pipeline_tag="translation",
+        tags=["bahdanau", "seq2seq", "gru", *(["attention"] if has_attention else [])],
+        datasets=[hub_data] if hub_data else None,
+        metrics=["bleu", "chrf"] if scores else None,
+        model_name=name,
+        # Validation chose the weights: it counts only where nothing else was measured.
+        eval_results=_eval_results(dict(list(scores.items())[:1]), data) or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_str=resources.files("bahdanau_hf").joinpath("model_card.md").read_text("utf-8"),
+        model_name=name,
+        repo_id=REPO_PLACEHOLDER,
+        license=license,
+        source_language=_language(languages[0], "its source language"),
+        target_language=_language(languages[1], "its target language"),
+        example=_EXAMPLES.get(languages[0] or "", "..."),
+        has_attention=has_attention,
+        architecture=_architecture(config),
+        num_parameters=_number(settings.get("num_parameters")),
+        package_version=_mapping(settings.get("versions")).get("bahdanau_hf"),
+        attention_map=attention_map(folder),
+        data_description=_data_description(data),
+        num_pairs=_counts(settings.get("num_pairs")),
+        dropped=_dropped(settings.get("dropped")),
+        procedure=_procedure(settings, results, tokenizer, config),
+        alignment=_alignment(results.get("alignment")),
+        scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
+        search=_search(scores),
+        signatures=_signatures(scores),
+        buckets=_length_buckets(folder / "test_predictions.tsv", languages),
+        length_unit="characters" if languages[0] in CHINESE_CODES else "words",
+        max_source_length=_length_limit(tokenizer),
+    )
+    path = folder / "README.md"
+    try:
+        path.write_text(card.content.rstrip("\n") + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Read `config.json`.
+
+    Raises:
+        InputError: it is missing, damaged, or that of another kind of model.
+    """
+    config = _read_json(folder / "config.json")
+    if config.get("model_type") != "bahdanau":
+        found = f"one of type {config['model_type']!r}" if "model_type" in config else "none"
+        raise InputError(f"{folder} should hold a bahdanau checkpoint, but holds {found}")
+    return config
+
+
+def attention_map(folder: Path) -> str | None:
+    """Name the picture that goes with a checkpoint: of SVG and PNG, the one legible everywhere."""
+    return next((name for name in _ATTENTION_MAPS if (folder / name).is_file()), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file holds, or nothing if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"cannot read {path}: it does not hold names and values")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(value: Any) -> str | None:
+    return f"{value:,}" if _is_number(value) else None
+
+
+def _counts(value: Any) -> dict[str, str]:
+    return {split: f"{count:,}" for split, count in _mapping(value).items() if _is_number(count)}
+
+
+def _length_limit(tokenizer: Mapping[str, Any]) -> int | None:
+    """Tokens after which a source is cut; the library writes a huge number where there is none."""
+    limit = tokenizer.get("model_max_length")
+    return int(limit) if limit is not None and _is_number(limit) and limit < 1e6 else None
+
+
+def _language(code: str | None, otherwise: str) -> str:
+    return _LANGUAGES.get(code, f"`{code}`") if code else otherwise
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    def layers(side: str) -> str:
+        count = config.get(f"{side}_layers")
+        return f"{count} layer{'' if count == 1 else 's'}"
+
+    directions = "both directions" if config.get("bidirectional_encoder") else "one direction"
+    attention = (
+        "additive attention (Bahdanau et al. 2015)"
+        if config.get("use_attention", True)
+        else "no attention (the plain sequence-to-sequence model)"
+    )
+    return (
+        f"a GRU encoder of {layers('encoder')} that reads in {directions}, a GRU decoder of "
+        f"{layers('decoder')} and {attention}, {config.get('hidden_size')} wide"
+    )
+
+
+def _hub_dataset(data: Mapping[str, Any]) -> str | None:
+    """The data set's name, if it is one on the Hub and no folder that happens to be here."""
+    name = data.get("dataset_name")
+    if not name or Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return str(name)
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    files = data.get("train_file")
+    if data.get("dataset_name"):
+        return str(data["dataset_name"])
+    if files:
+        return ", ".join(Path(file).name for file in str(files).split(","))
+    return "bahdanau_hf bundled pairs"
+
+
+def _data_description(data: Mapping[str, Any]) -> str:
+    if not data:
+        return "The run has left no record of its data."
+    if not data.get("dataset_name") and not data.get("train_file"):
+        return (
+            "The English–Simplified Chinese pairs bundled with `bahdanau_hf`: everyday sentences "
+            "written for it, released under CC0-1.0."
+        )
+    config = f" (`{data['dataset_config_name']}`)" if data.get("dataset_config_name") else ""
+    if data.get("dataset_license"):
+        licence = f"Its licence, as stated for the run: `{data['dataset_license']}`."
+    else:
+        licence = "Its licence is not recorded by the run: see where the data come from."
+    return f"`{_data_name(data)}`{config}. {licence}"
+
+
+def _dropped(value: Any) -> str:
+    """Pairs of the training split left out, by reason."""
+    counts = _mapping(_mapping(value).get("train") or value)
+    shown = [
+        f"{count:,} {reason.replace('_', ' ')}"
+        for reason, count in counts.items()
+        if _is_number(count) and count and reason not in ("read", "kept", "unknown_labels")
+    ]
+    return ", ".join(shown)
+
+
+def _procedure(
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    tokenizer: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> dict[str, str]:
+    if not settings:
+        return {}
+    rows = {}
+    for group, fields in _PROCEDURE.items():
+        values = _mapping(settings.get(group))
+        for field, label in fields.items():
+            # Zero is what is not done; a seed of zero is a seed.
+            if values.get(field) or (field == "seed" and values.get(field) == 0):
+                rows[label] = str(values[field])
+    data, train = _mapping(settings.get("data")), _mapping(settings.get("train"))
+    if data.get("max_tokens_per_batch"):
+        rows.pop("batch, pairs per process", None)
+    if train.get("max_train_steps"):
+        rows.pop("epochs, at most", None)
+    sizes = [config.get("encoder_vocab_size") or config.get("vocab_size"), config.get("vocab_size")]
+    if all(map(_is_number, sizes)):
+        rows["vocabulary"] = f"{sizes[0]:,} tokens, {sizes[1]:,} of them in the target"
+    if tokenizer.get("tokenizer_kind"):
+        rows["tokenizer"] = str(tokenizer["tokenizer_kind"])
+    if _is_number(results.get("steps")):
+        rows["steps taken"] = f"{results['steps']:,}"
+    if results.get("weights"):
+        rows["weights taken"] = str(results["weights"])
+    elif _is_number(results.get("best_step")):
+        rows["weights taken"] = f"step {results['best_step']}"
+    if _is_number(results.get("train_runtime_seconds")):
+        rows["training time"] = f"{results['train_runtime_seconds']:,.0f} s"
+    if settings.get("precision"):
+        rows["precision"] = str(settings["precision"])
+    versions = _mapping(settings.get("versions"))
+    if versions:
+        rows["software"] = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return rows
+
+
+def _score_row(scores: Mapping[str, Any], **labels: str) -> dict[str, str]:
+    row = {key: f"{scores[key]:.2f}" for key in ("bleu", "chrf") if _is_number(scores.get(key))}
+    return {**labels, **row, "num_sentences": _number(scores.get("num_sentences")) or ""}
+
+
+def _alignment(value: Any) -> dict[str, Any]:
+    """Alignment error rates in percent, the model's and what knows nothing of the words."""
+    rates = _mapping(value)
+    labels = {
+        "error_rate": "this model's attention",
+        "diagonal_error_rate": "the diagonal",
+        "uniform_error_rate": "drawn at random",
+    }
+    if not all(_is_number(rates.get(name)) for name in (*labels, "num_sentences")):
+        return {}
+    rows = {label: f"{100 * rates[name]:.1f}" for name, label in labels.items()}
+    return {"num_sentences": f"{rates['num_sentences']:,}", "rows": rows}
+
+
+def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """How the splits were translated, where that is recorded."""
+    beams = [values["num_beams"] for values in scores.values() if values.get("num_beams")]
+    words = ["greedy search" if n == 1 else f"beam search with {n} beams" for n in beams]
+    return " and ".join(dict.fromkeys(words))
+
+
+def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Each signature once; splits are scored alike unless their references differ in number."""
+    lines = [
+        f"{name} {values[key]}"
+        for values in scores.values()
+        for key, name in (("bleu_signature", "BLEU"), ("chrf_signature", "chrF"))
+        if values.get(key)
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _eval_results(
+    scores: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]
+) -> list[EvalResult]:
+    results = []
+    for split, values in scores.items():
+        own_file = data.get(f"{split}_file")
+        name = Path(own_file).name if own_file else _data_name(data)
+        for metric, label in (("bleu", "BLEU"), ("chrf", "chrF")):
+            if not _is_number(values.get(metric)):
+                continue
+            signature = values.get(f"{metric}_signature")
+            results.append(
+                EvalResult(
+                    task_type="translation",
+                    task_name="Translation",
+                    dataset_type=_hub_dataset(data) or name.replace(" ", "-"),
+                    dataset_name=name,
+                    dataset_config=data.get("dataset_config_name"),
+                    dataset_split=split,
+                    metric_type=metric,
+                    metric_name=label,
+                    metric_value=round(float(values[metric]), 2),
+                    metric_args={"signature": signature} if signature else None,
+                )
+            )
+    return results
+
+
+def _length_buckets(path: Path, languages: list[str | None]) -> list[dict[str, str]]:
+    """Score the translations of a run again, in groups of sources of like length."""
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")]
+    except (OSError, ValueError):
+        return []
+    if rows[0][:3] != ["source", "reference", "hypothesis"] or not languages[1]:
+        return []
+    by_characters = languages[0] in CHINESE_CODES
+    bounds = _CHARACTER_BOUNDS if by_characters else _WORD_BOUNDS
+    groups: dict[int, list[list[str]]] = {}
+    for row in (row for row in rows[1:] if len(row) >= 3):
+        length = len("".join(row[0].split())) if by_characters else len(row[0].split())
+        groups.setdefault(sum(length > bound for bound in bounds), []).append(row)
+    starts = (1, *(bound + 1 for bound in bounds))
+    table = []
+    for group in sorted(groups):
+        sentences = groups[group]
+        scores = score_translations(
+            [row[2] for row in sentences],
+            [row[1] for row in sentences],
+            target_lang=languages[1],
+        )
+        end = f"–{bounds[group]}" if group < len(bounds) else " and more"
+        table.append(_score_row(scores.as_dict(), length=f"{starts[group]}{end}"))
+    return table

@@ -1,0 +1,237 @@
+"""Loads a checkpoint of ours, or says in one line why that cannot be done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as library_logging
+
+from ..checkpoints.run_folder import MANIFEST, is_plain_name, verify_checkpoint
+from ..data.tokenization import target_vocab_size
+from ..errors import InputError
+from ..modeling.configuration_bahdanau import BahdanauConfig
+from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
+from ..precision import fastest_dtype, warn_if_emulated
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+# What the search takes from generation_config.json without asking whether it makes sense.
+_COUNTS = (
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "top_k"),
+    *("num_return_sequences", "no_repeat_ngram_size"),
+)
+_FACTORS = ("length_penalty", "repetition_penalty", "temperature", "top_p")
+
+
+def load_model(
+    path_or_repo: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+) -> BahdanauForConditionalGeneration:
+    """Load the model of a folder or a Hub repository; no code in it is run.
+
+    Args:
+        path_or_repo: folder, or name of a repository.
+        revision: branch, tag or commit of the repository.
+        dtype: default: as saved.
+
+    Raises:
+        InputError: nothing there, another kind of model, or files that are damaged, missing or do
+            not belong together.
+    """
+    where = checkpoint_location(path_or_repo)
+    if (Path(where) / MANIFEST).is_file():  # a checkpoint of a run knows what was written
+        verify_checkpoint(Path(where), only="model.safetensors")
+    if (index := Path(where) / _WEIGHTS[1]).is_file():
+        _check_index(index)
+    try:
+        values = BahdanauConfig.get_config_dict(where, revision=revision or "main")[0]
+    except Exception as error:  # not reachable, no JSON, no such revision: many kinds
+        if Path(where).is_dir():
+            raise InputError(f"cannot read {where}/config.json: {_reason(error)}") from None
+        raise InputError(
+            f"there is no folder {where}, and from the Hub it cannot be read: {_reason(error)}"
+        ) from None
+    kind = values.get("model_type")
+    if kind != BahdanauConfig.model_type:
+        raise InputError(
+            f"{where} holds a model of type {kind!r}, not {BahdanauConfig.model_type!r}: give a "
+            "checkpoint that was trained with this package"
+        )
+    try:
+        config = BahdanauConfig.from_dict(values)
+    except Exception as error:  # the strict checks raise their own kinds
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{where}/config.json does not make sense: {reason}") from None
+    try:
+        with _no_load_report():
+            model, report = BahdanauForConditionalGeneration.from_pretrained(
+                where,
+                config=config,
+                revision=revision or "main",
+                dtype="auto" if dtype is None else dtype,
+                output_loading_info=True,
+            )
+    except Exception as error:  # truncated, shapes that do not fit, not reachable: many kinds
+        raise InputError(
+            f"cannot load the weights of {where}: {_reason(error)}. The file may be damaged: copy "
+            "or download the checkpoint again"
+        ) from None
+    # The library would fill what is missing with random numbers.
+    for what in ("missing_keys", "unexpected_keys"):
+        if names := sorted(report[what]):
+            raise InputError(
+                f"the weights of {where} do not fit its config.json: {len(names)} "
+                f"{what.split('_')[0]}, such as {names[0]}"
+            )
+    _check_search(where, model)
+    return model
+
+
+def _check_index(path: Path) -> None:
+    """See that an index of weights names files of its own folder; the library opens any."""
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+    for name in names:
+        if not is_plain_name(name):
+            raise InputError(f"{path} names {name!r:.60}, which is no file of this folder")
+
+
+def _check_search(where: str, model: BahdanauForConditionalGeneration) -> None:
+    """See that the checkpoint's defaults for the search are numbers that it can work with."""
+    settings, most = model.generation_config, 2**31
+    size = model.config.vocab_size
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        value = getattr(settings, name)
+        for i in value if isinstance(value, list) else [value]:
+            if not (i is None or (type(i) is int and 0 <= i < size)):
+                raise _senseless(where, name, value, f"the model writes the ids 0 to {size - 1}")
+    if settings.decoder_start_token_id is None and settings.bos_token_id is None:
+        raise _senseless(where, "decoder_start_token_id", None, "a translation starts with an id")
+    for name in _COUNTS:
+        value = getattr(settings, name)
+        if not (value is None or (type(value) is int and 0 <= value < most)):
+            raise _senseless(where, name, value, "it must be a whole number")
+    for name in _FACTORS:
+        value = getattr(settings, name)
+        if not (value is None or (type(value) in (int, float) and abs(value) < most)):
+            raise _senseless(where, name, value, "it must be a number")
+
+
+def _senseless(where: str, name: str, value: object, rule: str) -> InputError:
+    shown = f"{value!r:.60}"
+    return InputError(
+        f"{where}/generation_config.json does not make sense: {name} is {shown}, but {rule}"
+    )
+
+
+def checkpoint_location(path_or_repo: str | Path) -> str:
+    """What to hand to `from_pretrained`: an existing folder that holds a model, or a repository.
+
+    Raises:
+        InputError: a folder that does not exist or holds no model.
+    """
+    where = str(path_or_repo)
+    folder = Path(where).expanduser()
+    if where and folder.is_dir():
+        missing = [] if (folder / "config.json").is_file() else ["config.json"]
+        if not any((folder / name).is_file() for name in _WEIGHTS):
+            missing.append(_WEIGHTS[0])
+        if missing:
+            inside = sorted(folder.glob("checkpoint-*/config.json"), key=_step)
+            hint = f"; did you mean {inside[-1].parent}?" if inside else ""
+            raise InputError(f"{where} holds no model: no {' and no '.join(missing)}{hint}")
+        return str(folder)
+    if where and folder.exists():
+        raise InputError(f"{where} is a file; give the folder of the checkpoint")
+    # Asking the Hub in vain may take half a minute: only for what can be a name there,
+    # `owner/name`, and does not look like a slip in the name of a folder.
+    owner, slash, name = where.partition("/")
+    is_path = owner.startswith((".", "~")) or "/" in name or not (owner and slash and name)
+    if is_path or Path(owner).is_dir():
+        raise InputError(f"no such folder: {where!r}")
+    return where
+
+
+def check_tokenizer(config: BahdanauConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """See that the tokenizer's ids mean what the model's do, as far as sizes and marks tell.
+
+    Raises:
+        InputError: it has another number of tokens, another target part, or other ids for padding
+            and the end.
+    """
+    whole, target = len(tokenizer), target_vocab_size(tokenizer)
+    encoder_size = config.encoder_vocab_size or config.vocab_size
+    # After `resize_token_embeddings` the decoder knows all tokens, whatever the tokenizer was told.
+    if whole != encoder_size or config.vocab_size not in (target, whole):
+        raise InputError(
+            f"the tokenizer does not belong to the model: it has {whole} tokens, {target} of them "
+            f"for the target side; the model has {encoder_size} and {config.vocab_size}"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        ours, theirs = getattr(config, name), getattr(tokenizer, name)
+        if ours != theirs and not (isinstance(ours, list) and theirs in ours):
+            raise InputError(
+                f"the tokenizer does not belong to the model: its {name} is {theirs}, not {ours}"
+            )
+
+
+def move_model(
+    model: PreTrainedModel,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> PreTrainedModel:
+    """Move the model itself to a device and into a dtype; what is `None` stays as it is.
+
+    `"auto"` is what `fastest_dtype` names for the device. `"int8"` leaves the weights as they are
+    and multiplies in 8 bits (`use_int8` of the model), any other dtype ends that.
+
+    Raises:
+        InputError: no such device here, no such dtype, or one that this device does not have.
+    """
+    if isinstance(dtype, str) and dtype != "auto":
+        dtype = getattr(torch, dtype, dtype)
+    int8 = dtype == torch.int8
+    is_float = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    if dtype not in (None, "auto") and not int8 and not is_float:
+        raise InputError(
+            f"a model cannot run in {dtype!r}: take auto, float32, bfloat16, float16 or int8"
+        )
+    try:
+        if dtype == "auto":
+            model = model.to(device=device)
+            dtype = fastest_dtype(model.device)
+        model = model.to(device=device, dtype=None if int8 else dtype)
+    except (RuntimeError, AssertionError) as error:  # unknown name, or no such device here
+        raise InputError(f"cannot run on device {str(device)!r}: {_reason(error)}") from None
+    warn_if_emulated(model.dtype, model.device)
+    if int8 or (dtype is not None and model.int8):
+        try:
+            model.use_int8(int8)
+        except ValueError as error:
+            raise InputError(f"cannot run in int8: {error}") from None
+    return model
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Keep the library from printing a table of keys; we say the same in one line."""
+    before = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(before)
+
+
+def _step(path: Path) -> int:
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

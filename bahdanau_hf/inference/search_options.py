@@ -1,0 +1,107 @@
+"""What a caller asks of the search, filled in from the checkpoint's defaults and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from ..errors import InputError
+from ..modeling.pipeline_bahdanau import beam_number, limit_argument, new_token_limit
+
+
+class SearchRequest(NamedTuple):
+    """What is asked of the search, checked.
+
+    Attributes:
+        num_beams: at least 1.
+        num_return_sequences: at least 1.
+        return_alignments: say where the model looked.
+        return_scores: say how probable a translation is.
+        max_new_tokens: at least 1.
+        replacements: words to put for what the model could not write; `None`: leave that out.
+        generate_kwargs: for `model.generate`, the limit among them.
+    """
+
+    num_beams: int
+    num_return_sequences: int
+    return_alignments: bool
+    return_scores: bool
+    max_new_tokens: int
+    replacements: Mapping[str, str] | None
+    generate_kwargs: dict[str, Any]
+
+
+def make_request(
+    model: PreTrainedModel,
+    num_beams: int | None = None,
+    num_return_sequences: int = 1,
+    return_alignments: bool = False,
+    max_new_tokens: int | None = None,
+    length_penalty: float | None = None,
+    return_scores: bool = False,
+    replace_unknown: bool | Mapping[str, str] = False,
+    **generate_kwargs: Any,
+) -> SearchRequest:
+    """Fill in the checkpoint's defaults and check; arguments as those of `Translator.translate`.
+
+    Raises:
+        InputError: sizes that make no sense, or attention asked of a model that has none.
+    """
+    defaults = model.generation_config
+    check_positive(num_return_sequences=num_return_sequences)
+    is_sampling = generate_kwargs.get("do_sample", defaults.do_sample)
+    num_beams = beam_number(defaults, num_beams, num_return_sequences, is_sampling)
+    check_positive(num_beams=num_beams)
+    if num_return_sequences > num_beams and not is_sampling:
+        raise InputError(
+            f"{num_return_sequences} translations of a sentence need at least as many beams, "
+            f"not {num_beams}"
+        )
+    max_new_tokens = new_token_limit(
+        defaults, max_new_tokens, generate_kwargs.pop("max_length", None)
+    )
+    check_positive(max_new_tokens=max_new_tokens)
+    if length_penalty is not None and num_beams > 1:
+        generate_kwargs["length_penalty"] = float(length_penalty)
+    generate_kwargs |= limit_argument(defaults, max_new_tokens)
+    if not isinstance(replace_unknown, bool | Mapping):
+        raise InputError(
+            f"replace_unknown must be True, False or a dictionary, not {replace_unknown!r:.60}"
+        )
+    replacements: Mapping[str, str] | None = None
+    if replace_unknown is not False:
+        replacements = {} if replace_unknown is True else replace_unknown
+    if return_alignments or replacements is not None:
+        check_attention(model)
+    return SearchRequest(
+        num_beams=num_beams,
+        num_return_sequences=num_return_sequences,
+        return_alignments=return_alignments,
+        return_scores=return_scores or num_return_sequences > 1,
+        max_new_tokens=max_new_tokens,
+        replacements=replacements,
+        generate_kwargs=generate_kwargs,
+    )
+
+
+def check_attention(model: PreTrainedModel) -> None:
+    """Refuse a model that looks nowhere.
+
+    Raises:
+        InputError: it has no attention.
+    """
+    if not model.config.use_attention:
+        raise InputError("this model has no attention (use_attention is false)")
+
+
+def check_positive(**values: int) -> None:
+    """Refuse what is not a whole number of at least 1, by its name.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")

@@ -1,0 +1,394 @@
+"""`Translator` puts a checkpoint to use: any number of sentences in, their translations out.
+
+Sentences are read window by window, so that memory stays bounded however many come, sorted by
+length and translated in batches; they are handed out in their order. A sentence's translation does
+not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+
+from ..alignment.record import Alignment
+from ..alignment.words import read_spans, words_looked_at, written_spans
+from ..data.tokenization import UNK_ID, load_tokenizer
+from ..errors import InputError
+from ..modeling.matmul_bahdanau import fixed_weights
+from ..modeling.pipeline_bahdanau import (
+    EncodedSentence,
+    Hypothesis,
+    encode_sentences,
+    evaluating,
+    find_translations,
+    max_source_length,
+    source_batch,
+)
+from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
+from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
+from .loading import check_tokenizer, load_model, move_model
+from .search_options import SearchRequest, check_attention, check_positive, make_request
+
+logger = logging.getLogger(__name__)
+
+WINDOW_BATCHES = 32  # batches whose sentences are sorted by length together
+_TOKENS_PER_ROW = 256  # of longer sentences a batch has fewer
+_SCORE_BYTES = 2**29  # generate() keeps the scores of all words at each step
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A sentence and what became of it.
+
+    Attributes:
+        source: the sentence as it was given.
+        text: its translation, one line; empty for a blank sentence.
+        score: natural logarithm of the translation's probability, at most 0, if asked for: the sum
+            over its tokens, the end included, of what `compute_transition_scores` gives. With
+            beams, what the search ranks by (`sequences_scores`): that sum divided by
+            `number of tokens ** length_penalty`. 0 for a blank sentence.
+        alignment: where the model looked, if asked for; `None` for a blank sentence.
+        truncated: the sentence was longer than the model reads, and its end was cut off.
+    """
+
+    source: str
+    text: str
+    score: float | None = None
+    alignment: Alignment | None = field(default=None, compare=False)
+    truncated: bool = False
+
+
+class Translator:
+    """Translates with a model and its tokenizer.
+
+    Args:
+        model: the model; it is left in the mode, training or not, in which it was.
+        tokenizer: the tokenizer it was trained with.
+        batch_size: sentences in a batch, at most; of very long ones it takes fewer.
+        device: where to run, such as `"cpu"` or `"cuda:0"`; default: where the model is.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, `"auto"`, or, on CPUs, `"int8"`; default: as
+            the model is. `"auto"` is bfloat16 where the processor or GPU multiplies it in hardware,
+            else float32. In int8 the encoder, greedy and beam search multiply in 8 bits (see the
+            model's `use_int8`); scores, alignments and sampling do not.
+        ensemble: further models with the same tokenizer, which translate together with the first:
+            each word's probability is the mean of theirs. Where a model looks is asked of the
+            first alone.
+
+    Attributes:
+        max_source_length: tokens of a sentence that the model reads, the end included; `None`: all.
+
+    Raises:
+        InputError: the tokenizer does not belong to a model, a size below 1, a device or dtype that
+            does not exist here, an ensemble in int8, or one of which some models read padding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int = 64,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        ensemble: Sequence[PreTrainedModel] = (),
+    ) -> None:
+        check_positive(batch_size=batch_size)
+        for one in (model, *ensemble):
+            check_tokenizer(one.config, tokenizer)
+        check_padding([model, *ensemble])
+        self.model, *self.ensemble = (move_model(one, device, dtype) for one in (model, *ensemble))
+        if self.ensemble and any(one.int8 for one in (self.model, *self.ensemble)):
+            raise InputError("an ensemble does not compute in int8: take another dtype")
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.max_source_length = max_source_length(tokenizer)
+
+    @property
+    def dtype(self) -> str:
+        """The number format in which it translates: `"float32"`, `"int8"`, ..."""
+        return "int8" if self.model.int8 else str(self.model.dtype).removeprefix("torch.")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int = 64,
+        ensemble: Sequence[str | Path] = (),
+    ) -> Translator:
+        """Load a checkpoint from a folder or a Hub repository; no code in it is run.
+
+        Args:
+            path_or_repo: folder, or name of a repository.
+            revision: branch, tag or commit of the repository.
+            device: default: a GPU if there is one.
+            dtype: as the constructor's; default: as saved.
+            batch_size: as the constructor's.
+            ensemble: folders or repositories of checkpoints that translate together with this one.
+
+        Raises:
+            InputError: nothing there, a checkpoint that is damaged or of another kind of model, a
+                tokenizer that does not belong to it, or checkpoints with different tokens; and as
+                the constructor.
+        """
+        model, others = load_model(path_or_repo, revision=revision), list(map(load_model, ensemble))
+        tokenizer = load_tokenizer(Path(model.name_or_path), revision)
+        tokenizers = [load_tokenizer(Path(other.name_or_path)) for other in others]
+        check_tokens([model, *others], [tokenizer, *tokenizers])
+        if device is None:
+            on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)
+            device = "cuda" if on_gpu else "cpu"
+        return cls(model, tokenizer, batch_size, device, dtype, others)
+
+    def translate(
+        self,
+        texts: str | Iterable[str],
+        num_beams: int | None = None,
+        num_return_sequences: int = 1,
+        return_alignments: bool = False,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        return_scores: bool = False,
+        replace_unknown: bool | Mapping[str, str] = False,
+        **generate_kwargs: Any,
+    ) -> list[Any]:
+        """Translate a sentence, or any number of them.
+
+        Args:
+            texts: one sentence, or an iterable of them.
+            num_beams: beams of the search; default: the checkpoint's `generation_config`.
+            num_return_sequences: so many different translations of each sentence, best first;
+                fewer where the search finds fewer. More than one needs as many beams (taken if
+                `num_beams` is not given) or `do_sample=True`.
+            return_alignments: also say where the model looked.
+            max_new_tokens: stop after so many tokens; default: the `generation_config`.
+            length_penalty: with beams: above 1 prefers longer translations, below 1 shorter ones.
+            return_scores: also say how probable a translation is, which takes longer. Several
+                translations of a sentence always say so.
+            replace_unknown: put, for each `<unk>` that the model writes, the source word it looks
+                at most while it does (a name, a number), or what a dictionary has for this word
+                (as it is written, else in lower case). Otherwise it is left out of the text.
+            **generate_kwargs: further arguments of `model.generate`.
+
+        Returns:
+            For each sentence a `Translation`, or, if `num_return_sequences` is above 1, a list of
+            them. A single sentence gives a list of one.
+
+        Raises:
+            InputError: a sentence that is not text, or sizes that make no sense.
+            ValueError: further arguments that `generate` refuses.
+        """
+        return list(
+            self.stream(
+                [texts] if isinstance(texts, str) else texts,
+                num_beams=num_beams,
+                num_return_sequences=num_return_sequences,
+                return_alignments=return_alignments,
+                max_new_tokens=max_new_tokens,
+                length_penalty=length_penalty,
+                return_scores=return_scores,
+                replace_unknown=replace_unknown,
+                **generate_kwargs,
+            )
+        )
+
+    def stream(
+        self, texts: Iterable[str], *, window: int | None = None, **options: Any
+    ) -> Iterator[Any]:
+        """Translate sentences as they come, in bounded memory.
+
+        Args:
+            texts: sentences; they may never end.
+            window: sentences that are read, sorted and translated together; default: 32 batches.
+                1 gives each translation before the next sentence is read.
+            **options: as those of `translate`.
+
+        Returns:
+            An iterator over what `translate` would return.
+
+        Raises:
+            InputError: as `translate`.
+        """
+        if isinstance(texts, str):
+            raise InputError("stream takes an iterable of sentences; translate takes a single one")
+        window = WINDOW_BATCHES * self.batch_size if window is None else window
+        check_positive(window=window)
+        return self._stream(iter(texts), window, make_request(self.model, **options))
+
+    def align(self, source: str, target: str | None = None) -> Alignment:
+        """Say where the model looks while it writes a translation.
+
+        Args:
+            source: a sentence.
+            target: the translation, word by word handed to the model; default: the model's own.
+
+        Returns:
+            Weights with a row for each target token and a column for each source token, the ends
+            included; `words` says the same of words. The bytes of a character that is spelt in
+            bytes are shown as this character.
+
+        Raises:
+            InputError: nothing to align, or a model without attention.
+        """
+        if target is None:
+            translation = self.translate(source, return_alignments=True)[0]
+            if translation.alignment is None:
+                raise InputError("the sentence is blank: there is nothing to align")
+            return translation.alignment
+        return self.align_pairs([source], [target])[0]
+
+    def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
+        """Align sentences with translations that are given, as `align` does one.
+
+        Args:
+            sources: sentences.
+            targets: of each its translation.
+
+        Raises:
+            InputError: as `align`.
+        """
+        check_attention(self.model)
+        sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
+        target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]
+        if not all(sentence.ids for sentence in sentences) or not all(target_ids):
+            raise InputError("one of the sentences is blank: there is nothing to align")
+        cut = [number for number, s in enumerate(sentences, start=1) if s.truncated]
+        if cut:
+            self._announce_truncated(len(cut), len(sentences), cut[0])
+        weights: list[np.ndarray] = []
+        with evaluating(self.model):
+            for start in range(0, len(sentences), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                ids = [sentence.ids for sentence in sentences[rows]]
+                weights += attention_weights(self.model, self.tokenizer, ids, target_ids[rows])
+        tok = self.tokenizer
+        return [
+            make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
+            for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
+        ]
+
+    # --- from sentences to translations ----------------------------------------------------------
+
+    def _stream(self, texts: Iterator[str], window: int, request: SearchRequest) -> Iterator[Any]:
+        num_read = num_truncated = first_truncated = 0
+        try:
+            while chunk := list(islice(texts, window)):
+                for i, text in enumerate(chunk, start=num_read + 1):
+                    if not isinstance(text, str):
+                        raise InputError(f"sentence {i} is not text: {text!r:.60}")
+                sentences = encode_sentences(self.tokenizer, chunk, self.max_source_length)
+                for i, sentence in enumerate(sentences, start=num_read + 1):
+                    first_truncated = first_truncated or i * sentence.truncated
+                    num_truncated += sentence.truncated
+                num_read += len(chunk)
+                for alternatives in self._translations(sentences, request):
+                    yield alternatives if request.num_return_sequences > 1 else alternatives[0]
+        finally:
+            if num_truncated:
+                self._announce_truncated(num_truncated, num_read, first_truncated)
+
+    def _announce_truncated(self, num_truncated: int, num_read: int, first: int) -> None:
+        logger.warning(
+            f"{num_truncated} of {num_read} sentences had more than {self.max_source_length} "
+            f"tokens and lost their end; the first is number {first}"
+        )
+
+    def _translations(
+        self, sentences: Sequence[EncodedSentence], request: SearchRequest
+    ) -> list[list[Translation]]:
+        """Translate a window; the alternatives of each sentence, in their order."""
+        blank = 0.0 if request.return_scores else None
+        results = [[Translation(s.text, "", blank, None, s.truncated)] for s in sentences]
+        # Longest first: if memory does not suffice, it shows at once.
+        order = sorted(
+            (i for i, sentence in enumerate(sentences) if sentence.ids),
+            key=lambda i: len(sentences[i].ids),
+            reverse=True,
+        )
+        with ExitStack() as stack:
+            stack.enter_context(fixed_weights())
+            for model in (self.model, *self.ensemble):
+                stack.enter_context(evaluating(model))
+            while order:
+                size = self._batch_rows(len(sentences[order[0]].ids), request)
+                batch, order = order[:size], order[size:]
+                found = self._translate_batch([sentences[i] for i in batch], request)
+                for i, translations in zip(batch, found, strict=True):
+                    results[i] = translations
+        return results
+
+    def _batch_rows(self, longest: int, request: SearchRequest) -> int:
+        """How many sentences of at most `longest` tokens make a batch."""
+        rows = min(self.batch_size, self.batch_size * _TOKENS_PER_ROW // longest)
+        if request.return_scores:
+            outputs = max(request.num_beams, request.num_return_sequences)
+            words = self.model.config.vocab_size * request.max_new_tokens
+            rows = min(rows, _SCORE_BYTES // (4 * outputs * words))
+        return max(1, rows)
+
+    def _translate_batch(
+        self, sentences: Sequence[EncodedSentence], request: SearchRequest
+    ) -> list[list[Translation]]:
+        ids, generate_kwargs = [sentence.ids for sentence in sentences], request.generate_kwargs
+        if self.ensemble:
+            batch = source_batch(self.model, self.tokenizer, ids)
+            processors = LogitsProcessorList([EnsembleLogitsProcessor(self.ensemble, **batch)])
+            processors += generate_kwargs.get("logits_processor") or []
+            generate_kwargs = generate_kwargs | {"logits_processor": processors}
+        found = find_translations(
+            self.model,
+            self.tokenizer,
+            ids,
+            request.num_return_sequences,
+            request.return_scores,
+            num_beams=request.num_beams,
+            **generate_kwargs,
+        )
+        pairs = [(s, h) for s, hypotheses in zip(sentences, found, strict=True) for h in hypotheses]
+        replacements = request.replacements
+        looks = [
+            request.return_alignments or (replacements is not None and UNK_ID in h.ids)
+            for _, h in pairs
+        ]
+        looked = [pair for pair, does in zip(pairs, looks, strict=True) if does]
+        sources, targets = [s.ids for s, _ in looked], [h.ids for _, h in looked]
+        weights = iter(attention_weights(self.model, self.tokenizer, sources, targets))
+        translations = (
+            self._look_up(s, h, next(weights), request)
+            if does
+            else Translation(s.text, h.text, h.score, None, s.truncated)
+            for (s, h), does in zip(pairs, looks, strict=True)
+        )
+        return [list(islice(translations, len(hypotheses))) for hypotheses in found]
+
+    def _look_up(
+        self,
+        sentence: EncodedSentence,
+        found: Hypothesis,
+        weights: np.ndarray,
+        request: SearchRequest,
+    ) -> Translation:
+        """Use what is known of where the model looked, `(T, S)`."""
+        tokens = self.tokenizer.convert_ids_to_tokens(found.ids)
+        text, alignment = found.text, None
+        if request.replacements is not None and UNK_ID in found.ids:
+            spans = read_spans(self.tokenizer, sentence.text, len(sentence.ids))
+            words = words_looked_at(sentence.text, spans, weights)
+            tokens = replace_tokens(tokens, words, request.replacements)
+            text = join_tokens(self.tokenizer, tokens)
+        if request.return_alignments:
+            spans = written_spans(tokens, text)
+            alignment = make_alignment(
+                self.tokenizer, weights, sentence.ids, found.ids, (sentence.text, text), spans
+            )
+        return Translation(sentence.text, text, found.score, alignment, sentence.truncated)

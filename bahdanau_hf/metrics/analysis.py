@@ -1,0 +1,183 @@
+"""What stands behind a score: how it changes with the length of the source, and with chance.
+
+As in `metrics.py`, sacrebleu itself computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ..errors import InputError
+from .translation import bleu_tokenizer, check_translations, reference_streams, score_translations
+
+LENGTH_EDGES = (1, 6, 11, 16, 21, 31, 41, 61)
+NUM_SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class LengthScores:
+    """Scores of the sentences whose source is of like length.
+
+    Attributes:
+        shortest: the shortest source in this group, as `source_length` counts.
+        longest: the longest one; `None` in the last group, which has no end.
+        num_sentences: how many there are, at least 1.
+        bleu: their corpus BLEU.
+        chrf: their corpus chrF2.
+    """
+
+    shortest: int
+    longest: int | None
+    num_sentences: int
+    bleu: float
+    chrf: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, under the attributes' names."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """A metric of two systems on the same sentences, by paired bootstrap (Koehn 2004).
+
+    Attributes:
+        score: of the system.
+        baseline_score: of the system it is compared with.
+        p_value: how probable so large a difference is by chance alone, in (0, 1].
+        mean: of the system's score over the resamples.
+        confidence_interval: half the width of the range in which 95% of them lie.
+        baseline_mean: as `mean`.
+        baseline_confidence_interval: as `confidence_interval`.
+        signature: how it was computed, resamples and seed included; sacrebleu's words.
+    """
+
+    score: float
+    baseline_score: float
+    p_value: float
+    mean: float
+    confidence_interval: float
+    baseline_mean: float
+    baseline_confidence_interval: float
+    signature: str
+
+    @property
+    def difference(self) -> float:
+        """How much the system is ahead."""
+        return self.score - self.baseline_score
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, `difference` included."""
+        return {**dataclasses.asdict(self), "difference": self.difference}
+
+
+def source_length(text: str, lang: str) -> int:
+    """Length of a source: words between white space, or characters where none is written."""
+    words = text.split()
+    return len(words) if bleu_tokenizer(lang) == "13a" else sum(map(len, words))
+
+
+def scores_by_length(
+    sources: Iterable[str],
+    predictions: Iterable[str],
+    references: Iterable[str | Sequence[str]],
+    *,
+    source_lang: str = "en",
+    target_lang: str = "zh",
+    edges: Sequence[int] = LENGTH_EDGES,
+) -> list[LengthScores]:
+    """Score short and long sentences apart, as Bahdanau et al. 2015 do in figure 2.
+
+    Args:
+        sources: one sentence each; a blank one counts as of length 1.
+        predictions: as `score_translations`.
+        references: as `score_translations`.
+        source_lang: decides how length is counted, see `source_length`.
+        target_lang: as `score_translations`.
+        edges: where a group begins, increasing, the first 1.
+
+    Returns:
+        A group for each edge that has sentences.
+
+    Raises:
+        InputError: as `score_translations`; or not as many sources as predictions.
+        ValueError: edges that do not increase from 1.
+    """
+    if not edges or edges[0] != 1 or any(a >= b for a, b in pairwise(edges)):
+        raise ValueError(f"edges must increase from 1, not {list(edges)}")
+    hypotheses, reference_lists = check_translations(predictions, references)
+    lengths = [max(1, source_length(text, source_lang)) for text in sources]
+    if len(lengths) != len(hypotheses):
+        raise InputError(f"{len(lengths)} sources but {len(hypotheses)} predictions")
+    groups = []
+    for shortest, end in zip(edges, [*edges[1:], None], strict=True):
+        members = [i for i, n in enumerate(lengths) if n >= shortest and (end is None or n < end)]
+        if members:
+            scores = score_translations(
+                [hypotheses[i] for i in members],
+                [reference_lists[i] for i in members],
+                target_lang=target_lang,
+            )
+            longest = None if end is None else end - 1
+            group = LengthScores(shortest, longest, len(members), scores.bleu, scores.chrf)
+            groups.append(group)
+    return groups
+
+
+def compare_systems(
+    predictions: Iterable[str],
+    baseline: Iterable[str],
+    references: Iterable[str | Sequence[str]],
+    *,
+    target_lang: str = "zh",
+    num_samples: int = NUM_SAMPLES,
+) -> dict[str, MetricComparison]:
+    """Ask whether two systems differ by more than chance: sacrebleu's paired bootstrap.
+
+    The same resamples come every time (`SACREBLEU_SEED`, 12345).
+
+    Args:
+        predictions: the system's translations.
+        baseline: those of the system it is compared with, of the same sentences.
+        references: as `score_translations`.
+        target_lang: as `score_translations`.
+        num_samples: resamples.
+
+    Returns:
+        `bleu` and `chrf`.
+
+    Raises:
+        InputError: as `score_translations`, for either system.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.significance import PairedTest
+
+    entries = list(references)
+    hypotheses, reference_lists = check_translations(predictions, entries)
+    others, _ = check_translations(baseline, entries)
+    test = PairedTest(
+        [("baseline", others), ("system", hypotheses)],
+        {"bleu": BLEU(tokenize=bleu_tokenizer(target_lang)), "chrf": CHRF()},
+        reference_streams(reference_lists),
+        test_type="bs",
+        n_samples=num_samples,
+    )
+    signatures, scores = test()
+    comparisons = {}
+    for name, title in (("bleu", "BLEU"), ("chrf", "chrF2")):
+        before, after = scores[title]
+        comparisons[name] = MetricComparison(
+            score=float(after.score),
+            baseline_score=float(before.score),
+            p_value=float(after.p_value),
+            mean=float(after.mean),
+            confidence_interval=float(after.ci),
+            baseline_mean=float(before.mean),
+            baseline_confidence_interval=float(before.ci),
+            signature=str(signatures[title]),
+        )
+    return comparisons

@@ -1,0 +1,316 @@
+"""Scores of translations: corpus BLEU and chrF with their signatures, and the tutorial's BLEU.
+
+A score is never a bare number: it carries the sacrebleu signature with which a stranger can repeat
+it (Post 2018, "A Call for Clarity in Reporting BLEU Scores"). sacrebleu itself computes; we check
+the input, choose the tokenizer fit for the target language and arrange the references.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+
+CHINESE_CODES = frozenset({"zh", "zho", "chi", "cmn", "yue", "wuu", "lzh"})
+# Written without spaces between words, and without a tokenizer of sacrebleu's that needs no
+# further package (its ja-mecab does): scored by characters.
+_UNSPACED_CODES = frozenset({"ja", "jpn", "th", "tha", "lo", "lao", "km", "khm", "my", "mya"})
+
+
+@dataclass(frozen=True)
+class TranslationScores:
+    """Scores of a set of translations.
+
+    Attributes:
+        bleu: corpus BLEU, 0 to 100 (Papineni et al. 2002).
+        bleu_signature: how BLEU was computed, sacrebleu's words.
+        chrf: corpus chrF2, 0 to 100 (Popović 2015); the target language's tokenizer plays no part.
+        chrf_signature: how chrF was computed.
+        num_sentences: how many sentences were scored.
+        hypothesis_tokens: length of all predictions, in BLEU's tokens.
+        reference_tokens: length of the references, of several the closest in length.
+        brevity_penalty: BLEU's factor for too short predictions, in [0, 1].
+        precisions: BLEU's precisions of 1- to 4-grams, 0 to 100 each.
+    """
+
+    bleu: float
+    bleu_signature: str
+    chrf: float
+    chrf_signature: str
+    num_sentences: int
+    hypothesis_tokens: int
+    reference_tokens: int
+    brevity_penalty: float
+    precisions: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, under the attributes' names."""
+        return {**dataclasses.asdict(self), "precisions": list(self.precisions)}
+
+    def __str__(self) -> str:
+        return (
+            f"BLEU {self.bleu:.2f} ({self.bleu_signature}), "
+            f"chrF {self.chrf:.2f} ({self.chrf_signature}), {self.num_sentences} sentences"
+        )
+
+
+class TutorialCounts(NamedTuple):
+    """The two counters that the tutorial prints: sentences with BLEU-k above 0 and above 0.8."""
+
+    positive: int
+    above_0_8: int
+
+
+def bleu_tokenizer(target_lang: str) -> str:
+    """Name sacrebleu's tokenizer for a language: `zh` for Chinese, `13a` for spaced scripts.
+
+    Script and region after the language do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao,
+    Khmer and Burmese are compared by characters (`char`).
+    """
+    code = target_lang.replace("_", "-").split("-")[0].lower()
+    if code in CHINESE_CODES:
+        return "zh"
+    return "char" if code in _UNSPACED_CODES else "13a"
+
+
+def score_translations(
+    predictions: Iterable[str],
+    references: Iterable[str | Sequence[str]],
+    *,
+    target_lang: str = "zh",
+    lowercase: bool = False,
+) -> TranslationScores:
+    """Score a set of translations with corpus BLEU and chrF, as sacrebleu computes them.
+
+    The corpus is the unit: BLEU is not a mean over sentences, and a corpus without a single 4-gram
+    in its predictions scores 0 (sacrebleu's `eff:no`).
+
+    Args:
+        predictions: one translation a sentence, detokenised; an iterator will do.
+        references: for each sentence a reference, or a list of references; their number may vary.
+        target_lang: language code of the translations; chooses BLEU's tokenizer.
+        lowercase: compare without regard to case (the signatures then say `case:lc`).
+
+    Raises:
+        InputError: no sentences, unequal numbers of predictions and references, or entries that
+            are not text.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    hypotheses, reference_lists = check_translations(predictions, references)
+    streams = reference_streams(reference_lists)
+    bleu_metric = BLEU(tokenize=bleu_tokenizer(target_lang), lowercase=lowercase)
+    chrf_metric = CHRF(lowercase=lowercase)
+    bleu = bleu_metric.corpus_score(hypotheses, streams)
+    chrf = chrf_metric.corpus_score(hypotheses, streams)
+    return TranslationScores(
+        bleu=float(bleu.score),
+        bleu_signature=str(bleu_metric.get_signature()),
+        chrf=float(chrf.score),
+        chrf_signature=str(chrf_metric.get_signature()),
+        num_sentences=len(hypotheses),
+        hypothesis_tokens=int(bleu.sys_len),
+        reference_tokens=int(bleu.ref_len),
+        brevity_penalty=float(bleu.bp),
+        precisions=tuple(float(precision) for precision in bleu.precisions),
+    )
+
+
+def sentence_scores(
+    predictions: Iterable[str],
+    references: Iterable[str | Sequence[str]],
+    target_lang: str = "zh",
+    *,
+    lowercase: bool = False,
+) -> list[float]:
+    """Score each sentence by itself: sentence BLEU, 0 to 100, with effective order.
+
+    For finding good and bad translations, not for reporting: their mean is not corpus BLEU. With
+    the effective order (sacrebleu's `eff:yes`) a sentence of fewer than four tokens that equals
+    its reference scores 100.
+
+    Raises:
+        InputError: as `score_translations`.
+    """
+    from sacrebleu.metrics import BLEU
+
+    hypotheses, reference_lists = check_translations(predictions, references)
+    metric = BLEU(tokenize=bleu_tokenizer(target_lang), lowercase=lowercase, effective_order=True)
+    return [
+        float(metric.sentence_score(hypothesis, alternatives).score)
+        for hypothesis, alternatives in zip(hypotheses, reference_lists, strict=True)
+    ]
+
+
+def tutorial_bleu(prediction: str | Sequence[str], reference: str, k: int = 2) -> float:
+    """Compute the tutorial's BLEU-k of one sentence, in [0, 1].
+
+    exp(min(0, 1 - len_label / len_pred)) * prod over n of p_n ** (0.5 ** n), n = 1 to k
+
+    The prediction's tokens are compared with the reference's *characters*, punctuation included,
+    so the number fits only models that write one Chinese character a token. There is no smoothing,
+    and it is not comparable with corpus BLEU. Where the tutorial divides by zero, at a prediction
+    of exactly k - 1 tokens or fewer, the score is 0.
+
+    Args:
+        prediction: tokens, or text with one space between tokens as the tutorial prints it. For
+            text that comes without spaces pass `list(text)`.
+        reference: the reference as plain text.
+        k: longest n-gram, at least 1.
+
+    Raises:
+        ValueError: k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    text = prediction if isinstance(prediction, str) else " ".join(prediction)
+    if not text:
+        return 0.0
+    predicted, label = text.split(" "), list(reference)
+    score = math.exp(min(0.0, 1 - len(label) / len(predicted)))
+    for n in range(1, k + 1):
+        num_ngrams = len(predicted) - n + 1
+        if num_ngrams < 1:
+            return 0.0
+        # Clipped matches: an n-gram counts at most as often as the reference has it.
+        num_matches = (_ngrams(predicted, n) & _ngrams(label, n)).total()
+        score *= (num_matches / num_ngrams) ** (0.5**n)
+    return score
+
+
+def tutorial_counts(
+    predictions: Iterable[str | Sequence[str]], references: Iterable[str], k: int = 2
+) -> TutorialCounts:
+    """Count the sentences whose `tutorial_bleu` is above 0 and above 0.8, as the tutorial prints.
+
+    Raises:
+        InputError: no sentences, or unequal numbers of predictions and references.
+    """
+    predicted, labels = list(predictions), list(references)
+    _check_lengths(len(predicted), len(labels))
+    scores = [tutorial_bleu(p, label, k) for p, label in zip(predicted, labels, strict=True)]
+    return TutorialCounts(sum(score > 0 for score in scores), sum(score > 0.8 for score in scores))
+
+
+class AlignmentScores(NamedTuple):
+    """How well links between words agree with those that people have drawn.
+
+    Attributes:
+        error_rate: AER in [0, 1], 0 is best.
+        precision: share of the links that are possible, in [0, 1]; 1 where there are none.
+        recall: share of the sure links that were found, in [0, 1]; 1 where there are none.
+        num_links: links that were scored.
+    """
+
+    error_rate: float
+    precision: float
+    recall: float
+    num_links: int
+
+
+def alignment_scores(
+    links: Iterable[Collection[tuple[int, int]]],
+    sure: Iterable[Collection[tuple[int, int]]],
+    possible: Iterable[Collection[tuple[int, int]]],
+) -> AlignmentScores:
+    """Compute the alignment error rate over all sentences (Och and Ney 2003, section 4.2).
+
+    AER = 1 - (|A ∩ S| + |A ∩ P|) / (|A| + |S|)
+
+    Args:
+        links: for each sentence the pairs `(source word, target word)` to be scored, A.
+        sure: for each sentence the links that must be there, S.
+        possible: for each sentence the links that may be there, P; sure ones always are.
+
+    Raises:
+        InputError: no sentences, unequal numbers of them, or neither a link nor a sure link.
+    """
+    found, must, may = ([set(own) for own in side] for side in (links, sure, possible))
+    if not len(found) == len(must) == len(may):
+        raise InputError(
+            f"{len(found)} sentences with links, {len(must)} with sure and {len(may)} with "
+            "possible ones: give one entry a sentence"
+        )
+    num_links, num_sure = sum(map(len, found)), sum(map(len, must))
+    if num_links + num_sure == 0:
+        raise InputError("there are no links to score")
+    in_sure = sum(len(a & s) for a, s in zip(found, must, strict=True))
+    in_possible = sum(len(a & (s | p)) for a, s, p in zip(found, must, may, strict=True))
+    return AlignmentScores(
+        error_rate=1 - (in_sure + in_possible) / (num_links + num_sure),
+        precision=in_possible / num_links if num_links else 1.0,
+        recall=in_sure / num_sure if num_sure else 1.0,
+        num_links=num_links,
+    )
+
+
+def _ngrams(tokens: Sequence[str], n: int) -> Counter[str]:
+    # Joined, not tuples: the tutorial's key, whose " ".join can make unlike n-grams alike.
+    return Counter(" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def check_translations(
+    predictions: Iterable[str], references: Iterable[str | Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Read both sides to the end and see that they can be scored.
+
+    Returns:
+        The predictions, and for each a list of at least one reference.
+
+    Raises:
+        InputError: as `score_translations`.
+    """
+    hypotheses = _sentences(predictions, "predictions")
+    entries = _sentences(references, "references")
+    reference_lists = [[entry] if isinstance(entry, str) else entry for entry in entries]
+    _check_lengths(len(hypotheses), len(reference_lists))
+    for number, hypothesis in enumerate(hypotheses):
+        if not isinstance(hypothesis, str):
+            raise InputError(f"prediction {number} is not text: {_short(hypothesis)}")
+    for number, alternatives in enumerate(reference_lists):
+        is_list = isinstance(alternatives, Iterable) and not isinstance(alternatives, bytes)
+        if not is_list or not all(isinstance(text, str) for text in alternatives):
+            raise InputError(
+                f"reference {number} is neither text nor a list of texts: {_short(alternatives)}"
+            )
+        if not alternatives:
+            raise InputError(f"sentence {number} has no reference")
+    return hypotheses, [list(alternatives) for alternatives in reference_lists]
+
+
+def reference_streams(reference_lists: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References as sacrebleu takes them: the first of every sentence, the second, and so on.
+
+    `None` stands where a sentence has fewer.
+    """
+    most = max(map(len, reference_lists))
+    return [
+        [alternatives[i] if i < len(alternatives) else None for alternatives in reference_lists]
+        for i in range(most)
+    ]
+
+
+def _sentences(texts: Iterable[Any], name: str) -> list[Any]:
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InputError(f"{name} must be a list of sentences, not {_short(texts)}")
+    return list(texts)
+
+
+def _check_lengths(num_predictions: int, num_references: int) -> None:
+    if num_predictions != num_references:
+        raise InputError(
+            f"{num_predictions} predictions but {num_references} references: give one entry a "
+            "sentence (several references of a sentence stand together in a list)"
+        )
+    if num_predictions == 0:
+        raise InputError("there is nothing to score: no predictions and no references")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

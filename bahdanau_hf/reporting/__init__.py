@@ -1,0 +1,1 @@
+"""Attention maps, charts and the report of a run."""

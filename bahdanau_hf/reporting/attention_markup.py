@@ -1,0 +1,266 @@
+"""Attention maps as text: a terminal's table, an HTML table, an SVG picture.
+
+Rows are target tokens, columns source tokens, and the darker a cell the more of that row's
+attention it has, as in figure 3 of Bahdanau et al. 2015. No package is needed, and no font: the
+reader's own fonts show the Chinese.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+
+from ..alignment.record import Alignment
+
+FONT_STACK = (
+    'system-ui, "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", '
+    '"WenQuanYi Micro Hei", sans-serif'
+)
+# Full weight on a light page and on a dark one; less weight lets the page shine through.
+EMPTY, LIGHT_HOT = (238, 242, 249), (12, 64, 144)
+_DARK_EMPTY, _DARK_HOT = (36, 39, 46), (125, 182, 250)
+# From here on a number in a cell is read better in the page's colour than in the text's.
+HOT_FROM = 0.62
+# Weights below this are left without a number where numbers are always shown.
+NUMBER_FROM = 0.1
+_BIDI_CONTROLS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+
+ALIGNMENT_CSS = f"""
+.alignment {{ --hot: {" ".join(map(str, LIGHT_HOT))}; --map-page: #ffffff; --map-ink: #0b0b0b;
+  --map-quiet: #6b6a63; --map-empty: rgb{EMPTY}; overflow-x: auto; }}
+@media (prefers-color-scheme: dark) {{
+  .alignment {{ --hot: {" ".join(map(str, _DARK_HOT))}; --map-page: #1a1a19; --map-ink: #f6f5f1;
+    --map-quiet: #a3a199; --map-empty: rgb{_DARK_EMPTY}; }} }}
+.alignment table {{ border-collapse: separate; border-spacing: 2px; font: 0.95rem/1.2 {FONT_STACK};
+  color: var(--map-ink); background: var(--map-page); }}
+.alignment th {{ font-weight: 500; padding: 0; white-space: pre; }}
+.alignment th[scope=row] {{ text-align: right; padding: 0 0.5rem 0 0.25rem; position: sticky;
+  left: 0; background: var(--map-page); }}
+.alignment th[scope=col] {{ vertical-align: bottom; padding: 0.25rem 0 0.35rem; }}
+.alignment .stacked {{ writing-mode: vertical-rl; }}
+.alignment .turned {{ writing-mode: vertical-rl; transform: rotate(180deg); }}
+.alignment .axes {{ font-size: 0.75rem; color: var(--map-quiet); text-align: right;
+  vertical-align: bottom; padding: 0 0.5rem 0.35rem 0.25rem; white-space: nowrap;
+  position: sticky; left: 0; background: var(--map-page); }}
+.alignment .weights td {{ width: 2.1rem; min-width: 2.1rem; height: 2.1rem; padding: 0;
+  border-radius: 3px; text-align: center; font-size: 0.72rem; color: transparent; cursor: default;
+  font-variant-numeric: tabular-nums; background-color: var(--map-empty);
+  background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
+.alignment .weights td:hover {{ color: var(--map-ink); outline: 2px solid var(--map-ink); }}
+.alignment .weights td.hot:hover {{ color: var(--map-page); }}
+.alignment .weights tr:hover th {{ font-weight: 700; }}
+"""
+
+_SVG_CSS = f"""
+.map {{ font-family: {FONT_STACK.replace('"', "'")}; font-size: 15px; }}
+.page {{ fill: #ffffff; }} .empty {{ fill: rgb{EMPTY}; }} .word {{ fill: #0b0b0b; }}
+.quiet {{ fill: #6b6a63; font-size: 12px; }} .number {{ fill: #0b0b0b; font-size: 11px; }}
+.weight {{ fill: rgb{LIGHT_HOT}; }} .hot {{ fill: #ffffff; }}
+.title {{ fill: #0b0b0b; font-size: 16px; font-weight: 600; }}
+@media (prefers-color-scheme: dark) {{
+.page {{ fill: #1a1a19; }} .empty {{ fill: rgb{_DARK_EMPTY}; }} .word {{ fill: #f6f5f1; }}
+.quiet {{ fill: #a3a199; }} .number {{ fill: #f6f5f1; }} .title {{ fill: #f6f5f1; }}
+.weight {{ fill: rgb{_DARK_HOT}; }} .hot {{ fill: #1a1a19; }} }}
+"""
+
+
+def visible(token: str) -> str:
+    r"""Make a token fit to be shown: nothing invisible, nothing that steers a terminal or a line.
+
+    A lone space becomes ␣, an empty token ∅; control characters, marks that turn the direction of
+    writing, and code points that no file or XML may hold are written as escapes (`\u001b`).
+    """
+    shown = "".join(
+        f"\\u{ord(c):04x}"
+        if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Zl", "Zp") or c in _BIDI_CONTROLS
+        else c
+        for c in token
+    )
+    return shown.replace(" ", "␣") if shown.strip() == "" and shown else shown or "∅"
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes in a terminal: 2 for a wide character, 0 for a combining one."""
+    return sum(
+        0 if unicodedata.combining(c) or unicodedata.category(c) in ("Mn", "Me", "Cf")
+        else 2 if unicodedata.east_asian_width(c) in "WF"
+        else 1
+        for c in text
+    )  # fmt: skip
+
+
+def alignment_text(alignment: Alignment) -> str:
+    """Draw the map as lines of text for a terminal; weights below 0.05 are a dot.
+
+    Columns stay aligned where Chinese characters take two cells.
+    """
+    source = [visible(token) for token in alignment.source_tokens]
+    target = [visible(token) for token in alignment.target_tokens]
+    first = max(map(display_width, target))
+    widths = [max(4, display_width(token)) for token in source]
+    lines = [
+        [" " * first, *(_pad(token, width) for token, width in zip(source, widths, strict=True))]
+    ]
+    for token, row in zip(target, alignment.weights, strict=True):
+        cells = (
+            _pad(short_number(w) if w >= 0.05 else "·", n) for w, n in zip(row, widths, strict=True)
+        )
+        lines.append([_pad(token, first), *cells])
+    return "".join("  ".join(line).rstrip() + "\n" for line in lines)
+
+
+def alignment_html(
+    alignment: Alignment,
+    standalone: bool = False,
+    *,
+    title: str | None = None,
+    focusable: bool = False,
+) -> str:
+    """Draw the map as an HTML table; hovering over a cell, or touching it, shows its number.
+
+    Args:
+        alignment: what to draw; tokens are escaped.
+        standalone: a whole page instead of an element for a page that holds `ALIGNMENT_CSS`.
+        title: heading of the map.
+        focusable: the Tab key goes from row to row.
+    """
+    focus = ' tabindex="0"' if focusable else ""
+    columns = "".join(
+        f'<th scope="col"><span{_turned(token)}>{_escape(token)}</span></th>'
+        for token in alignment.source_tokens
+    )
+    rows = []
+    for target, weights in zip(alignment.target_tokens, alignment.weights, strict=True):
+        cells = "".join(
+            f'<td{_hot(weight)} style="--w:{weight:.3f}" title="{_escape(target)} ← '
+            f'{_escape(source)}: {weight:.2f}">{short_number(weight)}</td>'
+            for source, weight in zip(alignment.source_tokens, weights, strict=True)
+        )
+        rows.append(f'<tr><th scope="row"{focus}>{_escape(target)}</th>{cells}</tr>\n')
+    caption = f"<h3>{html.escape(title)}</h3>\n" if title else ""
+    element = (
+        f'<div class="alignment">\n{caption}<table>\n'
+        f'<thead><tr><td class="axes">source →<br>target ↓</td>{columns}</tr></thead>\n'
+        f'<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n</div>\n'
+    )
+    if not standalone:
+        return element
+    page = (
+        ":root { color-scheme: light dark; } body { margin: 1.5rem; background: #ffffff; }\n"
+        "@media (prefers-color-scheme: dark) { body { background: #1a1a19; color: #f6f5f1; } }\n"
+        f"h3 {{ font: 600 1.1rem {FONT_STACK}; }}"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title or 'Attention map')}</title>\n"
+        f"<style>{ALIGNMENT_CSS}{page}</style>\n</head>\n<body>\n{element}</body>\n</html>\n"
+    )
+
+
+def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
+    """Draw the map as an SVG document with real text, which the reader's own fonts show.
+
+    It follows the reader's light or dark setting, and shows a cell's number on hovering; the
+    larger weights carry theirs at all times, unless the map is too large for that.
+    """
+    source = [visible(token) for token in alignment.source_tokens]
+    target = [visible(token) for token in alignment.target_tokens]
+    longest = max(len(source), len(target))
+    cell = 36 if longest <= 24 else 28 if longest <= 48 else 18
+    tilted = max(_text_pixels(token) for token in source) * 0.71
+    left = max(84, 30 + max(_text_pixels(token) for token in target))
+    heading = 40 if title else 8
+    top = heading + max(36, tilted + 26)
+    width = left + max(cell * len(source) + tilted, 210, 9 * display_width(title or "") - left) + 20
+    height = top + cell * len(target) + 52
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="map" width="{width:.0f}" '
+        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n'
+        f"<title>{_escape(title or 'Attention map')}</title>\n<style>{_SVG_CSS}</style>\n"
+        f'<rect class="page" width="100%" height="100%"/>\n'
+    ]
+    if title:
+        parts.append(_svg_text(16, 28, title, "title"))
+    parts.append(_svg_text(left - 10, top - 22, "source →", "quiet", "end"))
+    parts.append(_svg_text(left - 10, top - 7, "target ↓", "quiet", "end"))
+    for column, token in enumerate(source):
+        x, y = left + (column + 0.5) * cell, top - 9
+        if _is_upright(token):
+            parts.append(_svg_text(x, y, token, "word", "middle"))
+        else:
+            parts.append(
+                _svg_text(x + 3, y, token, "word", turn=f"rotate(-45 {x + 3:.1f} {y:.1f})")
+            )
+    for row, token in enumerate(target):
+        y = top + (row + 0.5) * cell
+        parts.append(_svg_text(left - 10, y + 5, token, "word", "end"))
+        for column, weight in enumerate(alignment.weights[row]):
+            x = left + column * cell
+            box = f'x="{x + 1:.1f}" y="{y - cell / 2 + 1:.1f}" width="{cell - 2}" '
+            box += f'height="{cell - 2}" rx="3"'
+            parts.append(
+                f"<g><title>{_escape(token)} ← {_escape(source[column])}: {weight:.2f}</title>"
+                f'<rect class="empty" {box}/>'
+                f'<rect class="weight" fill-opacity="{weight:.3f}" {box}/></g>\n'
+            )
+            if cell >= 28 and weight >= NUMBER_FROM:
+                name = "number hot" if weight >= HOT_FROM else "number"
+                parts.append(_svg_text(x + cell / 2, y + 4, short_number(weight), name, "middle"))
+    y = top + cell * len(target) + 20
+    for step in range(5):
+        box = f'x="{left + 1 + 18 * step}" y="{y}" width="16" height="12" rx="2"'
+        parts.append(
+            f'<rect class="empty" {box}/><rect class="weight" fill-opacity="{step / 4}" {box}/>\n'
+        )
+    parts.append(_svg_text(left - 10, y + 10, "0", "quiet", "end"))
+    parts.append(_svg_text(left + 96, y + 10, "1  attention weight", "quiet"))
+    return "".join(parts) + "</svg>\n"
+
+
+def _pad(text: str, width: int) -> str:
+    return " " * (width - display_width(text)) + text
+
+
+def short_number(weight: float) -> str:
+    """Write a weight with two decimals and no leading zero: `.83`."""
+    return f"{weight:.2f}".removeprefix("0") if weight < 0.995 else "1"
+
+
+def _hot(weight: float) -> str:
+    return ' class="hot"' if weight >= HOT_FROM else ""
+
+
+def _escape(token: str) -> str:
+    return html.escape(visible(token))
+
+
+def _is_upright(token: str) -> bool:
+    """Fits upright into a column: one character, or two wide ones."""
+    return len(token) == 1 or (len(token) == 2 and display_width(token) == 4)
+
+
+def _turned(token: str) -> str:
+    shown = visible(token)
+    if _is_upright(shown):
+        return ""
+    # Chinese is written downwards with its characters upright; Latin words are turned.
+    is_wide = display_width(shown) > len(shown)
+    return ' class="stacked"' if is_wide else ' class="turned"'
+
+
+def _text_pixels(token: str) -> float:
+    """About the width of a token at 15 pixels; no font can be asked."""
+    return 8.2 * display_width(token)
+
+
+def _svg_text(
+    x: float, y: float, text: str, name: str, anchor: str = "start", turn: str = ""
+) -> str:
+    turned = f' transform="{turn}"' if turn else ""
+    return (
+        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned} '
+        f'xml:space="preserve">{_escape(text)}</text>\n'
+    )

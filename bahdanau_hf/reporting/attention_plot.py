@@ -1,0 +1,262 @@
+"""Attention maps as pictures, and one function that writes a map into any kind of file.
+
+`plot_alignment` gives a matplotlib `Figure` (extra `[plot]`); nothing here opens a window, loads
+pyplot or changes a setting of matplotlib. The maps that need no matplotlib are made in
+`alignment_markup.py` and handed out here too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..alignment.record import Alignment
+from ..errors import InputError
+from .attention_markup import (
+    ALIGNMENT_CSS,
+    EMPTY,
+    HOT_FROM,
+    LIGHT_HOT,
+    NUMBER_FROM,
+    alignment_html,
+    alignment_svg,
+    alignment_text,
+    short_number,
+    visible,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "ALIGNMENT_CSS",
+    "alignment_html",
+    "alignment_pixels",
+    "alignment_svg",
+    "alignment_text",
+    "plot_alignment",
+    "save_alignment",
+]
+
+SUFFIXES = (".png", ".svg", ".html", ".txt")
+# Fonts with Chinese, by what their file names hold; those for the screen come first.
+_CHINESE_FONTS = (
+    "notosanscjk",
+    "notosanssc",
+    "sourcehansans",
+    "pingfang",
+    "hiraginosansgb",
+    "msyh",
+    "wqymicrohei",
+    "wqyzenhei",
+    "simhei",
+    "heiti",
+    "notoserifcjk",
+    "notoserifsc",
+    "songti",
+    "simsun",
+    "droidsansfallback",
+    "arialunicode",
+)
+_OTHER_WEIGHTS = ("bold", "black", "heavy", "light", "thin", "medium", "demi", "italic", "oblique")
+
+
+def plot_alignment(
+    weights: Any,
+    source_tokens: Sequence[str],
+    target_tokens: Sequence[str],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw the map with matplotlib; the caller shows or saves the figure.
+
+    The font is chosen for these labels alone; where the machine has none for their characters, one
+    warning says what to do. matplotlib's settings are neither changed nor is pyplot loaded.
+
+    Args:
+        weights: `(T, S)` numbers, array or tensor; rows sum to 1.
+        source_tokens: S tokens.
+        target_tokens: T tokens.
+        title: heading of the figure.
+
+    Raises:
+        InputError: matplotlib is not installed.
+        ValueError: as `Alignment`.
+    """
+    alignment = Alignment(list(source_tokens), list(target_tokens), weights)
+    figure, missing = _figure(alignment, title)
+    if missing:
+        hint = "install one, such as Noto Sans CJK, or write .svg or .html: they use the reader's"
+        warnings.warn(f"no font on this machine has {missing!r}; {hint}", stacklevel=2)
+    return figure
+
+
+def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None = None) -> Path:
+    """Write the map as the suffix says: `.png`, `.svg`, `.html` or `.txt`; folders are made.
+
+    Returns:
+        The file to look at. That is `path`, unless a PNG was asked for whose characters no font on
+        this machine has: then an SVG is written beside it, returned, and named in one warning.
+
+    Raises:
+        InputError: another suffix, a path that cannot be written, or a PNG without matplotlib.
+    """
+    path = Path(path)
+    writers: dict[str, Callable[[], str]] = {
+        ".svg": lambda: alignment_svg(alignment, title=title),
+        ".html": lambda: alignment_html(alignment, standalone=True, title=title),
+        ".txt": lambda: alignment_text(alignment),
+    }
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"cannot draw {str(path)!r}: its name must end in {', '.join(SUFFIXES)}")
+    figure, missing = _figure(alignment, title) if suffix == ".png" else (None, "")
+    shown = path.with_suffix(".svg") if missing else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if figure is not None:
+            with _boxes_for_missing_characters():
+                figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
+        if figure is None or missing:
+            shown.write_text(writers[shown.suffix.lower()](), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    if missing:
+        warnings.warn(
+            f"no font on this machine has {missing!r}, so {path} shows boxes for them: look at "
+            f"{shown} instead, or install a font such as Noto Sans CJK",
+            stacklevel=2,
+        )
+    return shown
+
+
+def alignment_pixels(alignment: Alignment, *, title: str | None = None) -> tuple[np.ndarray, str]:
+    """Draw the map into pixels.
+
+    Returns:
+        uint8 `(height, width, 3)`, and the characters that show as boxes: no font here has them.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    import numpy as np
+
+    figure, missing = _figure(alignment, title)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with _boxes_for_missing_characters():
+        canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy(), missing
+
+
+@contextmanager
+def _boxes_for_missing_characters() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        yield
+
+
+def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
+    """The figure, and the characters in it that no font here has."""
+    try:
+        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(
+            "drawing this needs matplotlib: pip install 'bahdanau-hf[plot]'; .svg, .html and .txt "
+            "need nothing"
+        ) from None
+    source = [visible(token) for token in alignment.source_tokens]
+    target = [visible(token) for token in alignment.target_tokens]
+    font, missing = _font_for("".join([*source, *target, title or ""]))
+    # Tokens are words, never formulas: "$5" must not start one.
+    plain: dict[str, Any] = {"fontproperties": font, "parse_math": False, "usetex": False}
+    tall, wide = len(target), len(source)
+    figure = Figure(figsize=(2.2 + 0.42 * wide, 1.8 + 0.42 * tall), layout="constrained")
+    axes = figure.add_subplot()
+    ramp = [tuple(channel / 255 for channel in colour) for colour in (EMPTY, LIGHT_HOT)]
+    colours = LinearSegmentedColormap.from_list("attention", ramp)
+    image = axes.imshow(alignment.weights, cmap=colours, vmin=0, vmax=1, aspect="equal")
+    axes.set_xticks(range(wide), source, rotation=45, ha="left", rotation_mode="anchor", **plain)
+    axes.set_yticks(range(tall), target, **plain)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("source", color="#6b6a63")
+    axes.set_ylabel("target", color="#6b6a63")
+    axes.tick_params(length=0, labelsize=11)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([i - 0.5 for i in range(1, wide)], minor=True)
+    axes.set_yticks([i - 0.5 for i in range(1, tall)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    if max(wide, tall) <= 48:
+        for row, column in zip(*(alignment.weights >= NUMBER_FROM).nonzero(), strict=True):
+            weight = alignment.weights[row, column]
+            colour = "white" if weight >= HOT_FROM else "#0b0b0b"
+            axes.text(
+                column, row, short_number(weight), ha="center", va="center", size=8, color=colour
+            )
+    bar = figure.colorbar(
+        image,
+        ax=axes,
+        shrink=min(0.7, 2.6 / (0.42 * tall + 0.5)),
+        label="attention weight",
+        ticks=[0, 0.5, 1],
+    )
+    bar.outline.set_visible(False)
+    if title:
+        figure.suptitle(title, size=12, **plain)
+    return figure, missing
+
+
+def _font_for(text: str) -> tuple[Any, str]:
+    """Font properties whose families have the characters of a text, and those that none has."""
+    from matplotlib import font_manager, rcParams
+
+    families = list(rcParams["font.family"])
+    properties = font_manager.FontProperties(family=families)
+    default = font_manager.findfont(properties)
+    missing = _not_in(default, set(text))
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    best, best_path = missing, ""
+    for path in (
+        sorted({*known, *font_manager.findSystemFonts()}, key=_preference) if missing else []
+    ):
+        # macOS's font of last resort has every character, all drawn as boxes.
+        if "lastresort" in _file_key(path):
+            continue
+        left = _not_in(path, missing)
+        if len(left) < len(best):
+            best, best_path = left, path
+        if not left:
+            break
+    if best_path:
+        if best_path not in known:
+            font_manager.fontManager.addfont(best_path)
+        families.append(font_manager.get_font(best_path).family_name)
+    return font_manager.FontProperties(family=families), "".join(sorted(best))
+
+
+def _not_in(path: str, characters: Iterable[str]) -> set[str]:
+    from matplotlib import font_manager
+
+    try:
+        font = font_manager.get_font(path)
+    except (OSError, RuntimeError):
+        return set(characters)
+    return {c for c in characters if font.get_char_index(ord(c)) == 0 and not c.isspace()}
+
+
+def _file_key(path: str) -> str:
+    return Path(path).name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def _preference(path: str) -> tuple[int, bool, str]:
+    key = _file_key(path)
+    rank = next((i for i, name in enumerate(_CHINESE_FONTS) if name in key), len(_CHINESE_FONTS))
+    return rank, any(weight in key for weight in _OTHER_WEIGHTS), path

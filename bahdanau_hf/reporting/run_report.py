@@ -1,0 +1,392 @@
+"""The report of a run: one HTML page made from the run's own files, readable without a network.
+
+What a file does not hold is not guessed: a section whose file is missing or broken says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..alignment.record import Alignment
+from ..errors import InputError
+from .attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
+from .charts import CHART_CSS, Series, line_chart
+
+_NUM_TRANSLATIONS = 8
+_NUM_ALIGNMENTS = 12
+_PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
+_COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
+
+_CSS = f"""
+:root {{ color-scheme: light dark; --page: #f7f7f4; --card: #ffffff; --ink: #0b0b0b;
+  --quiet: #6b6a63; --grid: #e7e6e0; --axis: #c3c2b7; --series-0: #2a6fc9; --series-1: #d8602b;
+  --missed: #2a6fc9; --wrong: #ffe2d3; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --page: #0f0f0e; --card: #1a1a19; --ink: #f6f5f1;
+  --quiet: #a3a199; --grid: #2c2c2a; --axis: #4a4945; --series-0: #5b9ff0; --series-1: #ec7f4d;
+  --missed: #7db6fa; --wrong: #5c2a14; }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--page);
+  color: var(--ink); font: 1rem/1.5 {FONT_STACK}; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0; }}
+h2 {{ font-size: 1.15rem; margin: 0 0 0.9rem; }}
+h3 {{ font-size: 0.95rem; margin: 1.4rem 0 0.5rem; }}
+p {{ margin: 0.35rem 0 0.9rem; }}
+section {{ background: var(--card); border: 1px solid var(--grid); border-radius: 12px;
+  padding: 1.25rem; margin-top: 1.25rem; }}
+.quiet, .absent {{ color: var(--quiet); }} .absent {{ font-style: italic; margin: 0; }}
+.signature {{ margin: 0.5rem 0 0; font: 0.78rem/1.4 ui-monospace, monospace; color: var(--quiet); }}
+.charts, .settings {{ display: grid; gap: 1rem 1.5rem; min-width: 0; }}
+.tiles {{ display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; align-items: end; }}
+.tiles div {{ display: flex; flex-direction: column; }}
+.tiles b {{ font-size: 1.4rem; line-height: 1.3; font-weight: 650; white-space: nowrap; }}
+.tiles .first b {{ font-size: 2.5rem; line-height: 1.1; }}
+.tiles span {{ color: var(--quiet); font-size: 0.85rem; order: 2; }}
+.charts {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }}
+.charts.small {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr));
+  margin-top: 1.5rem; }}
+.tiles + .settings {{ margin-top: 1.75rem; }}
+.settings {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }}
+.settings h3 {{ margin-top: 0; }}
+table.values {{ border-collapse: collapse; width: 100%; font-size: 0.88rem; }}
+table.values th {{ font-weight: 400; color: var(--quiet); text-align: left;
+  overflow-wrap: break-word; }}
+table.values td {{ text-align: right; font-variant-numeric: tabular-nums; }}
+table.values th, table.values td {{ padding: 0.22rem 0.4rem 0.22rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--grid); }}
+ol.pairs {{ list-style: none; margin: 0; padding: 0; }}
+ol.pairs li {{ display: grid; grid-template-columns: 3rem 1fr; gap: 0 0.9rem;
+  padding: 0.7rem 0; border-top: 1px solid var(--grid); }}
+ol.pairs b {{ font-size: 1.1rem; font-variant-numeric: tabular-nums; text-align: right; }}
+ol.pairs dl {{ display: grid; grid-template-columns: 5.6rem 1fr; gap: 0.1rem 0.6rem; margin: 0; }}
+ol.pairs dt {{ color: var(--quiet); font-size: 0.82rem; line-height: 1.5rem; }}
+ol.pairs dd {{ margin: 0; }}
+mark {{ background: var(--wrong); color: inherit; border-radius: 3px; padding: 0 1px; }}
+u {{ text-decoration: underline dotted var(--missed) 2px; text-underline-offset: 4px; }}
+.bars {{ display: flex; align-items: flex-end; gap: 2px; height: 5.5rem; max-width: 30rem; }}
+.bars i {{ flex: 1; min-height: 1px; background: var(--series-0); border-radius: 3px 3px 0 0; }}
+.scale {{ display: flex; justify-content: space-between; max-width: 30rem; font-size: 0.8rem;
+  color: var(--quiet); border-top: 1px solid var(--axis); padding-top: 0.2rem; }}
+.maps {{ display: flex; flex-wrap: wrap; gap: 1.75rem 2.5rem; }} .maps > * {{ max-width: 100%; }}
+.alignment {{ --map-page: var(--card); --map-ink: var(--ink); --map-quiet: var(--quiet); }}
+@media (max-width: 34rem) {{
+  body {{ padding: 1.25rem 0.75rem 3rem; }} section {{ padding: 1rem; }}
+  ol.pairs li {{ grid-template-columns: 1fr; }} ol.pairs b {{ text-align: left; }}
+  ol.pairs dl {{ grid-template-columns: 1fr; }}
+  ol.pairs dt {{ margin-top: 0.3rem; line-height: 1.2; }}
+}}
+"""
+
+
+def write_report(output_dir: str | Path) -> Path:
+    """Make `report.html` in a run's folder from the files that the run has left there.
+
+    Reads `settings.json`, `metrics.jsonl`, `eval_results.json`, `test_predictions.tsv` and
+    `alignments.json`; each may be missing or broken, and that section then says so. The page
+    needs no network and no script, follows the reader's light or dark setting, and fits a phone.
+
+    Returns:
+        The path of the page, which replaces an older one at once.
+
+    Raises:
+        InputError: no such folder, or the page cannot be written.
+    """
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        raise InputError(f"there is no run to report on: {folder} is not a folder")
+    settings, settings_problem = _read_json(folder / "settings.json", dict)
+    results, results_problem = _read_json(folder / "eval_results.json", dict)
+    alignments, alignments_problem = _read_json(folder / "alignments.json", list)
+    data = _mapping(settings.get("data"))
+    languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
+    name = folder.resolve().name
+    direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
+    sections = [
+        _section("Scores", _scores(results, settings), results_problem),
+        _section("Learning", *_curves(folder / "metrics.jsonl")),
+        _section("Translations", *_translations(folder / "test_predictions.tsv", languages)),
+        _section("Attention", _maps(alignments), alignments_problem),
+        _section("Settings", _settings(settings), settings_problem),
+    ]
+    # The policy makes sure of what escaping promises: nothing runs, nothing is fetched.
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(name)}: training report</title>\n"
+        f"<style>{CHART_CSS}{ALIGNMENT_CSS}{_CSS}</style>\n</head>\n<body>\n"
+        f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
+        f"{escape(direction)}</p></header>\n{''.join(sections)}</body>\n</html>\n"
+    )
+    path, draft = folder / "report.html", folder / "report.html.tmp"
+    try:
+        draft.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(draft, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
+
+
+def _section(title: str, body: str, problem: str = "") -> str:
+    note = f'<p class="absent">{escape(problem)}</p>\n' if problem else ""
+    return f"<section>\n<h2>{title}</h2>\n{body}{note}</section>\n"
+
+
+def _read_json(path: Path, kind: type) -> tuple[Any, str]:
+    """What a file holds and "", or an empty value and what is wrong with the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return kind(), f"{path.name} is not there yet."
+    except (OSError, ValueError) as error:
+        return kind(), f"{path.name} cannot be read: {error}"
+    if not isinstance(value, kind):
+        return kind(), f"{path.name} cannot be read: it does not hold a {kind.__name__}"
+    return value, "" if value else f"{path.name} is empty."
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    """A setting or result as text for the page; not yet escaped."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    if isinstance(value, list) and value and all(map(_is_number, value)):
+        return " / ".join(f"{number:.4g}" for number in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    rows = []
+    for key, value in values.items():
+        # A token for the Hub may stand among the settings; a report is made to be passed on.
+        shown = "(hidden)" if str(key).endswith("_token") and value else _shown(value)
+        name = escape(str(key)).replace("_", "_<wbr>")
+        rows.append(f"<tr><th>{name}</th><td>{escape(shown)}</td></tr>\n")
+    return f'<table class="values">\n{"".join(rows)}</table>\n'
+
+
+def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    splits = {key: value for key, value in results.items() if isinstance(value, Mapping)}
+    tiles: list[tuple[str, str]] = []
+    for split in sorted(splits, key=lambda key: key != "test"):
+        for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
+            if _is_number(splits[split].get(key)):
+                tiles.append((f"{splits[split][key]:.2f}", f"{name}, {split}"))
+    if _is_number(results.get("train_runtime_seconds")):
+        tiles.append((_duration(results["train_runtime_seconds"]), "training time"))
+    if _is_number(settings.get("num_parameters")):
+        tiles.append((_millions(settings["num_parameters"]), "parameters"))
+    pairs = _mapping(settings.get("num_pairs")).get("train")
+    if _is_number(pairs):
+        tiles.append((_shown(pairs), "training pairs"))
+    boxes = "".join(
+        f"<div{' class=first' if number == 0 else ''}><span>{escape(label)}</span>"
+        f"<b>{escape(value)}</b></div>\n"
+        for number, (value, label) in enumerate(tiles)
+    )
+    blocks = []
+    for split, scores in splits.items():
+        signatures = "".join(
+            f'<p class="signature">{escape(str(key).removesuffix("_signature"))} '
+            f"{escape(str(value))}</p>\n"
+            for key, value in scores.items()
+            if str(key).endswith("_signature")
+        )
+        rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
+        blocks.append(f"<div><h3>{escape(str(split))}</h3>\n{_values(rest)}{signatures}</div>\n")
+    others = {key: value for key, value in results.items() if key not in splits}
+    blocks.append(f"<div><h3>run</h3>\n{_values(others)}</div>\n" if others else "")
+    tables = f'<div class="settings">\n{"".join(blocks)}</div>\n' if any(blocks) else ""
+    return (f'<div class="tiles">\n{boxes}</div>\n' if boxes else "") + tables
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,.0f}"
+
+
+def _curves(path: Path) -> tuple[str, str]:
+    """Charts of what was logged, and what is wrong with the log."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "", f"{path.name} is not there yet."
+    except OSError as error:
+        return "", f"{path.name} cannot be read: {error}"
+    rows, num_bad = [], 0
+    for line in filter(str.strip, lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and _is_number(row.get("step")):
+            rows.append(row)
+        else:
+            num_bad += 1
+    rows.sort(key=lambda row: row["step"])
+
+    def series(name: str, key: str, has_dots: bool = False) -> Series:
+        return Series(name, [(r["step"], r[key]) for r in rows if _is_number(r.get(key))], has_dots)
+
+    large = [
+        line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),
+        line_chart(
+            "Validation scores",
+            [series("BLEU", "eval_bleu", True), series("chrF", "eval_chrf", True)],
+            from_zero=True,
+            mark_highest=True,
+        ),
+    ]
+    small = [
+        line_chart(title, [series("last", key)], from_zero=True, width=320, height=150)
+        for title, key in (
+            ("Learning rate", "learning_rate"),
+            ("Gradient norm", "grad_norm"),
+            ("Tokens per second", "tokens_per_second"),
+        )
+    ]
+    body = f'<div class="charts">\n{"".join(large)}</div>\n' if any(large) else ""
+    body += f'<div class="charts small">\n{"".join(small)}</div>\n' if any(small) else ""
+    problem = "" if body else f"{path.name} holds no steps yet."
+    if num_bad:
+        problem = f"{problem} Unreadable lines in {path.name}: {num_bad}.".strip()
+    return body, problem
+
+
+def _translations(path: Path, languages: tuple[str, str]) -> tuple[str, str]:
+    """Worst and best translations with the spread of scores, and what is wrong with the file."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return "", f"{path.name} is not there yet."
+    except OSError as error:
+        return "", f"{path.name} cannot be read: {error}"
+    if lines[0].rstrip("\r").split("\t") != _COLUMNS:
+        return "", f"{path.name} cannot be read: its first line must be {', '.join(_COLUMNS)}"
+    rows: list[tuple[float, list[str]]] = []
+    num_bad = 0
+    for line in filter(str.strip, lines[1:]):
+        cells = line.rstrip("\r").split("\t")
+        try:
+            score = float(cells[3]) if len(cells) == 4 else math.nan
+        except ValueError:
+            score = math.nan
+        if math.isfinite(score):
+            rows.append((score, cells[:3]))
+        else:
+            num_bad += 1
+    problem = f"Unreadable lines in {path.name}: {num_bad}." if num_bad else ""
+    if not rows:
+        return "", f"{path.name} holds no translations yet. {problem}".strip()
+    # Among equals the longer sentence tells more.
+    worst = sorted(rows, key=lambda row: (row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
+    best = sorted(rows, key=lambda row: (-row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
+    body = (
+        '<p class="quiet">By sentence BLEU. In a translation <mark>what the reference does not '
+        "say</mark> is marked, in a reference <u>what the translation lacks</u>.</p>\n"
+        f"<h3>Spread of {len(rows):,} sentence scores</h3>\n{_spread(score for score, _ in rows)}"
+        f"<h3>Worst</h3>\n{_pairs(worst, languages)}<h3>Best</h3>\n{_pairs(best, languages)}"
+    )
+    return body, problem
+
+
+def _spread(scores: Iterable[float]) -> str:
+    counts = [0] * 10
+    for score in scores:
+        counts[min(9, max(0, int(score // 10)))] += 1
+    bars = "".join(
+        f'<i style="height:{100 * count / max(counts):.1f}%" '
+        f'title="BLEU {10 * i} to {10 * i + 10}: {count:,} sentences"></i>'
+        for i, count in enumerate(counts)
+    )
+    return (
+        f'<div class="bars">{bars}</div><div class="scale"><span>0</span><span>100</span></div>\n'
+    )
+
+
+def _pairs(rows: list[tuple[float, list[str]]], languages: tuple[str, str]) -> str:
+    source_lang, target_lang = (f' lang="{escape(code)}"' if code else "" for code in languages)
+    items = []
+    for score, (source, reference, hypothesis) in rows:
+        expected, written = _compared(reference, hypothesis)
+        items.append(
+            f"<li><b>{_short_score(score)}</b><dl>\n<dt>source</dt><dd{source_lang}>{escape(source)}</dd>\n"
+            f"<dt>reference</dt><dd{target_lang}>{expected}</dd>\n"
+            f"<dt>translation</dt><dd{target_lang}>{written}</dd></dl></li>\n"
+        )
+    return f'<ol class="pairs">\n{"".join(items)}</ol>\n'
+
+
+def _short_score(score: float) -> str:
+    return f"{score:.1f}" if score < 99.95 else "100"
+
+
+def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
+    """Both texts as HTML, what each has and the other lacks set off; Latin words stay whole."""
+    old_pieces, new_pieces = _PIECES.findall(reference), _PIECES.findall(hypothesis)
+    expected, written = [], []
+    matcher = difflib.SequenceMatcher(None, old_pieces, new_pieces, autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        old, new = escape("".join(old_pieces[a:b])), escape("".join(new_pieces[c:d]))
+        expected.append(old if kind == "equal" or not old else f"<u>{old}</u>")
+        written.append(new if kind == "equal" or not new else f"<mark>{new}</mark>")
+    return "".join(expected), "".join(written) or '<span class="quiet">(nothing)</span>'
+
+
+def _maps(entries: list[Any]) -> str:
+    maps, num_bad = [], 0
+    for entry in entries[:_NUM_ALIGNMENTS]:
+        try:
+            maps.append(alignment_html(Alignment.from_dict(entry)))
+        except ValueError:
+            num_bad += 1
+    notes = []
+    if maps:
+        notes.append("Each row is a token that the model wrote; the stronger the colour of a cell,")
+        notes.append("the more it looked there. Point at a cell, or touch it, for its number.")
+    if len(entries) > _NUM_ALIGNMENTS:
+        notes.append(f"The first {_NUM_ALIGNMENTS} of {len(entries)} maps are shown.")
+    if num_bad:
+        notes.append(f"Unreadable maps: {num_bad}.")
+    text = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
+    return text + (f'<div class="maps">\n{"".join(maps)}</div>\n' if maps else "")
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    groups = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
+    others = {key: value for key, value in settings.items() if key not in groups}
+    tables = [
+        f"<div><h3>{escape(str(key)).replace('_', ' ')}</h3>\n{_values(value)}</div>\n"
+        for key, value in [("run", others), *groups.items()]
+        if value
+    ]
+    return f'<div class="settings">\n{"".join(tables)}</div>\n' if tables else ""

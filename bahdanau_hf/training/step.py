@@ -1,0 +1,202 @@
+"""One optimizer step over all processes and micro-batches, and what can go wrong in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor, nn
+
+from ..alignment.guided_loss import guided_attention_loss
+from ..data.batching import IGNORED_LABEL
+from ..distributed import sum_over_processes
+from ..errors import InputError
+from .batches import Batch
+from .run import NonFiniteError, Run
+
+logger = logging.getLogger(__name__)
+
+_DROPOUTS = ("dropout", "embedding_dropout", "readout_dropout", "attention_dropout")
+
+
+class OutOfMemory(InputError):
+    """A batch does not fit into memory; the message names the setting to lower."""
+
+
+@dataclass
+class StepDone:
+    """What an optimizer step did, over all processes.
+
+    Attributes:
+        loss_sum: cross-entropy summed over the target tokens, smoothing included, guided attention
+            left aside.
+        num_tokens: real target tokens.
+        grad_norm: norm of the gradient before clipping; not finite if the step was skipped.
+        stop: of each reason to stop, how many processes have it.
+        seconds: what it took.
+        was_skipped: whether the gradient scaler met an overflow and left the weights alone.
+    """
+
+    loss_sum: float
+    num_tokens: int
+    grad_norm: float
+    stop: list[float]
+    seconds: float
+    was_skipped: bool = False
+
+
+def take_step(run: Run, micro_batches: list[Batch], stop: Callable[[], list[bool]]) -> StepDone:
+    """One optimizer step on the sum of all processes' and micro-batches' losses, divided once.
+
+    Args:
+        run: changed in place.
+        micro_batches: this process's; as many as every other's, of any size.
+        stop: tells which reasons this process has to stop after the step.
+
+    Raises:
+        NonFiniteError: before the weights are touched, on every process.
+        OutOfMemory: the batches do not fit into memory, halved neither where that is exact.
+    """
+    accelerator, args = run.accelerator, run.args
+    began = time.monotonic()
+    own_tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in micro_batches)
+    num_tokens = int(sum_over_processes(accelerator, [own_tokens])[0])
+    # The tutorial divides by the padded length, which halves of a batch would share.
+    divisors = [
+        num_tokens if args.loss_reduction == "tokens" else batch["labels"].shape[1]
+        for batch in micro_batches
+    ]
+    own_loss = _add_gradients(run, micro_batches, divisors)
+    norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
+    grad_norm = float(norm)
+    loss_sum, *stops = sum_over_processes(accelerator, [own_loss, *map(float, stop())])
+    was_skipped = _update_weights(run, grad_norm, loss_sum, num_tokens)
+    run.optimizer.zero_grad()
+    return StepDone(loss_sum, num_tokens, grad_norm, stops, time.monotonic() - began, was_skipped)
+
+
+def _update_weights(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
+    """Step optimizer and schedule; True if the gradient scaler skipped the step instead."""
+    scaler = run.accelerator.scaler
+    scale = None if scaler is None else scaler.get_scale()
+    # A scaler lowers its scale until the gradients are finite. Below 1 it is no longer the scale
+    # that makes them overflow.
+    is_excused = scale is not None and scale >= 1
+    if not (math.isfinite(loss_sum) and (math.isfinite(grad_norm) or is_excused)):
+        run.optimizer.zero_grad()
+        what = "gradient" if math.isfinite(loss_sum) else "loss"
+        value = grad_norm if math.isfinite(loss_sum) else loss_sum / num_tokens
+        raise NonFiniteError(
+            f"step {run.state.step + 1}: the {what} is {value}. Training stopped before the "
+            f"weights were touched. {run.hint_to_restart()} a lower --learning_rate or "
+            "--max_grad_norm"
+        )
+    run.optimizer.step()
+    # Accelerate cannot see what a fused optimizer skips; the scale tells.
+    was_skipped = scaler is not None and scaler.get_scale() < scale
+    if not was_skipped:
+        run.scheduler.step()
+    return was_skipped
+
+
+# --- gradients, and the memory they take ---------------------------------------------------------
+
+
+def _add_gradients(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
+    """Sum the gradients of the batches; once in halves, if memory does not suffice.
+
+    Halves give the sum of the whole only if nothing is drawn at random, and with several processes
+    the others may have exchanged a part of the failed sum already.
+
+    Returns:
+        The loss of this process before division.
+    """
+    try:
+        return _backward(run, batches, divisors)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+    # The error is forgotten by now: it holds what the failed attempt has allocated.
+    run.optimizer.zero_grad()
+    clear_device_cache(garbage_collection=True)
+    is_exact = run.accelerator.num_processes == 1 and not _draws(run.bare_model)
+    sizes = [len(batch["labels"]) for batch in batches]
+    if not is_exact or max(sizes) == 1:
+        raise OutOfMemory(_complaint(run, batches))
+    logger.warning(
+        "step %d: out of memory in a batch of %d pairs; taking the step again in halves",
+        *(run.state.step + 1, max(sizes)),
+    )
+    halves = [_halves(batch) for batch in batches]
+    repeated = [divisor for divisor, two in zip(divisors, halves, strict=True) for _ in two]
+    with out_of_memory_is_told(_complaint(run, batches)):
+        return _backward(run, list(chain.from_iterable(halves)), repeated)
+
+
+def _backward(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
+    accelerator = run.accelerator
+    # Undo what others divide by: gradients are averaged over processes, and `backward` divides by
+    # the number of micro-batches, which in the last step of a pass may not be the true one.
+    factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
+    own_loss = torch.zeros((), device=accelerator.device)
+    for i, (batch, divisor) in enumerate(zip(batches, divisors, strict=True)):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        places = batch.pop("best_sources", None)
+        is_last = i == len(batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(run.model):
+            outputs = run.model(
+                **batch,
+                skip_logits=True,
+                num_items_in_batch=divisor,
+                label_smoothing=run.args.label_smoothing_factor,
+                output_attentions=places is not None,
+            )
+            loss = total = outputs.loss
+            if places is not None:
+                guided = guided_attention_loss(outputs.cross_attentions[0][:, 0], places)
+                total = loss + run.args.guided_attention_weight * guided / divisor
+            accelerator.backward(total * factor)
+        own_loss += loss.detach() * divisor
+    return own_loss
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    size = len(batch["labels"])
+    cuts = [slice(0, size)] if size == 1 else [slice(0, size // 2), slice(size // 2, size)]
+    return [{name: tensor[cut] for name, tensor in batch.items()} for cut in cuts]
+
+
+def _draws(model: nn.Module) -> bool:
+    """Whether a pass through the model in training draws random numbers."""
+    return any(getattr(model.config, name) > 0 for name in _DROPOUTS)
+
+
+@contextmanager
+def out_of_memory_is_told(complaint: str) -> Iterator[None]:
+    """Turn a lack of memory into an `OutOfMemory` with this message."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise OutOfMemory(complaint) from None
+
+
+def _complaint(run: Run, batches: list[Batch]) -> str:
+    largest = max(batches, key=lambda batch: batch["labels"].numel())
+    pairs, target = largest["labels"].shape
+    source = largest["input_ids"].shape[1]
+    by_tokens = run.data_args.max_tokens_per_batch is not None
+    setting = "max_tokens_per_batch" if by_tokens else "per_device_train_batch_size"
+    return (
+        f"step {run.state.step + 1}: out of memory in a batch of {pairs} pairs of up to {source} "
+        f"and {target} tokens. {run.hint_to_restart()} a lower --{setting} (and as much more of "
+        "--gradient_accumulation_steps), or with lower maximum lengths"
+    )

@@ -1,0 +1,270 @@
+"""Where a run can be watched: accelerate's trackers, the tutorial's visdom, maps of the attention.
+
+Scalars reach every tracker through accelerate. Attention maps go to those that take pictures here:
+TensorBoard, trackio, wandb and visdom.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import importlib.util
+import json
+import logging
+import math
+import os
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
+
+from ..alignment.record import Alignment
+from ..errors import InputError
+from ..inference.translator import Translation
+from ..reporting.attention_markup import EMPTY, LIGHT_HOT, visible
+from ..reporting.attention_plot import alignment_pixels
+
+logger = logging.getLogger(__name__)
+
+PROJECT = "bahdanau_hf"
+VISDOM_URL = "http://127.0.0.1:8097"
+_TIMEOUT_SECONDS = 10
+_REST_SECONDS = 60  # after a server has not answered
+_OUR_EXTRA = {"tensorboard", "trackio"}
+
+
+def choose_trackers(report_to: str, run_name: str) -> list[str | GeneralTracker]:
+    """The trackers of `--report_to`, as `Accelerator(log_with=…)` takes them.
+
+    Args:
+        report_to: names with commas between them; `none` or nothing for no tracker.
+        run_name: what visdom calls the run's environment.
+
+    Raises:
+        InputError: a tracker that is unknown or not installed, or no visdom server that answers.
+    """
+    names = [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
+    known = sorted(str(kind.value) for kind in LoggerType if kind.value != "all")
+    chosen: list[str | GeneralTracker] = []
+    for name in dict.fromkeys(names):
+        if name == "visdom":
+            tracker = VisdomTracker(run_name, os.environ.get("VISDOM_URL", VISDOM_URL))
+            # Only the first process of all speaks to the server.
+            if os.environ.get("RANK", "0") == "0":
+                tracker.look_for_server()
+            chosen.append(tracker)
+            continue
+        if name not in known:
+            raise InputError(f"--report_to {name}: choose among {', '.join(known)}, visdom, none")
+        if importlib.util.find_spec(name) is None:
+            package = "'bahdanau-hf[trackers]'" if name in _OUR_EXTRA else name
+            raise InputError(f"--report_to {name}: it is not installed; pip install {package}")
+        chosen.append(name)
+    return chosen
+
+
+def start_trackers(
+    accelerator: Accelerator, output_dir: Path, settings: Mapping[str, Any], step: int
+) -> None:
+    """Begin to report a run under the name of its folder.
+
+    Args:
+        accelerator: made with `choose_trackers`.
+        output_dir: the run's folder.
+        settings: what the run was told; see `run_settings`.
+        step: how far it has come already; TensorBoard forgets what it holds of later steps.
+    """
+    name = output_dir.resolve().name
+    accelerator.init_trackers(
+        PROJECT,
+        flat_settings(settings),
+        init_kwargs={
+            "trackio": {"name": name, "resume": "allow" if step else "never"},
+            "wandb": {"name": name},
+            "tensorboard": {"purge_step": step + 1},
+        },
+    )
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as trackers take them: one level, no absent values."""
+    flat = {
+        f"{group}/{name}": value
+        for group, values in settings.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("value", values)])
+    }
+    return {name: v for name, v in flat.items() if isinstance(v, bool | int | float | str)}
+
+
+def log_attention(accelerator: Accelerator, translations: Sequence[Translation], step: int) -> None:
+    """Send attention maps to the trackers; on the main process.
+
+    Args:
+        accelerator: its trackers are started.
+        translations: always of the same sentences, with alignments.
+        step: optimizer steps taken.
+    """
+    takers = [t for t in accelerator.trackers if t.name in ("tensorboard", "trackio", "wandb")]
+    for number, translation in enumerate(translations, start=1):
+        if translation.alignment is None:
+            continue
+        name, caption = f"attention/{number}", f"{translation.source} → {translation.text}"
+        for tracker in accelerator.trackers:
+            if isinstance(tracker, VisdomTracker):
+                tracker.log_map(name, translation.alignment, caption)
+        pixels = _pixels(translation.alignment) if takers else None
+        for tracker in takers if pixels is not None else ():
+            _send_pixels(tracker, name, pixels, caption, step)
+
+
+def _pixels(alignment: Alignment) -> Any:
+    try:
+        pixels, missing = alignment_pixels(alignment)
+    except InputError:
+        _warn_once(
+            "attention maps are not sent to the trackers: drawing them needs "
+            "pip install 'bahdanau-hf[plot]'"
+        )
+        return None
+    if missing:
+        _warn_once(
+            f"no font on this machine has {missing[:8]!r}: attention maps show boxes for such "
+            "characters; install one such as Noto Sans CJK"
+        )
+    return pixels
+
+
+@functools.lru_cache(maxsize=1)
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _send_pixels(tracker: Any, name: str, pixels: Any, caption: str, step: int) -> None:
+    if tracker.name == "trackio":
+        import trackio
+
+        tracker.log({name: trackio.Image(pixels, caption=caption)}, step=step)
+    elif tracker.name == "tensorboard":
+        tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
+    else:
+        tracker.log_images({name: [pixels]}, step=step)
+
+
+class VisdomTracker(GeneralTracker):
+    """Draws a run on a visdom server: a window for each number, and the attention maps.
+
+    It speaks the server's own JSON over HTTP, so that no package is needed where the training runs.
+    Every message holds its whole window: a server that was started anew is soon complete again.
+    A server that goes away does not end the training; it is tried again a minute later.
+
+    Args:
+        env: the environment (a tab of visdom's page) that the windows belong to.
+        url: of the server.
+    """
+
+    name = "visdom"
+    requires_logging_directory = False
+
+    def __init__(self, env: str, url: str = VISDOM_URL) -> None:
+        super().__init__()
+        self.env = env
+        self.url = url.rstrip("/")
+        self._lines: dict[str, dict[str, tuple[list[int], list[float]]]] = defaultdict(dict)
+        self._rests_until = 0.0
+
+    @property
+    def tracker(self) -> str:
+        """What accelerate hands out as the tracker itself: the server's address."""
+        return self.url
+
+    def look_for_server(self) -> None:
+        """See that the server answers.
+
+        Raises:
+            InputError: it does not.
+        """
+        try:
+            self._post("win_exists", {"win": "settings", "eid": self.env})
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--report_to visdom: no visdom server answers at {self.url} "
+                f"({getattr(error, 'reason', error)}): start one, or set VISDOM_URL"
+            ) from None
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """Write the settings into a window."""
+        rows = "".join(
+            f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
+            for key, value in values.items()
+        )
+        text = {"type": "text", "content": f"<table>{rows}</table>"}
+        self._draw("settings", [text], {}, "settings")
+
+    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Add a point to the line of each number; validation joins the window of training."""
+        for key, value in values.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            window = key.removeprefix("eval_")
+            kind = "validation" if key.startswith("eval_") else "training"
+            steps, numbers = self._lines[window].setdefault(kind, ([], []))
+            steps.append(step or 0)
+            numbers.append(float(value))
+            traces = [
+                {"type": "scatter", "mode": "lines", "name": name, "x": xs, "y": ys}
+                for name, (xs, ys) in self._lines[window].items()
+            ]
+            axes = {"xaxis": {"title": "step"}, "showlegend": len(traces) > 1}
+            self._draw(window, traces, axes, window)
+
+    def log_map(self, name: str, alignment: Alignment, caption: str) -> None:
+        """Draw an attention map; it takes the place of the earlier one of this name."""
+        # By number: plotly would join two rows of the same word into one.
+        source = [_plotly_text(visible(token)) for token in alignment.source_tokens]
+        target = [_plotly_text(visible(token)) for token in alignment.target_tokens]
+        weights = alignment.as_dict()["weights"]
+        colours = [[0, f"rgb{EMPTY}"], [1, f"rgb{LIGHT_HOT}"]]
+        trace = {"type": "heatmap", "z": weights, "zmin": 0, "zmax": 1, "colorscale": colours}
+        trace["text"] = [[f"{row} ← {column}" for column in source] for row in target]
+        axes = {
+            "xaxis": {"tickvals": list(range(len(source))), "ticktext": source, "side": "top"},
+            "yaxis": {"tickvals": list(range(len(target))), "ticktext": target},
+        }
+        axes["yaxis"]["autorange"] = "reversed"
+        self._draw(name, [trace], axes, caption)
+
+    def _draw(self, window: str, data: list[Any], axes: dict[str, Any], title: str) -> None:
+        message = {
+            "win": window,
+            "eid": self.env,
+            "data": data,
+            "layout": {"title": _plotly_text(title), **axes},
+            "opts": {"title": title},
+        }
+        if time.monotonic() < self._rests_until:
+            return
+        try:
+            self._post("events", message)
+        except (OSError, ValueError) as error:
+            logger.warning("the visdom server at %s does not answer: %s", self.url, error)
+            self._rests_until = time.monotonic() + _REST_SECONDS
+
+    def _post(self, endpoint: str, message: dict[str, Any]) -> str:
+        request = urllib.request.Request(
+            f"{self.url}/{endpoint}",
+            data=json.dumps(message).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+            return str(answer.read().decode("utf-8", "replace"))
+
+
+def _plotly_text(text: str) -> str:
+    """Text that plotly, which knows some HTML, shows as it is."""
+    return html.escape(text, quote=False)
