@@ -97,7 +97,9 @@ IDEAS = {
     "variational-dropout": Idea(
         "one dropout mask for all steps", (), "−0.5", partial(VariationalDropout, 0.1)
     ),
-    "word-dropout": Idea("a tenth of the words replaced by unknown ones", (), "−0.5", partial(WordDropout, 0.1)),
+    "word-dropout": Idea(
+        "a tenth of the words replaced by unknown ones", (), "−0.5", partial(WordDropout, 0.1)
+    ),
     "no-smoothing": Idea("no label smoothing", ("--label_smoothing_factor=0",), "−0.5"),
     "layer-norm": Idea("layer normalisation in the cells", (), "+0.5", NormalisedCells),
     "two-layers": Idea("two encoder layers", ("--encoder_layers=2",), "−1"),
@@ -110,7 +112,9 @@ IDEAS = {
     "moving-average": Idea(
         "exponential moving average, 0.99", (), "0", partial(MovingAverage, 0.99)
     ),
-    "last-average": Idea("mean of the weights of the last tenth", (), "0", partial(LastAverage, 0.1)),
+    "last-average": Idea(
+        "mean of the weights of the last tenth", (), "0", partial(LastAverage, 0.1)
+    ),
     "linear-decay": Idea("linear instead of cosine decay", ("--lr_scheduler_type=linear",), "0"),
     "constant-rate": Idea(
         "no decay after the warm-up", ("--lr_scheduler_type=constant_with_warmup",), "−2"

@@ -148,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, help="of the runs; default runs/NAME")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", action="store_true", help="also update README.md and docs/results.md")
+    parser.add_argument(
+        "--readme", action="store_true", help="also update README.md and docs/results.md"
+    )
     args = parser.parse_args(arguments)
     if args.action == "render":
         results = load_results(args.results)
