@@ -30,6 +30,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .data.tokenization import EOS_ID, SPECIAL_TOKENS
 from .errors import InputError
+from .languages import CJK_MARKS, CJK_SCRIPTS
 from .modeling.configuration_bahdanau import BahdanauConfig
 from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 
@@ -37,7 +38,6 @@ NUM_STEPS = 10
 DROPOUT = 0.1  # the tutorial's; weights do not tell, and it only matters if training goes on
 
 _SPLIT_MARKS = ",.!?"
-_CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\x{3000}-\x{303F}\x{FF00}-\x{FFEF}"
 _GRU_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -283,7 +283,8 @@ def make_tokenizer(
         ]
     )
     # A mark begins a token unless it follows a space, where it does so anyway.
-    pieces = rf"[{_CJK}]|[^ {_CJK}][^ {marks}{_CJK}]*"
+    cjk = CJK_SCRIPTS + CJK_MARKS
+    pieces = rf"[{cjk}]|[^ {cjk}][^ {marks}{cjk}]*"
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "removed", invert=True)
     backend.post_processor = TemplateProcessing(
         single="$A <eos>", pair="$A <eos> $B:1 <eos>:1", special_tokens=[("<eos>", EOS_ID)]
