@@ -30,6 +30,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .data.tokenization import EOS_ID, SPECIAL_TOKENS
 from .errors import InputError
+from .files import writing
 from .languages import CJK_MARKS, CJK_SCRIPTS
 from .modeling.configuration_bahdanau import BahdanauConfig
 from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -86,12 +87,10 @@ def convert_tutorial(
         target_lang=target_lang,
     )
     model = make_model(weights, source_tokens, target_tokens, num_steps=num_steps)
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise InputError(f"cannot write to --output_dir {folder}: {error.strerror}") from None
     return model
 
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "bahdanau_hf"
 # From the bottom up: packages, and files that stand beside them. Each imports from itself and from
 # those before it, without going round in circles.
 _FLOORS = """
-    version errors languages distributed modeling gpu precision metrics data alignment
+    version errors languages files distributed modeling gpu precision metrics data alignment
     reporting checkpoints hub inference export training convert_d2l demo cli __main__
 """
 FLOORS = _FLOORS.split()

@@ -20,7 +20,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..languages import CODE_NAMES, HAN, base_language
 
 Pair = tuple[str, str]
@@ -420,7 +420,7 @@ def _parquet_records(path: Path) -> Iterator[Record]:
         raise
     # Damaged, or of values that Python does not have, such as a date after the year 9999.
     except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: row {number + 1}: not readable as Parquet: {reason}") from None
 
 

@@ -26,7 +26,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..languages import CJK_MARKS, CJK_SCRIPTS
 from ..modeling.text_bahdanau import (
     BOS_ID,
@@ -154,8 +154,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision or "main")
     except Exception as error:  # the backend raises bare Exception for a broken tokenizer.json
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot load a tokenizer from {path}: {reason}") from None
+        raise InputError(f"cannot load a tokenizer from {path}: {first_line(error)}") from None
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     if ids != [PAD_ID, BOS_ID, EOS_ID, UNK_ID]:
         raise InputError(

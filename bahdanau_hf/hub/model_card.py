@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from importlib import resources
@@ -14,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
+from ..files import read_json, write_whole
 from ..languages import EXAMPLES, base_language, has_spaces, language_name
 from ..metrics.analysis import scores_by_length
 
@@ -63,9 +63,9 @@ def write_model_card(
     """
     folder = Path(folder)
     config = read_model_config(folder)
-    settings = _read_json(folder / "settings.json")
-    results = _read_json(folder / "eval_results.json")
-    tokenizer = _read_json(folder / "tokenizer_config.json")
+    settings = read_json(folder / "settings.json")
+    results = read_json(folder / "eval_results.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
     train, data = _mapping(settings.get("train")), _mapping(settings.get("data"))
     source_lang, target_lang = languages = [
         str(data.get(side) or tokenizer.get(side) or "") for side in ("source_lang", "target_lang")
@@ -117,10 +117,7 @@ def write_model_card(
         max_source_length=_length_limit(tokenizer),
     )
     path = folder / "README.md"
-    try:
-        path.write_text(card.content.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_whole(path, card.content.rstrip("\n") + "\n")
     return path
 
 
@@ -130,7 +127,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, or that of another kind of model.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "bahdanau":
         found = f"one of type {config['model_type']!r}" if "model_type" in config else "none"
         raise InputError(f"{folder} should hold a bahdanau checkpoint, but holds {found}")
@@ -140,19 +137,6 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 def attention_map(folder: Path) -> str | None:
     """Name the picture that goes with a checkpoint: of SVG and PNG, the one legible everywhere."""
     return next((name for name in _ATTENTION_MAPS if (folder / name).is_file()), None)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file holds, or nothing if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"cannot read {path}: it does not hold names and values")
-    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
