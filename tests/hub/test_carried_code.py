@@ -26,7 +26,6 @@ import sys
 site_packages, folder, second, card = sys.argv[1:]
 sys.path.append(site_packages)        # the libraries ...
 sys.modules["bahdanau_hf"] = None     # ... but not the package, however it is installed
-sys.modules["triton"] = None          # nor what only some machines have
 import json, torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
