@@ -179,10 +179,10 @@ def test_a_stranger_can_train_save_and_load_again(answer) -> None:
 
 
 def test_code_on_the_card_runs_without_the_package(answer) -> None:
-    assert answer["card"][-2:] == ["联系我们。", "['联系我们。']"]
+    assert answer["card"][-2:] == ["车站在哪里？", "['车站在哪里？']"]
 
 
 def test_code_on_the_card_runs_with_the_package(code_on_the_card) -> None:
     lines: list[str] = []
     exec(code_on_the_card[0], {"print": lines.append})
-    assert lines == ["联系我们。"]
+    assert lines == ["车站在哪里？"]
