@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.gpu import triton_recurrence
 from bahdanau_hf.modeling.recurrence_bahdanau import run_gru
 from tests.helpers.batches import SIDES, SOURCES, batch, pad
-from tests.modeling.test_decoding import decisive
-from tests.modeling.test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, gradients
+from tests.helpers.decisive_model import decisive
+from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("refusals"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 
@@ -34,13 +34,6 @@ def as_in_use() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(True)
-
-
-@pytest.fixture(autouse=True)
-def refusals(monkeypatch) -> list[str]:
-    reasons: list[str] = []
-    monkeypatch.setattr(triton_recurrence.logger, "warning_once", reasons.append)
-    return reasons
 
 
 def moved(problem: Problem, device: str, dtype: torch.dtype) -> Problem:
@@ -132,7 +125,7 @@ def test_training_under_autocast(implementation, dtype, refusals) -> None:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_encoder_by_cudnn(variant, side, training) -> None:
     """Padding on any side, both directions; and gradients where the model is not in training."""
-    from tests.conftest import make_model
+    from tests.helpers.tiny_model import make_model
 
     model = make_model(**variant).train(training)
     device = copy.deepcopy(model).cuda()

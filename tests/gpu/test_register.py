@@ -5,15 +5,14 @@ What is behind it: `test_graph.py`, `test_triton.py` and, on a device, `test_gpu
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from bahdanau_hf import gpu
 from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS, implementations
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, torch
 torch.cuda.device_count = lambda: {devices}

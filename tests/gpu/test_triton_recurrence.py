@@ -8,7 +8,6 @@ products give, and whether a program's threads see each other's writes in time; 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,26 +16,18 @@ from bahdanau_hf.gpu import triton_recurrence
 from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.modeling.modeling_bahdanau import DropoutMasks, default_implementation
 from tests.helpers.batches import batch
-from tests.modeling.test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, gradients
+from tests.helpers.places import ROOT
+from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
 
 triton = pytest.importorskip("triton", reason="the package triton is not there (extra [gpu])")
 pytestmark = [
-    pytest.mark.usefixtures("ways_of_gpus"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py runs the real one"),
+    pytest.mark.usefixtures("ways_of_gpus", "refusals"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="test_cuda.py runs the real one"),
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
 
-ROOT = Path(__file__).parents[2]
 SMALL = Sizes(3, 4, 3, 2, 7, 6, 9)
 MANY_ROWS = Sizes(19, 3, 2, 4, 18, 17, 6)  # two programs, two tiles of columns
-
-
-@pytest.fixture(autouse=True)
-def refusals(monkeypatch) -> list[str]:
-    """What the kernel did not take, and why."""
-    reasons: list[str] = []
-    monkeypatch.setattr(triton_recurrence.logger, "warning_once", reasons.append)
-    return reasons
 
 
 def assert_same(problem: Problem, use: str = "both", bound: float = 3e-5) -> None:

@@ -1,9 +1,9 @@
 """The card says what was measured and no more; a release is exact; a push goes well or says why."""
 
 import hashlib
-import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
 from bahdanau_hf.hub.push import push_folder, release_files
 from bahdanau_hf.metrics.translation import score_translations
 from tests.helpers.hub_server import HubServer
-from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
+from tests.helpers.places import fingerprint, load_program
+from tests.helpers.tiny_checkpoint import PAIRS
 
 SCORES = {
     "bleu": 31.2345,
@@ -44,18 +45,10 @@ SETTINGS: dict[str, Any] = {
 HYPOTHESES = [zh if i % 2 else "今天是星期天。" for i, (_, zh) in enumerate(PAIRS)]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("release") / "tea-model")
-
-
 @pytest.fixture
 def run_folder(checkpoint: Path, tmp_path: Path) -> Path:
     """The checkpoint as a run leaves it: with records, a map, and much that is not published."""
-    folder = tmp_path / "tea-model"
-    folder.mkdir()
-    for path in checkpoint.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "tea-model"))
     save(folder / "settings.json", SETTINGS)
     save(folder / "eval_results.json", {"test": SCORES, "validation": {"bleu": 99.0}})
     lines = ["source\treference\thypothesis\tsentence_bleu"]
@@ -275,14 +268,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     server.close()
 
 
-def fingerprint(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def push(folder: Path, name: str = "alice/tea", token: str = "hf_alice", **options: Any) -> str:
     url = push_folder(folder, name, token=token, **options)
     assert url is not None
@@ -428,12 +413,7 @@ def test_no_network_no_token(
 def test_script_lists_and_refuses(
     run_folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
-    spec = importlib.util.spec_from_file_location("push_to_hub_script", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_program("scripts/push_to_hub.py")
     assert module.main([str(run_folder), "alice/tea", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines()[:-1]] == release_files(run_folder)

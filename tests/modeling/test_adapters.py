@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from tests.conftest import make_config
-from tests.helpers.batches import batch
-from tests.modeling.test_tools import CLOSE, source
+from tests.helpers.batches import batch, source
+from tests.helpers.changed_models import CLOSE
+from tests.helpers.tiny_model import make_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import bahdanau_hf
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "bahdanau_hf"
 
 # From the bottom up: packages, and files that stand beside them. Each imports from itself and from
@@ -179,6 +179,15 @@ def test_no_script_hides_a_library() -> None:
     wanted = {name for path in [*MODULES, *SCRIPTS] for name in imports(path)[1]}
     stems = {path.stem for path in SCRIPTS}
     assert not stems & (wanted | sys.stdlib_module_names)
+
+
+def test_tests_stand_where_they_are_looked_for() -> None:
+    """A folder for each package; and what several share is a helper, so that none needs another."""
+    tests = ROOT / "tests"
+    assert {path.name for path in PACKAGES} <= {path.name for path in tests.iterdir()}
+    other = re.compile(r"^\s*(?:from|import) (?:tests\.(?!helpers\b)|test_|conftest\b)", re.M)
+    for path in tests.rglob("*.py"):
+        assert not other.search(path.read_text(encoding="utf-8")), path
 
 
 def test_no_path_of_the_machine() -> None:

@@ -15,9 +15,9 @@ import pytest
 from bahdanau_hf.cli import main as command
 from bahdanau_hf.cli.export import add_export_flags
 from bahdanau_hf.training.arguments import parse_arguments
+from tests.helpers.places import ROOT
 from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
