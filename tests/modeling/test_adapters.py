@@ -164,7 +164,7 @@ def test_training_reaches_everything(tables: str, skip_logits: bool) -> None:
     ).train()
     frozen = {n: p.detach().clone() for n, p in adapted.named_parameters() if not p.requires_grad}
     trained = [(n, p) for n, p in adapted.named_parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD([p for _, p in trained], lr=0.01)
+    optimizer = torch.optim.SGD([p for _, p in trained], lr=0.003)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()

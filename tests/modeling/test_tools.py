@@ -74,7 +74,7 @@ def with_lora(model: nn.Module, names: list[str]) -> Changed:
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
-                parameter.normal_()
+                parameter.normal_(std=0.5)  # larger ones are beyond float32's few digits
 
     def merged() -> dict[str, Tensor]:
         weights = dict(base)
