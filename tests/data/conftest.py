@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 
 
 @pytest.fixture
 def quiet_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The library datasets shows no bars, and keeps what it makes with the test."""
-    import datasets
-
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     yield
