@@ -30,23 +30,13 @@ from bahdanau_hf.demo.page import (
 from bahdanau_hf.demo.space import assemble_space
 from bahdanau_hf.inference.translator import Translation
 from tests.helpers.browser import open_page
+from tests.helpers.places import ROOT
 from tests.helpers.tiny_checkpoint import LONG, make_checkpoint
 
-ROOT = Path(__file__).parents[2]
 SENTENCE = "My mother is a doctor, and my father is a teacher."
 SCRIPT = "<img src=x onerror='window.broken=1'><script>window.broken=1</script>"
 TEMPLATE = "${window.broken=1} {{value}} {{#each}} &amp;"
 MARKUP = f"{SCRIPT} {TEMPLATE}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(folder: Path) -> Translator:
-    return Translator.from_pretrained(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +218,8 @@ class TestSpace:
             assemble_space(translator, space, ROOT / "scripts" / "app.py")
 
     @pytest.mark.slow
-    def test_it_runs_by_itself(self, folder: Path, tmp_path: Path) -> None:
-        app = [sys.executable, ROOT / "scripts" / "app.py", "--model", folder]
+    def test_it_runs_by_itself(self, checkpoint: Path, tmp_path: Path) -> None:
+        app = [sys.executable, ROOT / "scripts" / "app.py", "--model", checkpoint]
         subprocess.run([*app, "--space_dir", tmp_path / "space"], check=True)
         code = (
             "import app, bahdanau_hf; print(bahdanau_hf.__file__); "
