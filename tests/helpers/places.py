@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "bahdanau_hf" / "recipes"
 FIXTURES = ROOT / "tests" / "fixtures"
 PAIRS = FIXTURES / "pairs.tsv"  # 64 English-Chinese pairs
 

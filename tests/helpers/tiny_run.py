@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
+from bahdanau_hf import train
 from bahdanau_hf.data.preprocessing import load_pairs
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.run import Run, start_run
@@ -18,7 +19,7 @@ from bahdanau_hf.training.setup import (
     prepare_tokenizer,
     start_accelerator,
 )
-from tests.helpers.places import PAIRS, load_program
+from tests.helpers.places import PAIRS
 
 # Dropout everywhere: a run that is resumed must draw it as it would have been drawn.
 TINY = {
@@ -43,7 +44,7 @@ NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
 
 
 def flags(output_dir: Path, **changes: Any) -> list[str]:
-    """The arguments of `scripts/train.py`; a change to None leaves a flag out."""
+    """The arguments of `bahdanau_hf.train`; a change to None leaves a flag out."""
     values = {"output_dir": output_dir, **TINY, **changes}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
@@ -69,5 +70,5 @@ def logged(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def train_script(output_dir: Path, **changes: Any) -> int:
-    """`scripts/train.py` with these changes: the status that it ends with."""
-    return int(load_program("scripts/train.py").main(flags(output_dir, **changes)))
+    """`bahdanau_hf.train` with these changes: the status that it ends with."""
+    return train.main(flags(output_dir, **changes))

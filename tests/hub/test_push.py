@@ -12,12 +12,13 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bahdanau_hf import InputError
+from bahdanau_hf.cli import main
 from bahdanau_hf.hub import push as hub
 from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER
 from bahdanau_hf.hub.push import push_folder, release_files
 from tests.helpers.finished_run import text_of
 from tests.helpers.hub_server import HubServer
-from tests.helpers.places import fingerprint, load_program
+from tests.helpers.places import fingerprint
 from tests.helpers.tiny_checkpoint import PAIRS
 
 # --- the release ---------------------------------------------------------------------------------
@@ -213,16 +214,15 @@ def test_no_network_no_token(
         push(run_folder)
 
 
-def test_script_lists_and_refuses(
+def test_the_command_lists_and_refuses(
     run_folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = load_program("scripts/push_to_hub.py")
-    assert module.main([str(run_folder), "alice/tea", "--dry_run"]) == 0
+    assert main(["push", str(run_folder), "alice/tea", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines()[:-1]] == release_files(run_folder)
     assert server.calls == []
     (run_folder / "model.safetensors").unlink()
-    assert module.main([str(run_folder), "alice/tea"]) == 2
+    assert main(["push", str(run_folder), "alice/tea"]) == 2
     error = capsys.readouterr().err
     assert "model.safetensors" in error
     assert error.count("\n") == 1

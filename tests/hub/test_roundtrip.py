@@ -246,12 +246,13 @@ def test_a_run_survives_the_loss_of_the_hub(server: HubServer, tmp_path: Path) -
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "connection failed" in errors[0]
-    command = re.search(r"python (scripts/push_to_hub.py .*)$", errors[0])
+    command = re.search(r"bahdanau-hf (push .*)$", errors[0])
     assert command is not None
     assert "Step 2 was not published" in done.stderr
     before = fingerprint(folder)
     assert server.files("alice/lost") == {}
-    again = run(server, sys.executable, *command[1].split(), home=home, cwd=ROOT)
+    words = ["-m", "bahdanau_hf", *command[1].split()]
+    again = run(server, sys.executable, *words, home=home, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     assert set(server.files("alice/lost")) == set(release_files(folder))
     assert fingerprint(folder) == before

@@ -17,7 +17,7 @@ from tests.helpers.tiny_model import make_config
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
 
 TABLES = {
-    "tied, two vocabularies": {"tie_word_embeddings": True},  # as in configs/base.yaml
+    "tied, two vocabularies": {"tie_word_embeddings": True},  # as in recipes/base.yaml
     "tied, one vocabulary": {"tie_word_embeddings": True, "vocab_size": 17},
     "untied, two vocabularies": {},
     "untied, one vocabulary": {"vocab_size": 17},

@@ -1,4 +1,4 @@
-"""The architecture of `configs/rnnsearch.yaml`, equation by equation of Bahdanau et al. 2015.
+"""The architecture of `recipes/rnnsearch.yaml`, equation by equation of Bahdanau et al. 2015.
 
 The transcription below has the paper's letters and its equations alone, in NumPy and float64, one
 sentence and one step at a time. Where the model departs from the paper, a test shows for which
@@ -22,7 +22,7 @@ from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.setup import SHAPE_FIELDS
 from tests.helpers.places import ROOT
 
-RECIPE = ROOT / "configs" / "rnnsearch.yaml"
+RECIPE = ROOT / "bahdanau_hf" / "recipes" / "rnnsearch.yaml"
 N, N_ALIGN, M, L, K_X, K_Y = 5, 7, 4, 3, 13, 11
 SOURCE, TARGET = [4, 9, 12, 5, 2], [1, 3, 10, 6]  # y_0 is the start token
 

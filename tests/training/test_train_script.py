@@ -1,4 +1,4 @@
-"""`scripts/train.py` from its arguments to what it leaves behind, and its answers to mistakes."""
+"""`bahdanau_hf.train` from its arguments to what it leaves behind, and its answers to mistakes."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.metrics.translation import score_translations, sentence_scores
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.run import Run
-from tests.helpers.places import PAIRS, ROOT
+from tests.helpers.places import PAIRS
 from tests.helpers.tiny_run import TINY, logged, train_script
 
 
@@ -334,14 +334,15 @@ def test_the_loss_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str
 # --- recipes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_are_understood(path: Path) -> None:
-    _, _, train_args = parse_arguments([str(path)])
+    _, _, train_args = parse_arguments([path.stem])
+    assert parse_arguments([str(path)])[2] == train_args
     assert train_args.output_dir == f"runs/{path.stem}"
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:
-    model, data, train_args = parse_arguments([str(ROOT / "configs" / "tutorial.yaml")])
+    model, data, train_args = parse_arguments(["tutorial"])
     shape = (model.embedding_size, model.hidden_size, model.encoder_layers, model.decoder_layers)
     assert shape == (32, 32, 2, 2)
     assert (model.dropout, model.attention_dropout, model.readout) == (0.1, 0.1, "linear")
