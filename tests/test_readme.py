@@ -244,6 +244,15 @@ def test_architecture_has_every_package_in_its_order() -> None:
         assert (package / name).exists(), name
 
 
+def test_the_faq_quotes_messages_that_exist() -> None:
+    package = (ROOT / "bahdanau_hf").rglob("*.py")
+    source = re.sub(r'"\s+f?"', "", "".join(map(read, package)))
+    quoted = re.findall(r"^### .*?\"(.*?)\"", read(ROOT / "docs" / "faq.md"), re.M)
+    assert len(quoted) >= 5
+    for part in (part for message in quoted for part in message.split("…")):
+        assert part.strip() in source, part
+
+
 def anchors(path: Path) -> set[str]:
     titles = re.findall(r"^#+ (.*)$", read(path), re.M)
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
