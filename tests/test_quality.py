@@ -65,9 +65,7 @@ def test_a_training_is_not_done_twice(tmp_path) -> None:
 
 def test_the_readmes_rows() -> None:
     rows = quality.readme_table({"base-as-is": made_result(24.26, 27.15, 1260)})
-    assert rows.endswith("| Tatoeba, mixed scripts | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), (
-        rows
-    )
+    assert rows.endswith("| Tatoeba, mixed scripts | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), rows
 
 
 def test_a_folder_without_a_split(tmp_path) -> None:
