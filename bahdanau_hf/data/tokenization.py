@@ -21,6 +21,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
@@ -145,14 +146,23 @@ def target_vocab_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return int(tokenizer.init_kwargs.get("target_vocab_size") or len(tokenizer))
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    path: str | Path, revision: str | None = None, **hub: Any
+) -> PreTrainedTokenizerFast:
     """Load a tokenizer of ours from a folder or a Hub repository; runs no code, asks nothing.
+
+    Args:
+        path: folder, or name of a repository.
+        revision: branch, tag or commit of the repository.
+        **hub: `subfolder`, `token` and `local_files_only` as those of `from_pretrained`.
 
     Raises:
         InputError: nothing there, unreadable, or not one of ours (other ids 0 to 3).
     """
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision or "main")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            str(path), revision=revision or "main", **hub
+        )
     except Exception as error:  # the backend raises bare Exception for a broken tokenizer.json
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"cannot load a tokenizer from {path}: {reason}") from None
