@@ -136,6 +136,8 @@ def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     elif "translator.stream(" in code:
         assert printed.startswith("联系我们。 -")
         assert printed.splitlines()[-3:] == [zh for _, zh in PAIRS[:3]]
+    elif "translate_text(" in code:
+        assert printed.splitlines() == ["车站在哪里？联系我们。", "", "他跑。"]
     elif "save_alignment(" in code:
         assert "联" in read(Path("map.svg"))
     elif "trainer.evaluate()" in code:
