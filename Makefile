@@ -49,11 +49,6 @@ examples/browser/node_modules: examples/browser/package-lock.json
 	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-# Triton's interpreter runs the GPU's kernel; without it `make test` leaves those tests out.
-$(VENV)/.installed-gpu: $(VENV)/.installed
-	$(INSTALL) '.[gpu]'
-	@touch $@
-
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
 train: export OMP_WAIT_POLICY ?= PASSIVE
 train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart

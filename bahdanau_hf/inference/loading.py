@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as library_logging
 
-from ..checkpoints.run_folder import MANIFEST, is_plain_name, verify_checkpoint
+from ..checkpoints.run_folder import MANIFEST, verify_checkpoint
 from ..data.tokenization import target_vocab_size
-from ..errors import InputError
+from ..errors import InputError, first_line
+from ..files import is_plain_name, read_json
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import fastest_dtype, warn_if_emulated
@@ -63,10 +63,10 @@ def load_model(
         values = BahdanauConfig.get_config_dict(where, revision=revision or "main", **hub)[0]
     except Exception as error:  # not reachable, no JSON, no such revision: many kinds
         if Path(where).is_dir():
-            raise InputError(f"cannot read {where}/config.json: {_reason(error)}") from None
+            raise InputError(f"cannot read {where}/config.json: {first_line(error)}") from None
         hint = "" if token else ". If it is private or gated, log in: hf auth login"
         raise InputError(
-            f"there is no folder {where}, and from the Hub it cannot be read: {_reason(error)}"
+            f"there is no folder {where}, and from the Hub it cannot be read: {first_line(error)}"
             f"{hint}"
         ) from None
     kind = values.get("model_type")
@@ -93,8 +93,8 @@ def load_model(
             )
     except Exception as error:  # truncated, shapes that do not fit, not reachable: many kinds
         raise InputError(
-            f"cannot load the weights of {where}: {_reason(error)}. The file may be damaged: copy "
-            "or download the checkpoint again"
+            f"cannot load the weights of {where}: {first_line(error)}. The file may be damaged: "
+            "copy or download the checkpoint again"
         ) from None
     # The library would fill what is missing with random numbers.
     for what in ("missing_keys", "unexpected_keys"):
@@ -110,9 +110,9 @@ def load_model(
 def _check_index(path: Path) -> None:
     """See that an index of weights names files of its own folder; the library opens any."""
     try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        names = set(read_json(path)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"cannot read {path}: its weight_map does not name files") from None
     for name in names:
         if not is_plain_name(name):
             raise InputError(f"{path} names {name!r:.60}, which is no file of this folder")
@@ -238,7 +238,7 @@ def move_model(
             dtype = fastest_dtype(model.device)
         model = model.to(device=device, dtype=None if int8 else dtype)
     except (RuntimeError, AssertionError) as error:  # unknown name, or no such device here
-        raise InputError(f"cannot run on device {str(device)!r}: {_reason(error)}") from None
+        raise InputError(f"cannot run on device {str(device)!r}: {first_line(error)}") from None
     warn_if_emulated(model.dtype, model.device)
     if int8 or (dtype is not None and model.int8):
         try:
@@ -262,7 +262,3 @@ def _no_load_report() -> Iterator[None]:
 def _step(path: Path) -> int:
     number = path.parent.name.rpartition("-")[2]
     return int(number) if number.isdigit() else -1
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -115,7 +115,6 @@ def test_extras_are_the_promised_ones() -> None:
         "zh",
         "onnx",
         "browser",
-        "gpu",
         "docs",
     }
     assert PROJECT["scripts"] == {"bahdanau-hf": "bahdanau_hf.cli:main"}
