@@ -103,7 +103,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the pages name; its model is overfitted on their sentences."""
     folder = tmp_path_factory.mktemp("clone")
     make_checkpoint(folder / "runs" / "quickstart")
-    for name in ("base", "seed-42", "seed-43"):
+    for name in ("base", "own", "seed-42", "seed-43"):
         (folder / "runs" / name).symlink_to("quickstart", target_is_directory=True)
     (folder / "sentences.txt").write_text("".join(f"{en}\n" for en, _ in PAIRS[:3]))
     (folder / "README.md").write_text("")
