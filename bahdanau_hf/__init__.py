@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
     from .inference.ensemble import EnsembleLogitsProcessor
     from .inference.translator import Translation, Translator
-    from .metrics import TranslationMetric, TranslationScores, score_translations
+    from .metrics.evaluate_metric import TranslationMetric
+    from .metrics.translation import TranslationScores, score_translations
     from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
     from .reporting.attention_plot import plot_alignment, save_alignment
 
@@ -39,14 +40,14 @@ _MODULES = {
     "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
     "EnsembleLogitsProcessor": "inference.ensemble",
     "Translation": "inference.translator",
-    "TranslationMetric": "metrics",
-    "TranslationScores": "metrics",
+    "TranslationMetric": "metrics.evaluate_metric",
+    "TranslationScores": "metrics.translation",
     "Translator": "inference.translator",
     "clean_text": "data.tokenization",
     "load_tokenizer": "data.tokenization",
     "plot_alignment": "reporting.attention_plot",
     "save_alignment": "reporting.attention_plot",
-    "score_translations": "metrics",
+    "score_translations": "metrics.translation",
     "train_tokenizer": "data.tokenization",
 }
 

@@ -7,13 +7,8 @@ import pytest
 
 from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.reporting.attention_plot import (
-    alignment_html,
-    alignment_svg,
-    alignment_text,
-    plot_alignment,
-    save_alignment,
-)
+from bahdanau_hf.reporting.attention_markup import alignment_html, alignment_svg, alignment_text
+from bahdanau_hf.reporting.attention_plot import plot_alignment, save_alignment
 
 WEIGHTS = np.array(
     [[0.9, 0.06, 0.04], [0.02, 0.95, 0.03], [0.5, 0.25, 0.25], [0.0, 0.001, 0.999]],

@@ -237,7 +237,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 
 def _align(args: argparse.Namespace) -> None:
-    from ..reporting.attention_plot import SUFFIXES, alignment_text, save_alignment
+    from ..reporting.attention_markup import alignment_text
+    from ..reporting.attention_plot import SUFFIXES, save_alignment
 
     # Said before the model is loaded.
     if args.output and Path(args.output).suffix.lower() not in SUFFIXES:

@@ -17,7 +17,6 @@ from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import writing
 from .attention_markup import (
-    ALIGNMENT_CSS,
     EMPTY,
     HOT_FROM,
     LIGHT_HOT,
@@ -32,16 +31,6 @@ from .attention_markup import (
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
-
-__all__ = [
-    "ALIGNMENT_CSS",
-    "alignment_html",
-    "alignment_pixels",
-    "alignment_svg",
-    "alignment_text",
-    "plot_alignment",
-    "save_alignment",
-]
 
 SUFFIXES = (".png", ".svg", ".html", ".txt")
 # Families with Chinese, by how they begin; those for the screen come first.

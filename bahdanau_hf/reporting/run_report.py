@@ -18,71 +18,14 @@ from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import read_json, write_whole
 from .attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
-from .charts import CHART_CSS, Series, line_chart
+from .charts import Series, line_chart
 
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
 _COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
 
-_CSS = f"""
-:root {{ color-scheme: light dark; --page: #f7f7f4; --card: #ffffff; --ink: #0b0b0b;
-  --quiet: #6b6a63; --grid: #e7e6e0; --axis: #c3c2b7; --series-0: #2a6fc9; --series-1: #d8602b;
-  --missed: #2a6fc9; --wrong: #ffe2d3; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --page: #0f0f0e; --card: #1a1a19; --ink: #f6f5f1;
-  --quiet: #a3a199; --grid: #2c2c2a; --axis: #4a4945; --series-0: #5b9ff0; --series-1: #ec7f4d;
-  --missed: #7db6fa; --wrong: #5c2a14; }} }}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--page);
-  color: var(--ink); font: 1rem/1.5 {FONT_STACK}; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0; }}
-h2 {{ font-size: 1.15rem; margin: 0 0 0.9rem; }}
-h3 {{ font-size: 0.95rem; margin: 1.4rem 0 0.5rem; }}
-p {{ margin: 0.35rem 0 0.9rem; }}
-section {{ background: var(--card); border: 1px solid var(--grid); border-radius: 12px;
-  padding: 1.25rem; margin-top: 1.25rem; }}
-.quiet, .absent {{ color: var(--quiet); }} .absent {{ font-style: italic; margin: 0; }}
-.signature {{ margin: 0.5rem 0 0; font: 0.78rem/1.4 ui-monospace, monospace; color: var(--quiet); }}
-.charts, .settings {{ display: grid; gap: 1rem 1.5rem; min-width: 0; }}
-.tiles {{ display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; align-items: end; }}
-.tiles div {{ display: flex; flex-direction: column; }}
-.tiles b {{ font-size: 1.4rem; line-height: 1.3; font-weight: 650; white-space: nowrap; }}
-.tiles .first b {{ font-size: 2.5rem; line-height: 1.1; }}
-.tiles span {{ color: var(--quiet); font-size: 0.85rem; order: 2; }}
-.charts {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }}
-.charts.small {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr));
-  margin-top: 1.5rem; }}
-.tiles + .settings {{ margin-top: 1.75rem; }}
-.settings {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }}
-.settings h3 {{ margin-top: 0; }}
-table.values {{ border-collapse: collapse; width: 100%; font-size: 0.88rem; }}
-table.values th {{ font-weight: 400; color: var(--quiet); text-align: left;
-  overflow-wrap: break-word; }}
-table.values td {{ text-align: right; font-variant-numeric: tabular-nums; }}
-table.values th, table.values td {{ padding: 0.22rem 0.4rem 0.22rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--grid); }}
-ol.pairs {{ list-style: none; margin: 0; padding: 0; }}
-ol.pairs li {{ display: grid; grid-template-columns: 3rem 1fr; gap: 0 0.9rem;
-  padding: 0.7rem 0; border-top: 1px solid var(--grid); }}
-ol.pairs b {{ font-size: 1.1rem; font-variant-numeric: tabular-nums; text-align: right; }}
-ol.pairs dl {{ display: grid; grid-template-columns: 5.6rem 1fr; gap: 0.1rem 0.6rem; margin: 0; }}
-ol.pairs dt {{ color: var(--quiet); font-size: 0.82rem; line-height: 1.5rem; }}
-ol.pairs dd {{ margin: 0; }}
-mark {{ background: var(--wrong); color: inherit; border-radius: 3px; padding: 0 1px; }}
-u {{ text-decoration: underline dotted var(--missed) 2px; text-underline-offset: 4px; }}
-.bars {{ display: flex; align-items: flex-end; gap: 2px; height: 5.5rem; max-width: 30rem; }}
-.bars i {{ flex: 1; min-height: 1px; background: var(--series-0); border-radius: 3px 3px 0 0; }}
-.scale {{ display: flex; justify-content: space-between; max-width: 30rem; font-size: 0.8rem;
-  color: var(--quiet); border-top: 1px solid var(--axis); padding-top: 0.2rem; }}
-.maps {{ display: flex; flex-wrap: wrap; gap: 1.75rem 2.5rem; }} .maps > * {{ max-width: 100%; }}
-.alignment {{ --map-page: var(--card); --map-ink: var(--ink); --map-quiet: var(--quiet); }}
-@media (max-width: 34rem) {{
-  body {{ padding: 1.25rem 0.75rem 3rem; }} section {{ padding: 1rem; }}
-  ol.pairs li {{ grid-template-columns: 1fr; }} ol.pairs b {{ text-align: left; }}
-  ol.pairs dl {{ grid-template-columns: 1fr; }}
-  ol.pairs dt {{ margin-top: 0.3rem; line-height: 1.2; }}
-}}
-"""
+_CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def write_report(output_dir: str | Path) -> Path:
@@ -122,7 +65,8 @@ def write_report(output_dir: str | Path) -> Path:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>{escape(name)}: training report</title>\n"
-        f"<style>{CHART_CSS}{ALIGNMENT_CSS}{_CSS}</style>\n</head>\n<body>\n"
+        f"<style>:root {{ --fonts: {FONT_STACK}; }}\n{ALIGNMENT_CSS}{_CSS}</style>\n"
+        "</head>\n<body>\n"
         f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
         f"{escape(direction)}</p></header>\n{''.join(sections)}</body>\n</html>\n"
     )
