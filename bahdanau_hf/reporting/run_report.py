@@ -16,7 +16,7 @@ from typing import Any
 
 from ..alignment.record import Alignment
 from ..errors import InputError
-from ..files import read_json, write_whole
+from ..files import as_mapping, is_number, read_json, write_whole
 from .attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
 from .charts import Series, line_chart
 
@@ -47,7 +47,7 @@ def write_report(output_dir: str | Path) -> Path:
     settings, settings_problem = _read_json(folder / "settings.json", dict)
     results, results_problem = _read_json(folder / "eval_results.json", dict)
     alignments, alignments_problem = _read_json(folder / "alignments.json", list)
-    data = _mapping(settings.get("data"))
+    data = as_mapping(settings.get("data"))
     languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
     name = folder.resolve().name
     direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
@@ -91,14 +91,6 @@ def _read_json(path: Path, kind: type) -> tuple[Any, str]:
     return value, "" if value else f"{path.name} is empty."
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _shown(value: Any) -> str:
     """A setting or result as text for the page; not yet escaped."""
     if value is None:
@@ -109,7 +101,7 @@ def _shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e5 else f"{value:,.0f}"
-    if isinstance(value, list) and value and all(map(_is_number, value)):
+    if isinstance(value, list) and value and all(map(is_number, value)):
         return " / ".join(f"{number:.4g}" for number in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -138,14 +130,14 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     tiles: list[tuple[str, str]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
-            if _is_number(splits[split].get(key)):
+            if is_number(splits[split].get(key)):
                 tiles.append((f"{splits[split][key]:.2f}", f"{name}, {split}"))
-    if _is_number(results.get("train_runtime_seconds")):
+    if is_number(results.get("train_runtime_seconds")):
         tiles.append((_duration(results["train_runtime_seconds"]), "training time"))
-    if _is_number(settings.get("num_parameters")):
+    if is_number(settings.get("num_parameters")):
         tiles.append((_millions(settings["num_parameters"]), "parameters"))
-    pairs = _mapping(settings.get("num_pairs")).get("train")
-    if _is_number(pairs):
+    pairs = as_mapping(settings.get("num_pairs")).get("train")
+    if is_number(pairs):
         tiles.append((_shown(pairs), "training pairs"))
     boxes = "".join(
         f"<div{' class=first' if number == 0 else ''}><span>{escape(label)}</span>"
@@ -186,14 +178,14 @@ def _curves(path: Path) -> tuple[str, str]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if isinstance(row, dict) and _is_number(row.get("step")):
+        if isinstance(row, dict) and is_number(row.get("step")):
             rows.append(row)
         else:
             num_bad += 1
     rows.sort(key=lambda row: row["step"])
 
     def series(name: str, key: str, has_dots: bool = False) -> Series:
-        return Series(name, [(r["step"], r[key]) for r in rows if _is_number(r.get(key))], has_dots)
+        return Series(name, [(r["step"], r[key]) for r in rows if is_number(r.get(key))], has_dots)
 
     large = [
         line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),
