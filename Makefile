@@ -12,7 +12,7 @@ INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser
-.PHONY: slow format lint types docs bench fuzz demo clean
+.PHONY: slow format lint types docs bench fuzz demo wheel clean
 
 help:  ## this list
 	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 22
@@ -52,7 +52,7 @@ examples/browser/node_modules: examples/browser/package-lock.json
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
 train: export OMP_WAIT_POLICY ?= PASSIVE
 train: $(VENV)/.installed  ## train the quickstart model on the bundled pairs: runs/quickstart
-	$(ACCELERATE) scripts/train.py configs/tiny.yaml --output_dir $(RUN) --overwrite_output_dir
+	$(ACCELERATE) -m bahdanau_hf.train tiny --output_dir $(RUN) --overwrite_output_dir
 
 # Several processes of tests, each with a thread of its own. Each keeps to files of its own while
 # there are some, so that what the tests of a file share is made once.
@@ -133,7 +133,18 @@ fuzz: $(VENV)/.installed  ## 50,000 inputs that nobody expects; SEED=2 for other
 demo: $(VENV)/.installed-demo  ## a page to try a checkpoint in the browser
 	@test -f $(RUN)/config.json || { \
 	  echo "There is no model in $(RUN) yet: make train, or make demo RUN=folder" >&2; exit 1; }
-	$(BIN)/python scripts/app.py --model $(RUN)
+	$(BIN)/bahdanau-hf demo --model $(RUN)
+
+# Apart from the environment: what builds and checks is not needed to train or to test.
+$(VENV)-wheel/.installed: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-wheel 2>/dev/null || $(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet build twine
+	@touch $@
+
+wheel: $(VENV)-wheel/.installed  ## build what goes to the package index, and check it: dist/
+	rm -rf build/lib dist
+	$(VENV)-wheel/bin/python -m build --outdir dist .
+	$(VENV)-wheel/bin/twine check --strict dist/*
 
 clean:  ## remove the environment and all that was built; runs/ stays
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -64,14 +64,14 @@ class Recipe:
 RECIPES = {
     "base-simplified": Recipe(
         "Tatoeba, Simplified, 20 minutes of two cores",
-        ("configs/base.yaml",),
+        ("base",),
         "simplified",
         2400,
         {1: 33, 5: 35},
     ),
     "ensemble-simplified": Recipe(
         "Tatoeba, Simplified, ensemble of two seeds, two hours of two cores",
-        ("configs/base.yaml",),
+        ("base",),
         "simplified",
         14_400,
         {5: 38},
@@ -80,14 +80,14 @@ RECIPES = {
     ),
     "base-as-is": Recipe(
         "Tatoeba, mixed scripts",
-        ("configs/base.yaml",),
+        ("base",),
         "keep",
         2400,
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
         "Tatoeba, mixed scripts, ensemble of five seeds, two hours of two cores",
-        ("configs/base.yaml",),
+        ("base",),
         "keep",
         14_400,
         {5: 30},
@@ -96,7 +96,7 @@ RECIPES = {
     ),
     "base-reverse": Recipe(
         "Tatoeba, Chinese to English",
-        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en"),
+        ("base", "--source_lang=zh", "--target_lang=en"),
         "simplified",
         2400,
         {},
@@ -106,28 +106,28 @@ RECIPES = {
 IDEAS = {
     "idea-unguided": Recipe(
         "no guided attention",
-        ("configs/base.yaml", "--guided_attention_weight=0"),
+        ("base", "--guided_attention_weight=0"),
         "simplified",
         2400,
         {},
     ),
     "idea-characters": Recipe(
         "no guided attention, and words and characters instead of subwords",
-        ("configs/base.yaml", "--guided_attention_weight=0", "--tokenizer_kind=word-char"),
+        ("base", "--guided_attention_weight=0", "--tokenizer_kind=word-char"),
         "simplified",
         2400,
         {},
     ),
     "idea-no-dropout": Recipe(
         "no dropout instead of 0.3",
-        ("configs/base.yaml", "--embedding_dropout=0", "--readout_dropout=0"),
+        ("base", "--embedding_dropout=0", "--readout_dropout=0"),
         "simplified",
         2400,
         {},
     ),
     "idea-distillation": Recipe(
         "the translations of `base-simplified` as targets",
-        ("configs/base.yaml",),
+        ("base",),
         "simplified",
         2400,
         {},

@@ -18,7 +18,7 @@ TIMES_AS_FAST = 2
 TITLES = {
     "program": "the tutorial's own program",
     "plain": "PyTorch's modules, step by step",
-    "tutorial": "`configs/tutorial.yaml`",
+    "tutorial": "`recipes/tutorial.yaml`",
     "ours": "overfitted, the tutorial's vocabulary",
     "ours-all-words": "overfitted, all words in the vocabulary",
 }

@@ -169,7 +169,7 @@ def load_tokenizer(
     if ids != [PAD_ID, BOS_ID, EOS_ID, UNK_ID]:
         raise InputError(
             f"the tokenizer of {path} is not one of ours: {' '.join(SPECIAL_TOKENS)} must have "
-            f"the ids 0 to 3; train one with scripts/train_tokenizer.py"
+            "the ids 0 to 3; train one with bahdanau-hf train-tokenizer"
         )
     for name, least in (("model_max_length", 2), ("target_vocab_size", 1)):
         value = tokenizer.init_kwargs.get(name)

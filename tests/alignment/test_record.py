@@ -4,18 +4,7 @@ import numpy as np
 import pytest
 
 from bahdanau_hf.alignment.record import Alignment
-
-WEIGHTS = np.array(
-    [[0.9, 0.06, 0.04], [0.02, 0.95, 0.03], [0.5, 0.25, 0.25], [0.0, 0.001, 0.999]],
-    dtype=np.float32,
-)
-SOURCE = ["Call", "us", "<eos>"]
-TARGET = ["联", "系", "我们", "。"]
-
-
-@pytest.fixture
-def alignment():
-    return Alignment(SOURCE, TARGET, WEIGHTS)
+from tests.helpers.small_alignment import ALIGNMENT, SOURCE, TARGET, WEIGHTS
 
 
 class TestAlignment:
@@ -53,8 +42,8 @@ class TestAlignment:
         with pytest.raises(ValueError, match=message):
             Alignment(source, target, weights)
 
-    def test_survives_json(self, alignment):
-        again = Alignment.from_dict(json.loads(json.dumps(alignment.as_dict())))
+    def test_survives_json(self):
+        again = Alignment.from_dict(json.loads(json.dumps(ALIGNMENT.as_dict())))
         assert (again.source_tokens, again.target_tokens) == (SOURCE, TARGET)
         np.testing.assert_allclose(again.weights, WEIGHTS, atol=5e-5)
 

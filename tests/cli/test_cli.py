@@ -24,23 +24,13 @@ from bahdanau_hf.cli.options import read_lines
 from bahdanau_hf.inference.alignment_error import alignment_quality
 from bahdanau_hf.inference.translator import WINDOW_BATCHES, Translator
 from bahdanau_hf.metrics.translation import score_translations
-from tests.helpers.tiny_checkpoint import LONG, PAIRS, make_checkpoint
+from tests.helpers.tiny_checkpoint import LONG, PAIRS
 
 COMMAND = [sys.executable, "-m", "bahdanau_hf"]
 # The command must not need what shields it from mojibake or flushes its output for it.
 POSIX = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 POSIX.pop("PYTHONUNBUFFERED", None)
 TIMEOUT_SECONDS = 120
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(checkpoint: Path) -> Translator:
-    return Translator.from_pretrained(checkpoint, device="cpu")
 
 
 class Call:

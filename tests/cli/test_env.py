@@ -16,6 +16,7 @@ import torch
 from bahdanau_hf import __version__, cli
 from bahdanau_hf.cli import env as env_command
 from bahdanau_hf.modeling.processor_bahdanau import Processor
+from tests.helpers.places import ROOT
 from tests.helpers.pretences import pretending
 from tests.helpers.tiny_checkpoint import make_checkpoint
 
@@ -71,7 +72,7 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_optional_libraries_are_known_to_the_project() -> None:
     """A name that nobody installs would always read as missing."""
-    declared = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    declared = (ROOT / "pyproject.toml").read_text()
     for name in (*env_command.LIBRARIES, *env_command.OPTIONAL):
         assert f'"{name}>=' in declared, name
 
@@ -190,5 +191,5 @@ def test_a_process_of_its_own_tells_nothing_private(tmp_path: Path, flags: list[
         check=True,
     )
     assert "int8=0,vnni=0" in done.stdout
-    for word in (PRIVATE, str(Path(__file__).parents[2]), sys.prefix):
+    for word in (PRIVATE, str(ROOT), sys.prefix):
         assert word not in done.stdout

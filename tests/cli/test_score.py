@@ -15,7 +15,7 @@ import pytest
 from bahdanau_hf import cli
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length
-from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
+from tests.helpers.tiny_checkpoint import PAIRS
 
 SOURCES = [source for source, _ in PAIRS]
 REFERENCES = [target for _, target in PAIRS]
@@ -124,11 +124,6 @@ def test_scores_by_length_of_files(files: dict[str, str], capsysbinary) -> None:
     assert result["sources"] == files["sources"]
     chinese = score(capsysbinary, *arguments, "--sources", files["sources"], "--source_lang", "zh")
     assert chinese["by_source_length"][-1]["shortest"] > 11
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_a_model_is_scored_by_length_and_compared(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from datasets import Dataset, Features, IterableDataset, Translation
 from hypothesis import given
@@ -25,13 +23,7 @@ from bahdanau_hf.errors import InputError
 from bahdanau_hf.training.arguments import DataArguments
 from tests.helpers.made_pairs import PAIRS, Pairs, rows, table, write_tsv
 
-
-@pytest.fixture(autouse=True)
-def quiet_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("quiet_and_private")
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -32,21 +32,10 @@ from bahdanau_hf.inference.translator import Translation
 from tests.helpers.browser import open_page
 from tests.helpers.tiny_checkpoint import LONG, make_checkpoint
 
-ROOT = Path(__file__).parents[2]
 SENTENCE = "My mother is a doctor, and my father is a teacher."
 SCRIPT = "<img src=x onerror='window.broken=1'><script>window.broken=1</script>"
 TEMPLATE = "${window.broken=1} {{value}} {{#each}} &amp;"
 MARKUP = f"{SCRIPT} {TEMPLATE}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(folder: Path) -> Translator:
-    return Translator.from_pretrained(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -213,28 +202,32 @@ def test_visitors_are_bounded(answers: Answers) -> None:
 @pytest.mark.skipif(find_spec("gradio") is None, reason="the extra [demo] is not installed")
 class TestSpace:
     def test_it_holds_what_it_needs(self, translator: Translator, tmp_path: Path) -> None:
-        space = assemble_space(translator, tmp_path / "space", ROOT / "scripts" / "app.py")
+        space = assemble_space(translator, tmp_path / "space")
         _, front, _ = (space / "README.md").read_text(encoding="utf-8").split("---\n", 2)
         front = yaml.safe_load(front)
         assert front["title"] == "English to Chinese"
         assert (front["sdk"], front["sdk_version"]) == ("gradio", version("gradio"))
-        assert (space / front["app_file"]).read_text() == (ROOT / "scripts" / "app.py").read_text()
+        assert 'main(["demo", "--model"' in (space / front["app_file"]).read_text()
         needed = (space / "requirements.txt").read_text().splitlines()
         assert "torch==2.13.0" in needed
         assert not any("ruff" in line or "onnx" in line for line in needed)
         again = Translator.from_pretrained(space / "model", device="cpu")
         assert again.translate(SENTENCE) == translator.translate(SENTENCE)
         with pytest.raises(InputError, match="not empty"):
-            assemble_space(translator, space, ROOT / "scripts" / "app.py")
+            assemble_space(translator, space)
 
     @pytest.mark.slow
-    def test_it_runs_by_itself(self, folder: Path, tmp_path: Path) -> None:
-        app = [sys.executable, ROOT / "scripts" / "app.py", "--model", folder]
+    def test_it_runs_by_itself(self, checkpoint: Path, tmp_path: Path) -> None:
+        app = [sys.executable, "-m", "bahdanau_hf", "demo", "--model", checkpoint]
         subprocess.run([*app, "--space_dir", tmp_path / "space"], check=True)
         code = (
-            "import app, bahdanau_hf; print(bahdanau_hf.__file__); "
-            "t = app.Translator.from_pretrained(app.BESIDE); "
-            "app.build_page(app.Answers(t)); print(t.translate('Call us.')[0].text)"
+            "import runpy, sys, gradio, bahdanau_hf.demo.page as page; print(page.__file__); "
+            "gradio.Blocks.launch = lambda self, **_: 0; made = []; build = page.build_page; "
+            "page.build_page = lambda answers: made.append(answers) or build(answers); "
+            "sys.argv = ['app.py']\n"
+            "try: runpy.run_path('app.py', run_name='__main__')\n"
+            "except SystemExit as end: assert not end.code\n"
+            "print(made[0].translator.translate('Call us.')[0].text)"
         )
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -244,7 +237,7 @@ class TestSpace:
             check=True,
         )
         where, text = done.stdout.splitlines()[-2:]
-        assert where == str(tmp_path / "space" / "bahdanau_hf" / "__init__.py")
+        assert where == str(tmp_path / "space" / "bahdanau_hf" / "demo" / "page.py")
         assert text == "联系我们。"
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.helpers.browser import open_page
 from tests.helpers.exported_checkpoint import Exported
+from tests.helpers.places import ROOT, load_program
 from tests.helpers.tiny_checkpoint import SENTENCES
 
 pytestmark = pytest.mark.browser
 
-BROWSER = Path(__file__).parents[2] / "examples" / "browser"
+BROWSER = ROOT / "examples" / "browser"
 # Marks of markup, of the tokenizer and of the regular expressions' far corners.
 ODD = [
     '<img src=x onerror="document.title=1">',
@@ -33,29 +32,19 @@ ODD = [
 ]
 
 
-@pytest.fixture(scope="module")
-def assemble() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("assemble", BROWSER / "assemble.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *values: Any) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
-def site(assemble: ModuleType, exported: Exported, tmp_path_factory: Any) -> Iterator[str]:
+def site(exported: Exported, tmp_path_factory: Any) -> Iterator[str]:
     """The address of the page on this machine."""
     folder = tmp_path_factory.mktemp("site")
     # Tests fetch nothing; continuous integration does so before them.
     if not (BROWSER / "node_modules").is_dir() and os.environ.get("REQUIRE_NPM") != "1":
         pytest.skip("needs what `npm ci --ignore-scripts` puts into examples/browser")
-    assemble.assemble(exported.folder, folder)
+    load_program("examples/browser/assemble.py").assemble(exported.folder, folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -141,6 +130,6 @@ def test_a_missing_model_is_said(page: Any, site: str) -> None:
     assert page.inner_text("#status") == message
 
 
-def test_what_is_no_model_is_refused(assemble: ModuleType, tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not an exported model: no translation\.json"):
-        assemble.assemble(tmp_path, tmp_path / "site")
+        load_program("examples/browser/assemble.py").assemble(tmp_path, tmp_path / "site")

@@ -28,9 +28,11 @@ from bahdanau_hf.export.onnx_export import (
 )
 from bahdanau_hf.export.onnx_int8 import quantize
 from bahdanau_hf.inference.translator import Translator
-from tests.conftest import VARIANTS, make_config
-from tests.helpers.exported_checkpoint import EXAMPLE, Exported, load_example
+from tests.helpers.batches import random_source
+from tests.helpers.exported_checkpoint import EXAMPLE, Exported
+from tests.helpers.places import ROOT, load_program
 from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
+from tests.helpers.tiny_model import VARIANTS, make_config
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
@@ -72,14 +74,9 @@ class Graphs:
 
 
 def batch(model: Any, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Random ids, with padding on either side of some rows, and random targets."""
+    """Random sources and random targets."""
     B, S, T = shape
-    ids = torch.randint(model.config.encoder_vocab_size, (B, S))
-    mask = torch.ones_like(ids)
-    for row in range(1, B):
-        padding = int(torch.randint(S, ()))
-        mask[row, :padding] = 0
-        mask[row] = mask[row].flip(0) if row % 2 else mask[row]
+    ids, mask = random_source(model, B, S)
     return ids, mask, torch.randint(model.config.vocab_size, (B, T))
 
 
@@ -188,7 +185,7 @@ def generated(exported: Exported, ids: list[list[int]], **options: Any) -> list[
 def test_the_search_outside_is_that_of_generate(
     exported: Exported, num_beams: int, early_stopping: bool | str, length_penalty: float
 ) -> None:
-    outside = load_example().OnnxTranslator(exported.folder, 1)
+    outside = load_program(EXAMPLE).OnnxTranslator(exported.folder, 1)
     # Nothing the model has learnt: then beams part, end early or meet the limit.
     ids = [[*torch.randint(4, 60, (n,)).tolist(), 2] for n in (1, 3, 4, 9)]
     options = {"max_new_tokens": 11, "length_penalty": length_penalty}
@@ -200,7 +197,7 @@ def test_the_search_outside_is_that_of_generate(
 
 
 def test_sentences_come_out_as_from_the_translator(exported: Exported) -> None:
-    outside = load_example().OnnxTranslator(exported.folder, 1)
+    outside = load_program(EXAMPLE).OnnxTranslator(exported.folder, 1)
     for num_beams in (None, 1, 4):
         found = outside.translate(SENTENCES, num_beams, batch_size=5)
         assert found == [t.text for t in exported.translator.translate(SENTENCES, num_beams)]
@@ -212,7 +209,7 @@ def test_it_runs_without_pytorch_and_transformers(exported: Exported) -> None:
         "import sys, runpy\n"
         "for name in ('torch', 'transformers', 'bahdanau_hf'): sys.modules[name] = None\n"
         f"sys.argv = ['onnx_translate.py', {str(exported.folder)!r}, '--num_threads', '1']\n"
-        f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(ROOT / EXAMPLE)!r}, run_name='__main__')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", block],
@@ -227,7 +224,7 @@ def test_it_runs_without_pytorch_and_transformers(exported: Exported) -> None:
 
 
 def test_text_is_cleaned_alike() -> None:
-    outside = load_example().clean_text
+    outside = load_program(EXAMPLE).clean_text
     for code in [*range(0x11000), *range(0xE0000, 0xE0100)]:
         text = f" a{chr(code)}b{chr(code)}  "
         assert outside(text) == clean_text(text), hex(code)
@@ -242,7 +239,7 @@ def test_what_is_no_export_is_refused(exported: Exported, tmp_path: Path, broken
     with pytest.raises(
         ValueError, match="no translation.json" if broken == "missing" else "format 0"
     ):
-        load_example().OnnxTranslator(tmp_path)
+        load_program(EXAMPLE).OnnxTranslator(tmp_path)
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -288,7 +285,7 @@ def test_eight_bits_by_the_command(tmp_path: Path, kind: str) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", kind=kind)
     command = ["export", "--model", str(checkpoint), "--output_dir", str(tmp_path / "out")]
     assert cli.main([*command, "--dtype", "int8"]) == 0
-    outside = load_example().OnnxTranslator(tmp_path / "out", 1)
+    outside = load_program(EXAMPLE).OnnxTranslator(tmp_path / "out", 1)
     learnt = [source for source, _ in PAIRS]
     inside = Translator.from_pretrained(checkpoint, device="cpu").translate(learnt)
     same = [a == b.text for a, b in zip(outside.translate(learnt), inside, strict=True)]

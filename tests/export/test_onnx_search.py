@@ -17,9 +17,11 @@ from bahdanau_hf.export import onnx_export, onnx_search
 from bahdanau_hf.export.onnx_export import greedy_graph
 from bahdanau_hf.export.onnx_search import GreedySearch
 from bahdanau_hf.inference.translator import Translator
-from tests.conftest import VARIANTS, make_config
-from tests.helpers.exported_checkpoint import Exported, load_example
+from tests.helpers.batches import random_source
+from tests.helpers.exported_checkpoint import EXAMPLE, Exported
+from tests.helpers.places import load_program
 from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
+from tests.helpers.tiny_model import VARIANTS, make_config
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
@@ -53,17 +55,6 @@ def make_model(**changes: Any) -> BahdanauForConditionalGeneration:
     return model
 
 
-def batch(model: Any, B: int, S: int) -> tuple[Tensor, Tensor]:
-    """Random ids, with padding on either side of some rows."""
-    ids = torch.randint(model.config.encoder_vocab_size, (B, S))
-    mask = torch.ones_like(ids)
-    for row in range(1, B):
-        padding = int(torch.randint(S, ()))
-        mask[row, :padding] = 0
-        mask[row] = mask[row].flip(0) if row % 2 else mask[row]
-    return ids, mask
-
-
 def search(model: Any, dtype: str = "float32") -> GreedySearch:
     return GreedySearch(greedy_graph(model, dtype).SerializeToString(), num_threads=1)
 
@@ -78,7 +69,9 @@ def assert_same(found: GreedySearch, model: Any, ids: Tensor, mask: Tensor) -> T
 def test_tokens_are_those_of_generate(changes: dict[str, Any]) -> None:
     model = make_model(**changes)
     found = search(model)
-    outputs = [assert_same(found, model, *batch(model, B, S)) for B, S in ((1, 1), (1, 9), (30, 6))]
+    outputs = [
+        assert_same(found, model, *random_source(model, B, S)) for B, S in ((1, 1), (1, 9), (30, 6))
+    ]
     assert len(outputs[-1].unique(dim=0)) > 20, "the rows are no copies of each other"
     ended = (outputs[-1] == model.config.eos_token_id).any(dim=1)
     assert ended.any()
@@ -96,7 +89,7 @@ def test_every_kind_of_model(
     before = {name: x.clone() for name, x in model.state_dict().items()}
     found = search(model)
     for B, S in ((1, 1), (1, 9), (4, 6), (5, 13)):
-        assert_same(found, model, *batch(model, B, S))
+        assert_same(found, model, *random_source(model, B, S))
     assert model.state_dict().keys() == before.keys(), "the model was left as it is"
 
 
@@ -122,7 +115,7 @@ def test_what_ends_a_row(ends: list[int] | None) -> None:
     model = make_model()
     model.generation_config.eos_token_id = ends
     found = search(model)
-    ids, mask = batch(model, 20, 5)
+    ids, mask = random_source(model, 20, 5)
     expected = assert_same(found, model, ids, mask)
     if ends is None:
         assert expected.shape == (20, LIMIT)
@@ -171,7 +164,7 @@ def test_one_file_beside_the_texts(one_graph: Path) -> None:
 
 
 def test_the_example_takes_the_one_graph(exported: Exported, one_graph: Path) -> None:
-    outside = load_example().OnnxTranslator(one_graph, 1)
+    outside = load_program(EXAMPLE).OnnxTranslator(one_graph, 1)
     expected = [t.text for t in exported.translator.translate(SENTENCES, 1)]
     assert outside.translate(SENTENCES, batch_size=5) == expected
     assert outside.translate(SENTENCES, 1, batch_size=1) == expected
@@ -208,7 +201,7 @@ def test_eight_bits_by_the_command(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
     command = ["export", "--model", str(checkpoint), "--output_dir", str(tmp_path / "out")]
     assert cli.main([*command, "--format", "onnx-greedy", "--dtype", "int8"]) == 0
-    outside = load_example().OnnxTranslator(tmp_path / "out", 1)
+    outside = load_program(EXAMPLE).OnnxTranslator(tmp_path / "out", 1)
     learnt = [source for source, _ in PAIRS]
     inside = Translator.from_pretrained(checkpoint, device="cpu").translate(learnt, 1)
     same = [a == b.text for a, b in zip(outside.translate(learnt), inside, strict=True)]

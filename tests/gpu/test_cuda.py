@@ -13,11 +13,12 @@ import torch
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.modeling.recurrence_bahdanau import run_gru
 from tests.helpers.batches import SIDES, SOURCES, batch, pad
-from tests.modeling.test_decoding import decisive
-from tests.modeling.test_recurrence import SIZES, Problem, Sizes, assert_relatively_close, gradients
+from tests.helpers.decisive_model import decisive
+from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("refusals"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 
@@ -116,7 +117,7 @@ def test_training_under_autocast(dtype) -> None:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_encoder_by_cudnn(variant, side, training) -> None:
     """Padding on any side, both directions; and gradients where the model is not in training."""
-    from tests.conftest import make_model
+    from tests.helpers.tiny_model import make_model
 
     model = make_model(**variant).train(training)
     device = copy.deepcopy(model).cuda()

@@ -20,9 +20,9 @@ from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.gpu import cuda_graphs
 from bahdanau_hf.modeling.matmul_bahdanau import product_dtype
 from bahdanau_hf.modeling.modeling_bahdanau import BahdanauDecoder, BahdanauEncoderOutput
-from tests.helpers.batches import SOURCES, pad
-from tests.modeling.test_decoding import decisive
-from tests.modeling.test_decoding_properties import calls, models
+from tests.helpers.batches import SOURCES, source
+from tests.helpers.decisive_model import decisive
+from tests.helpers.strategies import calls, models
 
 pytestmark = pytest.mark.usefixtures("ways_of_gpus")
 
@@ -75,11 +75,6 @@ def recorded(monkeypatch) -> list[str]:
     return kinds
 
 
-def source(sentences: list[list[int]] = SOURCES, side: str = "right") -> dict[str, Tensor]:
-    ids, mask = pad(sentences, side)
-    return {"input_ids": ids, "attention_mask": mask}
-
-
 def both(model: BahdanauForConditionalGeneration, **call: Any) -> tuple[list, list]:
     """The tokens of the ordinary search and of the one on static memory."""
     outputs = []
@@ -117,7 +112,7 @@ def test_replayed_searches_give_the_same_tokens(model, num_beams, recorded) -> N
     options = {"num_beams": num_beams, "num_return_sequences": num_beams}
     sizes = [(SOURCES, 9), (SOURCES[1:4], 12), (SOURCES[::-1], 3), ([SOURCES[2]] * 3, 12)]
     for sentences, most in sizes:
-        ordinary, static = both(model, **source(sentences), max_new_tokens=most, **options)
+        ordinary, static = both(model, **source(rows=sentences), max_new_tokens=most, **options)
         assert static == ordinary
     assert recorded == ["GreedySearch" if num_beams == 1 else "BeamSearch"]
 

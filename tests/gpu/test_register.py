@@ -5,7 +5,6 @@ What is behind it: `test_graph.py` and, on a device, `test_gpu.py`.
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from bahdanau_hf.modeling.modeling_bahdanau import (
     default_implementation,
     implementations,
 )
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, torch
 torch.cuda.device_count = lambda: {devices}

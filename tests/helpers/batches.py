@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 SOURCES = [[5, 16, 2], [9, 2], [4, 8, 15, 12, 7, 2], [11, 2]]
 TARGETS = [[6, 12, 3, 2], [2], [7, 4, 4, 9, 2], [10, 5, 2]]
@@ -25,3 +26,19 @@ def batch(side: str = "right") -> dict[str, Tensor]:
     ids, mask = pad(SOURCES, side)
     labels, _ = pad(TARGETS, "right", fill=-100)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def source(side: str = "right", rows: list[list[int]] = SOURCES) -> dict[str, Tensor]:
+    ids, mask = pad(rows, side)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def random_source(model: PreTrainedModel, B: int, S: int) -> tuple[Tensor, Tensor]:
+    """Random ids, with padding on either side of some rows."""
+    ids = torch.randint(model.config.encoder_vocab_size, (B, S))
+    mask = torch.ones_like(ids)
+    for row in range(1, B):
+        padding = int(torch.randint(S, ()))
+        mask[row, :padding] = 0
+        mask[row] = mask[row].flip(0) if row % 2 else mask[row]
+    return ids, mask

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -14,7 +12,8 @@ if TYPE_CHECKING:
     from bahdanau_hf import BahdanauForConditionalGeneration
     from bahdanau_hf.inference.translator import Translator
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_translate.py"
+
+EXAMPLE = "examples/onnx_translate.py"
 
 
 class Exported(NamedTuple):
@@ -61,13 +60,3 @@ def export(checkpoint: Path, out: Path) -> None:
     make_checkpoint(checkpoint, encoder_layers=2, decoder_layers=2, readout="deep")
     command = ["export", "--model", str(checkpoint), "--format", "onnx", "--output_dir", str(out)]
     assert cli.main(command) == 0
-
-
-def load_example() -> ModuleType:
-    """`examples/onnx_translate.py` as a module."""
-    spec = importlib.util.spec_from_file_location("onnx_translate", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -3,8 +3,9 @@
 # From the bottom up: packages, and files that stand beside them. Each imports from itself and from
 # those before it, without going round in circles.
 _FLOORS = """
-    version errors languages files distributed modeling gpu precision metrics data alignment
-    reporting checkpoints hub inference export training convert_d2l demo cli __main__
+    version errors languages files distributed modeling gpu registration precision metrics data
+    alignment reporting checkpoints hub inference export training convert_d2l demo train cli
+    __main__
 """
 FLOORS = _FLOORS.split()
 MOST_ROOMS = 10  # of a package: its files at first sight

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from accelerate.utils import set_seed
 
+from bahdanau_hf import train
 from bahdanau_hf.data.preprocessing import load_pairs
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.run import Run, start_run
@@ -20,9 +19,7 @@ from bahdanau_hf.training.setup import (
     prepare_tokenizer,
     start_accelerator,
 )
-
-ROOT = Path(__file__).parents[2]
-PAIRS = ROOT / "tests" / "fixtures" / "pairs.tsv"
+from tests.helpers.places import PAIRS
 
 # Dropout everywhere: a run that is resumed must draw it as it would have been drawn.
 TINY = {
@@ -43,9 +40,11 @@ TINY = {
     "seed": 11,
 }
 
+NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
+
 
 def flags(output_dir: Path, **changes: Any) -> list[str]:
-    """The arguments of `scripts/train.py`; a change to None leaves a flag out."""
+    """The arguments of `bahdanau_hf.train`; a change to None leaves a flag out."""
     values = {"output_dir": output_dir, **TINY, **changes}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
@@ -63,18 +62,13 @@ def prepare(output_dir: Path, **changes: Any) -> Run:
     return start_run(accelerator, model, tokenizer, pairs, data_args, train_args, checkpoint)
 
 
-def train_script() -> ModuleType:
-    """`scripts/train.py` as a module."""
-    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def logged(output_dir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` without what the clock says."""
     lines = (output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     clocks = ("seconds", "tokens_per_second")
     return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
+
+
+def train_script(output_dir: Path, **changes: Any) -> int:
+    """`bahdanau_hf.train` with these changes: the status that it ends with."""
+    return train.main(flags(output_dir, **changes))

@@ -15,8 +15,8 @@ from typing import Any
 
 import safetensors.torch
 
+from bahdanau_hf import train
 from bahdanau_hf.training import loop as training
-from tests.helpers.tiny_run import train_script
 
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link")
 pairs: list[tuple[int, list[int], list[int]]] = []
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     safetensors.torch.serialize_file = serialize
     training.take_step = step
     sys.addaudithook(audit)
-    status = train_script().main(sys.argv[1:])
+    status = train.main(sys.argv[1:])
     found = {"pairs": pairs, "writes": writes}
     rank = os.environ["RANK"]
     Path(os.environ["WATCH"], f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")

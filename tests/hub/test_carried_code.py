@@ -4,8 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 import bahdanau_hf
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
+from tests.helpers.batches import source
+from tests.helpers.decisive_model import decisive
+from tests.helpers.strangers import as_stranger
 from tests.helpers.tiny_checkpoint import make_checkpoint
-from tests.modeling.test_decoding import decisive, source
 
 MODELING = Path(bahdanau_hf.__file__).parent / "modeling"
 
 STRANGER = """
-import sys
-site_packages, folder, second, card = sys.argv[1:]
-sys.path.append(site_packages)        # the libraries ...
-sys.modules["bahdanau_hf"] = None     # ... but not the package, however it is installed
+folder, second, card = sys.argv[1:]
 import json, torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
@@ -141,11 +138,13 @@ def answer(saved, code_on_the_card, tmp_path_factory) -> dict[str, Any]:
     }
     second, card = elsewhere / "second", elsewhere / "card.py"
     card.write_text(code_on_the_card[1], encoding="utf-8")
-    # -I: neither this folder nor PYTHONPATH; -S: no .pth files, so no editable installs.
-    command = [sys.executable, "-I", "-S", "-c", STRANGER]
-    command += [sysconfig.get_path("purelib"), str(folder), str(second), str(card)]
     done = subprocess.run(
-        command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=300
+        as_stranger(STRANGER, folder, second, card),
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     (folder / "inputs.json").unlink()
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,19 +10,17 @@ from transformers import dynamic_module_utils
 
 import bahdanau_hf
 from bahdanau_hf import BahdanauForConditionalGeneration
-from tests.conftest import make_config
+from tests.helpers.strangers import as_stranger
+from tests.helpers.tiny_model import make_config
 
 PACKAGE = Path(bahdanau_hf.__file__).parent
 TRAVELLING = sorted(path.name for path in (PACKAGE / "modeling").glob("*_bahdanau.py"))
 
 STRANGER = """
-import sys
-site_packages, *folders = sys.argv[1:]
-sys.path.append(site_packages)        # the libraries ...
-sys.modules["bahdanau_hf"] = None     # ... but not the package, however it is installed
 import json
 from transformers import AutoModelForSeq2SeqLM
 
+folders = sys.argv[1:]
 models = [AutoModelForSeq2SeqLM.from_pretrained(f, trust_remote_code=True) for f in folders]
 print(json.dumps([type(model).mark for model in models]))
 """
@@ -61,7 +57,7 @@ def test_folders_of_one_name(tmp_path: Path) -> None:
         with (folder / "modeling_bahdanau.py").open("a", encoding="utf-8") as file:
             file.write(f"\nBahdanauForConditionalGeneration.mark = {number}\n")
     answer = subprocess.run(
-        [sys.executable, "-c", STRANGER, sysconfig.get_paths()["purelib"], *folders],
+        as_stranger(STRANGER, *folders),
         env={"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": ""},
         cwd=tmp_path,
         capture_output=True,

@@ -1,9 +1,6 @@
-"""The card says what was measured and no more; a release is exact; a push goes well or says why."""
+"""A release is exact; a push goes well or says why."""
 
 import hashlib
-import importlib.util
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,217 +9,17 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bahdanau_hf import InputError
+from bahdanau_hf.cli import main
 from bahdanau_hf.hub import push as hub
-from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
+from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER
 from bahdanau_hf.hub.push import push_folder, release_files
-from bahdanau_hf.metrics.translation import score_translations
+from tests.helpers.finished_run import text_of
 from tests.helpers.hub_server import HubServer
-from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
-
-SCORES = {
-    "bleu": 31.2345,
-    "bleu_signature": "nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:2.6.0",
-    "chrf": 25.5,
-    "chrf_signature": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0",
-    "num_sentences": 16,
-    "num_beams": 4,
-}
-SETTINGS: dict[str, Any] = {
-    "model": {"dropout": 0.1, "initializer": "xavier"},
-    "data": {"source_lang": "en", "target_lang": "zh", "train_file": None, "dataset_name": None},
-    "train": {"optimizer": "adamw", "learning_rate": 0.0017, "seed": 7, "hub_token": "hf_secret"},
-    "versions": {"bahdanau_hf": "0.1.0", "torch": "2.13.0"},
-    "num_parameters": 56789,
-    "num_pairs": {"train": 3456, "validation": 12, "test": 16},
-    "dropped": {"train": {"read": 3500, "empty": 0, "too_long": 44, "kept": 3456}},
-}
-# Every second one is wrong, so that the groups of the card differ.
-HYPOTHESES = [zh if i % 2 else "今天是星期天。" for i, (_, zh) in enumerate(PAIRS)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("release") / "tea-model")
-
-
-@pytest.fixture
-def run_folder(checkpoint: Path, tmp_path: Path) -> Path:
-    """The checkpoint as a run leaves it: with records, a map, and much that is not published."""
-    folder = tmp_path / "tea-model"
-    folder.mkdir()
-    for path in checkpoint.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    save(folder / "settings.json", SETTINGS)
-    save(folder / "eval_results.json", {"test": SCORES, "validation": {"bleu": 99.0}})
-    lines = ["source\treference\thypothesis\tsentence_bleu"]
-    # Every second one is wrong, so that the groups differ.
-    lines += [
-        f"{en}\t{zh}\t{zh if i % 2 else '今天是星期天。'}\t0" for i, (en, zh) in enumerate(PAIRS)
-    ]
-    (folder / "test_predictions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "alignment.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    for name in ("metrics.jsonl", "report.html", "pytorch_model.bin", "stray_bahdanau.py"):
-        (folder / name).write_text("")
-    (folder / "checkpoint-100").mkdir()
-    write_model_card(folder)
-    return folder
-
-
-def save(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def text_of(folder: Path) -> str:
-    return (folder / "README.md").read_text(encoding="utf-8")
-
-
-# --- the card ------------------------------------------------------------------------------------
-
-
-def test_front_matter_is_what_the_hub_reads(run_folder: Path) -> None:
-    data = ModelCard(text_of(run_folder)).data.to_dict()
-    assert data["language"] == ["en", "zh"]
-    assert data["license"] == "apache-2.0"
-    assert data["library_name"] == "transformers"
-    assert data["pipeline_tag"] == "translation"
-    assert data["metrics"] == ["bleu", "chrf"]
-    assert "datasets" not in data  # the bundled pairs are not on the Hub
-    name, results = model_index_to_eval_results(data["model-index"])
-    assert name == "tea-model"
-    found = {
-        r.metric_type: (r.metric_value, r.metric_args["signature"], r.dataset_split)
-        for r in results
-    }
-    assert found == {
-        "bleu": (31.23, SCORES["bleu_signature"], "test"),
-        "chrf": (25.5, SCORES["chrf_signature"], "test"),
-    }
-
-
-def test_card_states_what_the_run_recorded(run_folder: Path) -> None:
-    text = text_of(run_folder)
-    for stated in (
-        "| test | 16 | 31.23 | 25.50 |",
-        "Decoding: beam search with 4 beams.",
-        SCORES["bleu_signature"],
-        "| train | 3,456 |",
-        "44 too long",
-        "56,789 parameters",
-        "| peak learning rate | 0.0017 |",
-        "CC0-1.0",
-        "](alignment.svg)",
-        "24 tokens are cut",
-        "bahdanau2015neural",
-    ):
-        assert stated in text, stated
-    assert "hf_secret" not in text
-    assert not re.search(r"{[{%]|[}%]}|\bNone\b|\bnan\b", text)
-
-
-def test_alignment_error_rate_stands_beside_what_knows_nothing(run_folder: Path) -> None:
-    assert "AER" not in text_of(run_folder)
-    rates = {"error_rate": 0.23456, "precision": 0.8, "recall": 0.7, "num_sentences": 150}
-    none = {"uniform_error_rate": 0.875, "diagonal_error_rate": 0.6}
-    save(run_folder / "eval_results.json", {"test": SCORES, "alignment": {**rates, **none}})
-    text = write_model_card(run_folder).read_text(encoding="utf-8")
-    assert "on 150 held-out\npairs" in text
-    table = (
-        "| this model's attention | 23.5 |\n| the diagonal | 60.0 |\n| drawn at random | 87.5 |\n"
-    )
-    assert f"| links | AER, % |\n| --- | ---: |\n{table}" in text
-    assert "\n\n\n" not in text
-    # Half a measurement is none.
-    save(run_folder / "eval_results.json", {"test": SCORES, "alignment": rates})
-    assert "AER" not in write_model_card(run_folder).read_text(encoding="utf-8")
-
-
-def test_scores_by_length_are_those_of_the_sentences(run_folder: Path) -> None:
-    row = r"^\| (\d+)–(\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$"
-    rows = re.findall(row, text_of(run_folder), re.M)
-    assert [(first, last) for first, last, *_ in rows] == [("1", "5"), ("6", "10"), ("11", "15")]
-    for first, last, *shown in rows:
-        group = [
-            (hyp, zh)
-            for (en, zh), hyp in zip(PAIRS, HYPOTHESES, strict=True)
-            if int(first) <= len(en.split()) <= int(last)
-        ]
-        scores = score_translations(*zip(*group, strict=True), target_lang="zh")
-        assert shown == [str(len(group)), f"{scores.bleu:.2f}", f"{scores.chrf:.2f}"]
-
-
-def test_what_was_not_measured_is_absent(checkpoint: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bare"
-    folder.mkdir()
-    (folder / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
-    text = write_model_card(folder).read_text(encoding="utf-8")
-    data = ModelCard(text).data.to_dict()
-    assert not {"model-index", "metrics", "language", "datasets"} & set(data)
-    assert "Not measured." in text
-    body = text.split("## Limits")[0]
-    body = re.sub(r"(?is)```.*?```|license: [\w.-]+|seq2seq|et al\. 2015", "", body)
-    numbers = set(re.findall(r"\d+", body))
-    assert numbers == {"1", "40"}  # layers and width, from config.json
-    assert not re.search(r"{[{%]|\bNone\b|CC0|\]\(alignment", text)
-
-
-@pytest.mark.parametrize(
-    ("data", "stated", "datasets"),
-    [
-        ({"dataset_name": "Helsinki-NLP/opus-100", "dataset_config_name": "en-zh"},
-         "`Helsinki-NLP/opus-100` (`en-zh`)", ["Helsinki-NLP/opus-100"]),
-        ({"train_file": "/data/own/pairs.tsv.gz"}, "`pairs.tsv.gz`", None),
-        ({"train_file": "/data/own/p.tsv", "dataset_license": "cc-by-2.0"},
-         "`p.tsv`. Its licence, as stated for the run: `cc-by-2.0`.", None),
-        ({"train_file": "/data/own/a.en,/data/own/a.zh"}, "`a.en, a.zh`", None),
-        ({"dataset_name": "."}, "licence is not recorded", None),  # a folder that exists
-    ],
-)  # fmt: skip
-def test_data_are_named_without_where_they_lay(
-    run_folder: Path, data: dict[str, str], stated: str, datasets: list[str] | None
-) -> None:
-    save(run_folder / "settings.json", {**SETTINGS, "data": {**SETTINGS["data"], **data}})
-    text = write_model_card(run_folder).read_text(encoding="utf-8")
-    assert stated in text
-    assert "CC0" not in text
-    assert "/data" not in text
-    assert ModelCard(text).data.to_dict().get("datasets") == datasets
-
-
-def test_validation_counts_where_no_test_was_run(run_folder: Path) -> None:
-    save(run_folder / "eval_results.json", {"validation": {"bleu": 12.5, "chrf": None}})
-    text = write_model_card(run_folder).read_text(encoding="utf-8")
-    [result] = model_index_to_eval_results(ModelCard(text).data.to_dict()["model-index"])[1]
-    assert (result.metric_type, result.metric_value, result.dataset_split) == (
-        "bleu",
-        12.5,
-        "validation",
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("config.json", '{"model_type": "marian"}', "type 'marian'"),
-        ("config.json", None, "holds none"),
-        ("settings.json", "{broken", "settings.json"),
-        ("eval_results.json", "[1]", "eval_results.json"),
-    ],
-)
-def test_bad_folders_are_refused_in_one_line(
-    run_folder: Path, name: str, content: str | None, message: str
-) -> None:
-    if content is None:
-        (run_folder / name).unlink()
-    else:
-        (run_folder / name).write_text(content)
-    with pytest.raises(InputError, match=message) as caught:
-        write_model_card(run_folder)
-    assert "\n" not in str(caught.value)
-
+from tests.helpers.places import fingerprint
+from tests.helpers.tiny_checkpoint import PAIRS
 
 # --- the release ---------------------------------------------------------------------------------
 
@@ -273,14 +70,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     yield server
     server.close()
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def push(folder: Path, name: str = "alice/tea", token: str = "hf_alice", **options: Any) -> str:
@@ -425,21 +214,15 @@ def test_no_network_no_token(
         push(run_folder)
 
 
-def test_script_lists_and_refuses(
+def test_the_command_lists_and_refuses(
     run_folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
-    spec = importlib.util.spec_from_file_location("push_to_hub_script", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.main([str(run_folder), "alice/tea", "--dry_run"]) == 0
+    assert main(["push", str(run_folder), "alice/tea", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines()[:-1]] == release_files(run_folder)
     assert server.calls == []
     (run_folder / "model.safetensors").unlink()
-    assert module.main([str(run_folder), "alice/tea"]) == 2
+    assert main(["push", str(run_folder), "alice/tea"]) == 2
     error = capsys.readouterr().err
     assert "model.safetensors" in error
     assert error.count("\n") == 1

@@ -4,13 +4,11 @@ Each process is a user's: the real clients, told by `HF_ENDPOINT` that a server 
 interface is the Hub, with large files going by LFS or by Xet.
 """
 
-import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,14 @@ from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER, write_model_card
 from bahdanau_hf.hub.push import release_files
 from bahdanau_hf.inference.translator import Translator
 from tests.helpers.hub_server import HubServer
+from tests.helpers.places import PAIRS as PAIRS_FILE
+from tests.helpers.places import ROOT, fingerprint
+from tests.helpers.strangers import as_stranger
 from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
-from tests.helpers.tiny_run import PAIRS as PAIRS_FILE
 from tests.helpers.tiny_run import flags
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 SENTENCES = [source for source, _ in PAIRS]
 
 PUSH_PARTS = """
@@ -46,10 +45,8 @@ assert type(loaded) is bahdanau_hf.BahdanauForConditionalGeneration
 """
 
 STRANGER = """
-import json, sys
-site_packages, repo, revision = sys.argv[1:]
-sys.path.append(site_packages)        # the libraries ...
-sys.modules["bahdanau_hf"] = None     # ... but not the package, however it is installed
+import json
+repo, revision = sys.argv[1:]
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
@@ -121,21 +118,11 @@ def push(server: HubServer, folder: Path, home: Path, *options: str, **how: Any)
 
 
 def stranger(server: HubServer, repo: str, revision: str, home: Path) -> dict[str, Any]:
-    # -I: neither this folder nor PYTHONPATH; -S: no .pth files, so no editable installs.
-    command = [sys.executable, "-I", "-S", "-c", STRANGER, sysconfig.get_path("purelib")]
+    command = as_stranger(STRANGER, repo, revision)
     asked = json.dumps(SENTENCES)
-    done = run(server, *command, repo, revision, home=home, cwd=home.parent, input=asked)
+    done = run(server, *command, home=home, cwd=home.parent, input=asked)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if ".cache" not in path.parts
-    }
 
 
 def expected_tokens(folder: Path) -> list[list[int]]:
@@ -210,6 +197,7 @@ def test_the_hub_command_line(server: HubServer, release: Path, tmp_path: Path) 
     assert up.returncode == 0, up.stderr
     down = run(server, hf, "download", "alice/by-hand", "--local-dir", tmp_path / "got", home=home)
     assert down.returncode == 0, down.stderr
+    shutil.rmtree(tmp_path / "got" / ".cache")  # what the client keeps of its own
     assert fingerprint(tmp_path / "got") == fingerprint(release)
 
 
@@ -258,12 +246,13 @@ def test_a_run_survives_the_loss_of_the_hub(server: HubServer, tmp_path: Path) -
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "connection failed" in errors[0]
-    command = re.search(r"python (scripts/push_to_hub.py .*)$", errors[0])
+    command = re.search(r"bahdanau-hf (push .*)$", errors[0])
     assert command is not None
     assert "Step 2 was not published" in done.stderr
     before = fingerprint(folder)
     assert server.files("alice/lost") == {}
-    again = run(server, sys.executable, *command[1].split(), home=home, cwd=ROOT)
+    words = ["-m", "bahdanau_hf", *command[1].split()]
+    again = run(server, sys.executable, *words, home=home, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     assert set(server.files("alice/lost")) == set(release_files(folder))
     assert fingerprint(folder) == before

@@ -16,16 +16,6 @@ from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
 from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, SPELT, encode, make_checkpoint
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(checkpoint: Path) -> Translator:
-    return Translator.from_pretrained(checkpoint, device="cpu")
-
-
 def log_probability(translator: Translator, source: list[int], target: list[int]) -> float:
     """Sum of the log-probabilities of a target, read to the model alone, in float64."""
     with torch.no_grad():

@@ -15,18 +15,7 @@ from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, InputE
 from bahdanau_hf.data.tokenization import load_tokenizer, train_tokenizer
 from bahdanau_hf.inference.loading import check_tokenizer
 from bahdanau_hf.inference.translator import Translator
-from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def copy(checkpoint: Path, tmp_path: Path) -> Path:
-    """The checkpoint, to be damaged."""
-    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+from tests.helpers.tiny_checkpoint import PAIRS
 
 
 def rewrite_config(folder: Path, **changes: Any) -> None:

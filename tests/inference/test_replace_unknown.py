@@ -20,16 +20,6 @@ from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(checkpoint: Path) -> Translator:
-    return Translator.from_pretrained(checkpoint, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that writes `<unk>` wherever it would have written the character for tea."""
     folder = make_checkpoint(tmp_path_factory.mktemp("forgetful"), kind="word-char")

@@ -7,14 +7,9 @@ from threading import Barrier
 import pytest
 
 from bahdanau_hf.inference.translator import Translation, Translator
-from tests.helpers.tiny_checkpoint import SENTENCES, make_checkpoint
+from tests.helpers.tiny_checkpoint import SENTENCES
 
 NUM_THREADS = 4
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.mark.parametrize("training", [True, False])

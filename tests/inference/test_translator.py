@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,22 +22,6 @@ from tests.helpers.tiny_checkpoint import (
     encode,
     make_checkpoint,
 )
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(checkpoint: Path) -> Translator:
-    return Translator.from_pretrained(checkpoint, device="cpu")
-
-
-@pytest.fixture
-def copy(checkpoint: Path, tmp_path: Path) -> Path:
-    """The checkpoint, to be damaged."""
-    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
 
 
 def test_it_has_learnt_its_sentences(translator: Translator) -> None:

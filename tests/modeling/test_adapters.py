@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from tests.conftest import make_config
-from tests.helpers.batches import batch
-from tests.modeling.test_tools import CLOSE, source
+from tests.helpers.batches import batch, source
+from tests.helpers.changed_models import CLOSE
+from tests.helpers.tiny_model import make_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
 
 TABLES = {
-    "tied, two vocabularies": {"tie_word_embeddings": True},  # as in configs/base.yaml
+    "tied, two vocabularies": {"tie_word_embeddings": True},  # as in recipes/base.yaml
     "tied, one vocabulary": {"tie_word_embeddings": True, "vocab_size": 17},
     "untied, two vocabularies": {},
     "untied, one vocabulary": {"vocab_size": 17},
@@ -164,7 +164,7 @@ def test_training_reaches_everything(tables: str, skip_logits: bool) -> None:
     ).train()
     frozen = {n: p.detach().clone() for n, p in adapted.named_parameters() if not p.requires_grad}
     trained = [(n, p) for n, p in adapted.named_parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD([p for _, p in trained], lr=0.01)
+    optimizer = torch.optim.SGD([p for _, p in trained], lr=0.003)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()

@@ -6,9 +6,8 @@ from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.modeling.modeling_bahdanau import CACHE, BahdanauCache
-from tests.helpers.batches import CLOSE, SIDES, SOURCES
+from tests.helpers.batches import CLOSE, SIDES, SOURCES, source
 from tests.helpers.oracles import ScalarModel
-from tests.modeling.test_decoding import source
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -9,22 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from tests.helpers.batches import SIDES, SOURCES, batch, pad
+from tests.helpers.batches import SIDES, SOURCES, batch, source
+from tests.helpers.decisive_model import decisive
 from tests.helpers.oracles import ScalarModel
-
-
-def decisive(model: BahdanauForConditionalGeneration) -> BahdanauForConditionalGeneration:
-    """Give a random model opinions: outputs differ, and some end early, some late."""
-    with torch.no_grad():
-        model.lm_head.weight.mul_(3)
-        model.lm_head.bias.mul_(3)
-        model.lm_head.bias[model.config.eos_token_id or 0] += 1
-    return model
-
-
-def source(side: str = "right") -> dict[str, Tensor]:
-    ids, mask = pad(SOURCES, side)
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def both_ways(model: BahdanauForConditionalGeneration, **options: Any) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,9 @@ from transformers.generation import BaseStreamer, MaxTimeCriteria
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.modeling import generation_bahdanau
-from tests.conftest import TINY
-from tests.helpers.batches import SIDES, SOURCES, pad
-from tests.modeling.test_decoding import decisive
-
-START, END, PAD = 1, 2, 0
+from tests.helpers.batches import SOURCES, source
+from tests.helpers.decisive_model import decisive
+from tests.helpers.strategies import END, START, calls, models
 
 
 class DoNothing(LogitsProcessor):
@@ -51,58 +49,6 @@ def in_general(model: BahdanauForConditionalGeneration, *args: Any, **options: A
 
 
 # Any model and any batch
-
-
-@st.composite
-def models(draw) -> BahdanauForConditionalGeneration:
-    """Of any shape; float64, where no two scores are equal by rounding."""
-    two_ways = draw(st.booleans())
-    layers = draw(st.integers(1, 3))
-    config = BahdanauConfig(
-        **TINY
-        | {
-            "vocab_size": draw(st.integers(7, 17)),
-            "bidirectional_encoder": two_ways,
-            "encoder_layers": draw(st.integers(1, 3)) if two_ways else layers,
-            "decoder_layers": layers,
-            "use_attention": draw(st.booleans()),
-            "readout": draw(st.sampled_from(["linear", "deep"])),
-            "encoder_reads_padding": draw(st.booleans()),
-            "pad_token_id": draw(st.sampled_from([PAD, 3])),
-            "dropout": 0.3,
-            "attention_dropout": 0.3,
-            "initializer_range": draw(st.sampled_from([1.0, 2.0, 3.0])),
-        }
-    )
-    torch.manual_seed(draw(st.integers(0, 2**31)))
-    return decisive(BahdanauForConditionalGeneration(config).double().eval())
-
-
-@st.composite
-def calls(draw, vocab_size: int) -> dict[str, Any]:
-    """Sentences, padded anywhere, and what else `generate` is told."""
-    sizes = st.lists(st.integers(1, 7), min_size=1, max_size=9)
-    sources = [[4 + i % 13 for i in range(7 * n, 8 * n)] for n in draw(sizes)]
-    ids, mask = pad(sources, draw(st.sampled_from(SIDES)), extra=draw(st.integers(0, 2)))
-    call: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if draw(st.booleans()):
-        tokens = st.integers(0, vocab_size - 1)
-        length = draw(st.integers(1, 3))
-        rows = st.lists(tokens, min_size=length, max_size=length)
-        prefix = draw(st.lists(rows, min_size=len(sources), max_size=len(sources)))
-        call["decoder_input_ids"] = torch.tensor([[START, *row] for row in prefix])
-    call["max_new_tokens"] = draw(st.integers(1, 12))
-    ends = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=3, unique=True)
-    call["eos_token_id"] = draw(st.none() | st.just(END) | ends)
-    if draw(st.booleans()):
-        beams = draw(st.integers(2, 5))
-        call |= {
-            "num_beams": beams,
-            "num_return_sequences": draw(st.integers(1, beams)),
-            "length_penalty": draw(st.sampled_from([-1.0, 0.0, 0.6, 1.0, 2.0])),
-            "early_stopping": draw(st.sampled_from([True, False, "never"])),
-        }
-    return call
 
 
 @settings(deadline=None, max_examples=150)
@@ -152,11 +98,6 @@ def test_whoever_is_wanted_stays(wanted) -> None:
 # Which loop
 
 
-def source() -> dict[str, Tensor]:
-    ids, mask = pad(SOURCES, "left")
-    return {"input_ids": ids, "attention_mask": mask}
-
-
 @pytest.mark.parametrize(
     ("options", "search"),
     [
@@ -170,7 +111,7 @@ def source() -> dict[str, Tensor]:
 )
 @pytest.mark.grid
 def test_tokens_alone_take_our_loop(model, options, search, own_searches) -> None:
-    model.generate(**source(), max_new_tokens=3, **options)
+    model.generate(**source("left"), max_new_tokens=3, **options)
     assert own_searches == [search]
 
 
@@ -194,7 +135,7 @@ def test_tokens_alone_take_our_loop(model, options, search, own_searches) -> Non
 )
 def test_whatever_needs_more_takes_the_librarys(tiny_model, extra, num_beams, own_searches) -> None:
     model = decisive(tiny_model())
-    model.generate(**source(), max_new_tokens=4, num_beams=num_beams, **extra)
+    model.generate(**source("left"), max_new_tokens=4, num_beams=num_beams, **extra)
     assert own_searches == []
 
 
@@ -218,9 +159,9 @@ def test_lower_precision_runs_in_our_loop(model, dtype, num_beams, own_searches)
     """At the first word its choice is as good as the exact one, up to its rounding."""
     decisive(model)
     exact = model.generate(
-        **source(), max_new_tokens=1, return_dict_in_generate=True, output_logits=True
+        **source("left"), max_new_tokens=1, return_dict_in_generate=True, output_logits=True
     ).logits[0]
-    output = model.to(dtype).generate(**source(), max_new_tokens=5, num_beams=num_beams)
+    output = model.to(dtype).generate(**source("left"), max_new_tokens=5, num_beams=num_beams)
     assert len(own_searches) == 1
     assert output.shape[0] == len(SOURCES)
     assert output[:, 0].tolist() == [START] * 4

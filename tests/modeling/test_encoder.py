@@ -13,7 +13,7 @@ from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.modeling.modeling_bahdanau import BahdanauEncoderOutput
 from bahdanau_hf.modeling.recurrence_bahdanau import run_gru
 from tests.helpers.batches import SIDES, batch
-from tests.modeling.test_decoding import decisive
+from tests.helpers.decisive_model import decisive
 
 # One layer
 

@@ -7,16 +7,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 from transformers.cache_utils import DynamicCache
-from transformers.generation import (
-    GenerateBeamEncoderDecoderOutput,
-    GenerateEncoderDecoderOutput,
-)
+from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.modeling.modeling_bahdanau import BahdanauCache
-from tests.helpers.batches import CLOSE, SOURCES, pad
+from tests.helpers.batches import CLOSE, SOURCES, pad, source
+from tests.helpers.decisive_model import decisive
 from tests.helpers.oracles import ScalarModel
-from tests.modeling.test_decoding import decisive, source
 
 EVERYTHING: dict[str, Any] = {
     "return_dict_in_generate": True,

@@ -6,8 +6,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from bahdanau_hf.data.tokenization import train_tokenizer
-from tests.helpers.batches import SOURCES
-from tests.modeling.test_decoding import decisive, source
+from tests.helpers.batches import SOURCES, source
+from tests.helpers.decisive_model import decisive
 
 
 class Collector(BaseStreamer):

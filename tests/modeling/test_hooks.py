@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
-from tests.modeling.test_tools import (
+from tests.helpers.changed_models import (
     ALL,
     CLOSE,
     KINDS,

@@ -12,18 +12,12 @@ from bahdanau_hf.cli import main
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.modeling.matmul_bahdanau import Int8Product
 from bahdanau_hf.modeling.processor_bahdanau import processor
-from tests.helpers.batches import SOURCES, batch
+from tests.helpers.batches import SOURCES, batch, source
+from tests.helpers.decisive_model import decisive, wide_model
 from tests.helpers.pretences import pretending
-from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
-from tests.modeling.test_decoding import decisive
-from tests.modeling.test_layout import sentences, wide_model
+from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES
 
 pytestmark = pytest.mark.skipif(not processor().int8, reason="PyTorch has no 8-bit products here")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 # The model
@@ -33,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_kind_of_model(model, num_beams, monkeypatch) -> None:
     """Its first word is as likely as the exact one, up to 8 bits; and 8-bit products were taken."""
     decisive(model)
-    options = {**sentences(), "max_new_tokens": 1}
+    options = {**source(), "max_new_tokens": 1}
     exact = model.generate(**options, return_dict_in_generate=True, output_logits=True).logits[0]
     calls, multiply = [], Int8Product._multiply
     monkeypatch.setattr(
@@ -49,7 +43,7 @@ def test_every_kind_of_model(model, num_beams, monkeypatch) -> None:
 
 def test_annotations_are_close() -> None:
     model = wide_model()
-    inputs = {name: x for name, x in sentences().items() if name != "max_new_tokens"}
+    inputs = source()
     with torch.no_grad():
         exact = model.model.encoder(**inputs).last_hidden_state
         rounded = model.use_int8().model.encoder(**inputs).last_hidden_state
@@ -62,7 +56,7 @@ def test_annotations_are_close() -> None:
 def test_a_sentence_does_not_see_its_batch(num_beams, readout) -> None:
     model = wide_model(readout=readout).use_int8()
     options = {"num_beams": num_beams, "max_new_tokens": 8}
-    together = model.generate(**{**sentences(), **options})
+    together = model.generate(**source(), **options)
     for row, words in zip(together.tolist(), SOURCES, strict=True):
         alone = model.generate(torch.tensor([words]), **options)[0].tolist()
         end = alone.index(2, 1) + 1 if 2 in alone[1:] else len(alone)
@@ -71,10 +65,11 @@ def test_a_sentence_does_not_see_its_batch(num_beams, readout) -> None:
 
 def test_the_weights_stay_and_it_can_be_ended() -> None:
     model = wide_model()
-    before, expected = copy.deepcopy(model.state_dict()), model.generate(**sentences())
-    model.use_int8().generate(**sentences())
+    expected = model.generate(**source(), max_new_tokens=8)
+    before = copy.deepcopy(model.state_dict())
+    model.use_int8().generate(**source(), max_new_tokens=8)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-    assert torch.equal(model.use_int8(False).generate(**sentences()), expected)
+    assert torch.equal(model.use_int8(False).generate(**source(), max_new_tokens=8), expected)
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:
@@ -87,8 +82,9 @@ def test_where_it_cannot_be(tmp_path: Path) -> None:
         model.train()
     with pytest.raises(ValueError, match="not saved"):
         model.save_pretrained(tmp_path)
+    generate = inspect.unwrap(type(model).generate)  # without its no_grad
     with pytest.raises(ValueError, match="outside of training"):
-        inspect.unwrap(type(model).generate)(model, **sentences())  # without its no_grad
+        generate(model, **source(), max_new_tokens=8)
     with pytest.raises(ValueError, match="CPU"):
         wide_model().to("meta").use_int8()
     with pretending(int8=False), pytest.raises(ValueError, match="FBGEMM"):

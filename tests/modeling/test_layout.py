@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.modeling import matmul_bahdanau
 from bahdanau_hf.modeling.matmul_bahdanau import remember
 from bahdanau_hf.modeling.processor_bahdanau import processor
-from tests.helpers.batches import SOURCES, batch, pad
-from tests.modeling.test_decoding import decisive
+from tests.helpers.batches import batch, source
+from tests.helpers.decisive_model import wide_model
 
 NEEDS_INT8 = pytest.mark.skipif(not processor().int8, reason="PyTorch has no 8-bit products here")
 KINDS = [False, pytest.param(True, marks=NEEDS_INT8)]
@@ -109,22 +108,10 @@ def test_weights_that_are_promised_to_stay_are_compared_once(monkeypatch) -> Non
 # Through a whole model
 
 
-def wide_model(seed: int = 0, **changes: object) -> BahdanauForConditionalGeneration:
-    """Wide enough for everything that is laid out."""
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": 701, "embedding_size": 96, "hidden_size": 160, "initializer_range": 2.0}
-    return decisive(BahdanauForConditionalGeneration(BahdanauConfig(**sizes | changes)).eval())
-
-
-def sentences() -> dict[str, Tensor]:
-    ids, mask = pad(SOURCES, "right")
-    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 8}
-
-
 @pytest.mark.parametrize("int8", KINDS)
 def test_a_changed_model_translates_as_a_fresh_one(int8) -> None:
     """Parameter by parameter, written behind the graph's back."""
-    model, options = wide_model().use_int8(int8), {**sentences(), "max_new_tokens": 3}
+    model, options = wide_model().use_int8(int8), {**source(), "max_new_tokens": 3}
     for parameter in model.parameters():
         model.generate(**options)
         parameter.data.mul_(-1)
@@ -138,8 +125,8 @@ def test_training_in_between(int8) -> None:
     seen = []
     for _ in range(3):
         model.use_int8(int8)
-        seen.append(model.generate(**sentences()).tolist())
-        assert seen[-1] == copy.deepcopy(model).generate(**sentences()).tolist()
+        seen.append(model.generate(**source(), max_new_tokens=8).tolist())
+        assert seen[-1] == copy.deepcopy(model).generate(**source(), max_new_tokens=8).tolist()
         model.use_int8(False).train()
         model(**batch()).loss.backward()
         optimizer.step()
@@ -150,10 +137,10 @@ def test_training_in_between(int8) -> None:
 @pytest.mark.parametrize("int8", KINDS)
 def test_it_is_neither_copied_nor_pickled(int8) -> None:
     model = wide_model().use_int8(int8)
-    expected = model.generate(**sentences())
+    expected = model.generate(**source(), max_new_tokens=8)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert other.int8 == int8
-        assert torch.equal(other.generate(**sentences()), expected)
+        assert torch.equal(other.generate(**source(), max_new_tokens=8), expected)
     assert set(model.state_dict()) == set(wide_model().state_dict())
 
 
@@ -169,11 +156,11 @@ def test_another_layer_in_place_of_the_head_is_called() -> None:
             return self.base(x) + self.shift
 
     model = wide_model()
-    expected = model.generate(**sentences())
+    expected = model.generate(**source(), max_new_tokens=8)
     model.lm_head = Adapter(model.lm_head)
-    assert torch.equal(model.generate(**sentences()), expected)
+    assert torch.equal(model.generate(**source(), max_new_tokens=8), expected)
     model.lm_head.shift.data[5] = 1e6
-    assert model.generate(**sentences())[0].tolist() == [1] + [5] * 8
+    assert model.generate(**source(), max_new_tokens=8)[0].tolist() == [1] + [5] * 8
 
 
 @pytest.mark.parametrize("rows", [1, 4])

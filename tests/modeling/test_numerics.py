@@ -6,9 +6,9 @@ from torch.testing import assert_close
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.modeling.modeling_bahdanau import DropoutMasks
-from tests.conftest import VARIANTS, make_model
 from tests.helpers.batches import CLOSE, SOURCES, TARGETS, batch
 from tests.helpers.oracles import ScalarModel
+from tests.helpers.tiny_model import VARIANTS, make_model
 
 
 def test_two_runs_are_the_same(model) -> None:

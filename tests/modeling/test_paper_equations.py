@@ -1,4 +1,4 @@
-"""The architecture of `configs/rnnsearch.yaml`, equation by equation of Bahdanau et al. 2015.
+"""The architecture of `recipes/rnnsearch.yaml`, equation by equation of Bahdanau et al. 2015.
 
 The transcription below has the paper's letters and its equations alone, in NumPy and float64, one
 sentence and one step at a time. Where the model departs from the paper, a test shows for which
@@ -10,7 +10,6 @@ Dimensions: n hidden, n' attention, m embedding, l maxout units (the paper's let
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.setup import SHAPE_FIELDS
+from tests.helpers.places import ROOT
 
-RECIPE = Path(__file__).parents[2] / "configs" / "rnnsearch.yaml"
+RECIPE = ROOT / "bahdanau_hf" / "recipes" / "rnnsearch.yaml"
 N, N_ALIGN, M, L, K_X, K_Y = 5, 7, 4, 3, 13, 11
 SOURCE, TARGET = [4, 9, 12, 5, 2], [1, 3, 10, 6]  # y_0 is the start token
 

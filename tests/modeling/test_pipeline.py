@@ -10,17 +10,7 @@ from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauTranslationPip
 from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.data.tokenization import load_tokenizer
 from bahdanau_hf.inference.translator import Translator
-from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(checkpoint: Path) -> Translator:
-    return Translator.from_pretrained(checkpoint, device="cpu")
+from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES
 
 
 @pytest.fixture(scope="module")

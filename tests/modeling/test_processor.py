@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.modeling import processor_bahdanau
 from bahdanau_hf.modeling.processor_bahdanau import Processor, multiplies_fast, processor
 from tests.helpers.batches import SOURCES, batch, pad
+from tests.helpers.decisive_model import wide_model
 from tests.helpers.pretences import pretending
-from tests.modeling.test_decoding import decisive
 
 NOTHING = Processor()
 ABSENCES = [*({name: False} for name in Processor._fields), NOTHING._asdict()]
@@ -29,13 +29,6 @@ def called(answers: dict[str, bool]) -> str:
 def absent(request: pytest.FixtureRequest) -> Iterator[Processor]:
     with pretending(**request.param) as answers:
         yield answers
-
-
-def wide_model(**changes: Any) -> BahdanauForConditionalGeneration:
-    """Wide enough for every product that is chosen or laid out."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 701, "embedding_size": 96, "hidden_size": 160, "initializer_range": 2.0}
-    return decisive(BahdanauForConditionalGeneration(BahdanauConfig(**sizes | changes)).eval())
 
 
 def translate(model: BahdanauForConditionalGeneration) -> list[list[list[int]]]:

@@ -19,7 +19,7 @@ from transformers import pipeline
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.inference.translator import Translator
-from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
+from tests.helpers.tiny_checkpoint import PAIRS
 
 SOURCE_IDS, TARGET_IDS, UNK = 2000, 1003, 3
 ONLY = [1003, 1500, 1999]  # the first, one, and the last of those that only the source has
@@ -247,11 +247,6 @@ def test_decoder_input_is_refused() -> None:
 
 
 # Translator and pipeline
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module", params=["Translator", "pipeline"])

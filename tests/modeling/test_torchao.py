@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.modeling.test_tools import (
+from tests.helpers.changed_models import (
     FACTOR,
     KINDS,
     LINEAR,

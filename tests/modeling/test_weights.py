@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauModel
 from bahdanau_hf.modeling.configuration_bahdanau import INITIALIZERS
-from tests.conftest import VARIANTS
 from tests.helpers.batches import CLOSE, batch
+from tests.helpers.tiny_model import VARIANTS
 
 
 def fresh(tiny_config, **changes) -> BahdanauForConditionalGeneration:

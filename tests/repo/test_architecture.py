@@ -18,8 +18,8 @@ from tests.helpers.house_rules import (
     MOST_TRAVELLING_FILES,
     MOST_TRAVELLING_LINES,
 )
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "bahdanau_hf"
 
 HIDDEN = {"__init__", "__pycache__"}
@@ -170,6 +170,15 @@ def test_no_script_hides_a_library() -> None:
     wanted = {name for path in [*MODULES, *SCRIPTS] for name in imports(path)[1]}
     stems = {path.stem for path in SCRIPTS}
     assert not stems & (wanted | sys.stdlib_module_names)
+
+
+def test_tests_stand_where_they_are_looked_for() -> None:
+    """A folder for each package; and what several share is a helper, so that none needs another."""
+    tests = ROOT / "tests"
+    assert {path.name for path in PACKAGES} <= {path.name for path in tests.iterdir()}
+    other = re.compile(r"^\s*(?:from|import) (?:tests\.(?!helpers\b)|test_|conftest\b)", re.M)
+    for path in tests.rglob("*.py"):
+        assert not other.search(path.read_text(encoding="utf-8")), path
 
 
 def test_no_path_of_the_machine() -> None:

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from tests.conftest import covering
+from tests.helpers.grids import covering
 
 
 @pytest.mark.parametrize("sizes", [(3,), (8, 3), (2, 2, 8), (4, 5, 3)])

@@ -1,14 +1,19 @@
 """What is declared is what is used: dependencies, pins, versions, and what an install carries."""
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,8 +23,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from bahdanau_hf import __version__
+from bahdanau_hf.cli import COMMANDS
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 BASE = [Requirement(text) for text in PROJECT["dependencies"]]
@@ -144,19 +150,86 @@ def test_card_template_is_one_file() -> None:
     assert (ROOT / "bahdanau_hf" / "model_card.md").is_symlink()
 
 
-@pytest.mark.slow
-def test_wheel_carries_template_and_pairs(tmp_path: Path) -> None:
-    """Needs the network for the build backend."""
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "bahdanau_hf", source / "bahdanau_hf", symlinks=True)
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no file of an earlier build gets in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "bahdanau_hf", source / "bahdanau_hf", symlinks=True, ignore=skip)
     for name in ("pyproject.toml", "README.md", "LICENSE", "model_card.md"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    subprocess.run([*pip, str(tmp_path), str(source)], check=True)
-    [wheel] = tmp_path.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_wheel_carries_what_is_no_code(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         template = archive.read("bahdanau_hf/model_card.md")
     assert template == (ROOT / "model_card.md").read_bytes()
-    assert {"bahdanau_hf/py.typed", "bahdanau_hf/pairs/pairs.tsv"} <= names
-    assert not [name for name in names if name.startswith(("tests", "scripts", "benchmarks"))]
+    files = (path for path in (ROOT / "bahdanau_hf").rglob("*") if path.is_file())
+    here = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
+    assert {name for name in names if name.startswith("bahdanau_hf/")} == here
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {"bahdanau_hf", f"bahdanau_hf-{__version__}.dist-info"}
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_is_all_it_takes(wheel: Path, tmp_path: Path) -> None:
+    """Away from the clone, in an environment that has the dependencies and the wheel."""
+    environment, work = tmp_path / "environment", tmp_path / "work"
+    work.mkdir()
+    venv.create(environment, with_pip=False)
+    python = str(environment / "bin" / "python")
+    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    # The dependencies alone: what their folder's own .pth files point to, the clone, stays unseen.
+    (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--no-index", str(wheel)], check=True)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words: str, text: str = "") -> str:
+        done = subprocess.run(
+            [str(environment / "bin" / "bahdanau-hf"), *words]
+            if words[0] in COMMANDS
+            else [python, *words],
+            cwd=work,
+            env=variables | {"OMP_NUM_THREADS": "1"},
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    where = run("-c", "import bahdanau_hf; print(bahdanau_hf.__file__)")
+    assert Path(where.strip()) == purelib / "bahdanau_hf" / "__init__.py"
+    short = ["tiny", "--max_train_steps=5", "--max_train_samples=300", "--max_eval_samples=8"]
+    short += ["--num_beams=1", "--max_target_length=12"]
+    assert "Model, scores and report: runs/tiny" in run("train", *short)
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
+    launched = ["-m", "bahdanau_hf.train", *short, "--output_dir=runs/launched"]
+    assert "Model, scores and report: runs/launched" in run(*launch, *launched)
+    one, other = (work / "runs" / name / "model.safetensors" for name in ("tiny", "launched"))
+    assert one.read_bytes() == other.read_bytes()
+    model = ["--model", "runs/tiny"]
+    assert run("translate", *model, text="Hello.\n\nGood night.\n").count("\n") == 3
+    (work / "pairs.tsv").write_text("Hello.\t你好。\n", encoding="utf-8")
+    assert json.loads(run("score", *model, "--test_file", "pairs.tsv"))["num_sentences"] == 1
+    run("align", *model, "Hello.", "--output", "map.svg")
+    assert (work / "map.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert "model.safetensors" in run("push", "runs/tiny", "me/mine", "--dry_run")
+    assert f"bahdanau-hf: {__version__}" in run("env")
+    run("train-tokenizer", "tiny", "--max_train_samples=300", "--output_dir=tokenizer")
+    assert (work / "tokenizer" / "tokenizer.json").is_file()
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        run("export", *model, "--output_dir", "exported")
+        assert list((work / "exported").glob("*.onnx"))
+    if find_spec("gradio"):
+        run("demo", *model, "--space_dir", "space")
+        assert (work / "space" / "bahdanau_hf" / "recipes" / "tiny.yaml").is_file()

@@ -21,9 +21,9 @@ from tests.helpers.house_rules import (
     MOST_TRAVELLING_FILES,
     MOST_TRAVELLING_LINES,
 )
+from tests.helpers.places import ROOT
 from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
 
-ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "bahdanau_hf" / "recipes").glob("*.yaml"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [ROOT / "README.md", *DOCS]

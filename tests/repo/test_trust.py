@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,8 @@ from safetensors.torch import load_file
 from bahdanau_hf import InputError
 from bahdanau_hf.checkpoints.run_folder import seal_checkpoint, verify_checkpoint
 from bahdanau_hf.inference.translator import Translator
-from tests.helpers.tiny_checkpoint import make_checkpoint
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDERS = ("bahdanau_hf", "scripts", "examples", "benchmarks")
 CODE = sorted(
     path
@@ -125,16 +123,6 @@ def watched() -> Iterator[list[tuple[str, str]]]:
     _watched = []
     yield _watched
     _watched = None
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), num_steps=1)
-
-
-@pytest.fixture
-def copy(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:

@@ -18,20 +18,10 @@ from bahdanau_hf.reporting.attention_markup import (
     short_number,
     visible,
 )
+from tests.helpers.small_alignment import ALIGNMENT, SOURCE, TARGET, WEIGHTS
 
 SVG = "{http://www.w3.org/2000/svg}"
-WEIGHTS = np.array(
-    [[0.9, 0.06, 0.04], [0.02, 0.95, 0.03], [0.5, 0.25, 0.25], [0.0, 0.001, 0.999]],
-    dtype=np.float32,
-)
-SOURCE = ["Call", "us", "<eos>"]
-TARGET = ["联", "系", "我们", "。"]
 EVIL = ['<img src=x onerror="alert(1)">', "a&b'", "]]>", "\x1b[31m\x00", "\u202eabc", "\ud800"]
-
-
-@pytest.fixture
-def alignment():
-    return Alignment(SOURCE, TARGET, WEIGHTS)
 
 
 @pytest.fixture
@@ -109,8 +99,8 @@ def test_short_number(weight, text):
 
 
 class TestText:
-    def test_known_picture(self, alignment):
-        assert alignment_text(alignment) == (
+    def test_known_picture(self):
+        assert alignment_text(ALIGNMENT) == (
             "      Call    us  <eos>\n"
             "  联   .90   .06      ·\n"
             "  系     ·   .95      ·\n"
@@ -132,8 +122,8 @@ class TestText:
 
 
 class TestHtml:
-    def test_cells_and_heads(self, alignment):
-        table = _Table(alignment_html(alignment))
+    def test_cells_and_heads(self):
+        table = _Table(alignment_html(ALIGNMENT))
         assert table.heads == SOURCE + TARGET
         rows = [row for row in table.rows if row]
         weights = np.array([[cell[0] for cell in row] for row in rows])
@@ -172,9 +162,9 @@ class TestHtml:
         assert "\u202e" not in page
         page.encode("utf-8")
 
-    def test_standalone_is_the_fragment_in_a_page_that_needs_no_network(self, alignment):
-        page = alignment_html(alignment, standalone=True, title="地图 <1>")
-        assert alignment_html(alignment, title="地图 <1>") in page
+    def test_standalone_is_the_fragment_in_a_page_that_needs_no_network(self):
+        page = alignment_html(ALIGNMENT, standalone=True, title="地图 <1>")
+        assert alignment_html(ALIGNMENT, title="地图 <1>") in page
         assert page.startswith("<!DOCTYPE html>")
         assert ALIGNMENT_CSS in page
         assert "<title>地图 &lt;1&gt;</title>" in page
@@ -206,8 +196,8 @@ class TestSvg:
             )
         return found
 
-    def test_cells_stand_under_their_words(self, alignment):
-        root = ET.fromstring(alignment_svg(alignment))
+    def test_cells_stand_under_their_words(self):
+        root = ET.fromstring(alignment_svg(ALIGNMENT))
         cells = self.cells(root)
         weights = np.array([cell[2] for cell in cells]).reshape(4, 3)
         np.testing.assert_allclose(weights, WEIGHTS, atol=5e-4)
@@ -221,8 +211,8 @@ class TestSvg:
             assert abs(float(word.get("y")) - cells[3 * row][1]) < 8
             assert float(word.get("x")) < cells[0][0] - 18
 
-    def test_larger_weights_carry_their_number(self, alignment):
-        root = ET.fromstring(alignment_svg(alignment))
+    def test_larger_weights_carry_their_number(self):
+        root = ET.fromstring(alignment_svg(ALIGNMENT))
         numbers = [t for t in root.iter(f"{SVG}text") if "number" in t.get("class")]
         assert [t.text for t in numbers] == [".90", ".95", ".50", ".25", ".25", "1"]
         assert ["hot" in t.get("class") for t in numbers] == [True, True, False, False, False, True]
@@ -259,8 +249,8 @@ class TestSvg:
         }  # fmt: skip
         assert not re.search(r"url\(|@import|href", text)
 
-    def test_dark_pages_are_served(self, alignment):
-        style = ET.fromstring(alignment_svg(alignment)).find(f"{SVG}style").text
+    def test_dark_pages_are_served(self):
+        style = ET.fromstring(alignment_svg(ALIGNMENT)).find(f"{SVG}style").text
         assert "@media (prefers-color-scheme: dark)" in style
         # var() is unknown to viewers other than browsers and would leave the cells black.
         assert "var(" not in style

@@ -14,18 +14,7 @@ from bahdanau_hf.reporting.attention_plot import (
     plot_alignment,
     save_alignment,
 )
-
-WEIGHTS = np.array(
-    [[0.9, 0.06, 0.04], [0.02, 0.95, 0.03], [0.5, 0.25, 0.25], [0.0, 0.001, 0.999]],
-    dtype=np.float32,
-)
-SOURCE = ["Call", "us", "<eos>"]
-TARGET = ["联", "系", "我们", "。"]
-
-
-@pytest.fixture
-def alignment():
-    return Alignment(SOURCE, TARGET, WEIGHTS)
+from tests.helpers.small_alignment import ALIGNMENT, SOURCE, TARGET, WEIGHTS
 
 
 def _font(path, characters):
@@ -139,19 +128,19 @@ class TestFigure:
         families = figure.axes[0].get_yticklabels()[0].get_fontproperties().get_family()
         assert not any("Last" in family for family in families)
 
-    def test_png_without_a_font_comes_with_a_legible_svg(self, fonts, alignment, tmp_path):
+    def test_png_without_a_font_comes_with_a_legible_svg(self, fonts, tmp_path):
         with pytest.warns(UserWarning, match=r"look at .*map\.svg") as caught:
-            shown = save_alignment(alignment, tmp_path / "map.png", title="联系")
+            shown = save_alignment(ALIGNMENT, tmp_path / "map.png", title="联系")
         assert len(caught) == 1
         assert shown == tmp_path / "map.svg"
-        assert shown.read_text(encoding="utf-8") == alignment_svg(alignment, title="联系")
+        assert shown.read_text(encoding="utf-8") == alignment_svg(ALIGNMENT, title="联系")
         assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
     def test_wrong_shapes(self, fonts):
         with pytest.raises(ValueError, match="shape"):
             plot_alignment(WEIGHTS, TARGET, SOURCE)
 
-    def test_without_matplotlib(self, monkeypatch, alignment, tmp_path):
+    def test_without_matplotlib(self, monkeypatch, tmp_path):
         real = builtins.__import__
 
         def no_matplotlib(name, *args, **kwargs):
@@ -163,34 +152,34 @@ class TestFigure:
         with pytest.raises(InputError, match=r"pip install 'bahdanau-hf\[plot\]'"):
             plot_alignment(WEIGHTS, SOURCE, TARGET)
         with pytest.raises(InputError, match="matplotlib"):
-            save_alignment(alignment, tmp_path / "map.png")
+            save_alignment(ALIGNMENT, tmp_path / "map.png")
         for suffix in ("svg", "html", "txt"):
-            assert save_alignment(alignment, tmp_path / f"map.{suffix}").stat().st_size > 100
+            assert save_alignment(ALIGNMENT, tmp_path / f"map.{suffix}").stat().st_size > 100
 
 
 class TestSave:
-    def test_by_suffix(self, alignment, tmp_path):
+    def test_by_suffix(self, tmp_path):
         folder = tmp_path / "new" / "folder"
         expected = {
-            "a.svg": alignment_svg(alignment, title="联 & 系"),
-            "A.HTML": alignment_html(alignment, standalone=True, title="联 & 系"),
-            "a.txt": alignment_text(alignment),
+            "a.svg": alignment_svg(ALIGNMENT, title="联 & 系"),
+            "A.HTML": alignment_html(ALIGNMENT, standalone=True, title="联 & 系"),
+            "a.txt": alignment_text(ALIGNMENT),
         }
         for name, text in expected.items():
-            path = save_alignment(alignment, str(folder / name), title="联 & 系")
+            path = save_alignment(ALIGNMENT, str(folder / name), title="联 & 系")
             assert path == folder / name
             assert path.read_text(encoding="utf-8") == text
 
     @pytest.mark.parametrize("name", ["map.pdf", "map", ".png"])
-    def test_other_suffixes(self, alignment, tmp_path, name):
+    def test_other_suffixes(self, tmp_path, name):
         with pytest.raises(InputError, match=r"must end in \.png, \.svg, \.html, \.txt"):
-            save_alignment(alignment, tmp_path / name)
+            save_alignment(ALIGNMENT, tmp_path / name)
         assert list(tmp_path.iterdir()) == []
 
-    def test_unwritable(self, alignment, tmp_path):
+    def test_unwritable(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match=r"cannot write .*map\.svg"):
-            save_alignment(alignment, tmp_path / "file" / "map.svg")
+            save_alignment(ALIGNMENT, tmp_path / "file" / "map.svg")
         (tmp_path / "map.svg").mkdir()
         with pytest.raises(InputError, match=r"cannot write .*map\.svg"):
-            save_alignment(alignment, tmp_path / "map.svg")
+            save_alignment(ALIGNMENT, tmp_path / "map.svg")

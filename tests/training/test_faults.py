@@ -21,10 +21,8 @@ from bahdanau_hf.training.loop import train
 from bahdanau_hf.training.release import choose_weights
 from bahdanau_hf.training.run import NonFiniteError, Run, save_release
 from bahdanau_hf.training.step import OutOfMemory, take_step
-from tests.helpers.tiny_run import PAIRS, flags, logged, prepare, train_script
-
-NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
-
+from tests.helpers.places import PAIRS
+from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare, train_script
 
 # --- disks ---------------------------------------------------------------------------------------
 
@@ -147,10 +145,10 @@ def test_damaged_weights_do_not_become_the_release(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"max_train_steps": 1}
-    assert train_script().main(flags(tmp_path, **changes)) == 0
+    assert train_script(tmp_path, **changes) == 0
     (tmp_path / "eval_results.json").unlink()
     flip_bit(tmp_path / "checkpoint-1" / "model.safetensors")
-    assert train_script().main(flags(tmp_path, **changes, resume_from_checkpoint="latest")) == 2
+    assert train_script(tmp_path, **changes, resume_from_checkpoint="latest") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: no checkpoint in ")
     assert "is whole" in error

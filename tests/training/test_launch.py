@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from bahdanau_hf.checkpoints.run_folder import find_checkpoint, list_checkpoints
 from bahdanau_hf.distributed import _promised_launch
-from tests.helpers.tiny_run import PAIRS, ROOT, flags, logged, train_script
+from tests.helpers.places import PAIRS, ROOT
+from tests.helpers.tiny_run import flags, logged, train_script
 
 SCRIPT = ROOT / "scripts" / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -100,8 +101,7 @@ def test_two_processes_are_one_in_a_larger_batch(tmp_path: Path) -> None:
         **{"dropout": 0, "attention_dropout": 0, "max_grad_norm": 0},
         **{"max_train_steps": 3, "eval_steps": 2, "save_steps": 1},
     }
-    one = flags(tmp_path / "one", **same, per_device_train_batch_size=64)
-    assert train_script().main(one) == 0
+    assert train_script(tmp_path / "one", **same, per_device_train_batch_size=64) == 0
     two = flags(tmp_path / "two", **same, per_device_train_batch_size=32)
     command = ["-m", "accelerate.commands.accelerate_cli", "launch"]
     done = launch(*command, "--cpu", "--num_processes", 2, SCRIPT, *two)
@@ -255,8 +255,7 @@ def test_three_processes_and_pairs_that_do_not_divide(tmp_path: Path) -> None:
         **{"max_train_samples": 53, "max_train_steps": 5, "eval_steps": 3, "save_steps": 1},
         "save_total_limit": 9,
     }
-    one = flags(tmp_path / "one", **same, per_device_train_batch_size=24)
-    assert train_script().main(one) == 0
+    assert train_script(tmp_path / "one", **same, per_device_train_batch_size=24) == 0
     three = flags(tmp_path / "three", **same, per_device_train_batch_size=8)
     command = ["-m", "accelerate.commands.accelerate_cli", "launch"]
     done = launch(*command, "--cpu", "--num_processes", 3, SCRIPT, *three)

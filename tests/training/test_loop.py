@@ -22,10 +22,7 @@ from bahdanau_hf.training.evaluation import validation_loss
 from bahdanau_hf.training.loop import StopSignals, TrainingInterrupted, train
 from bahdanau_hf.training.release import choose_weights
 from bahdanau_hf.training.run import NonFiniteError, Run
-from tests.helpers.tiny_run import logged, prepare
-
-NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
-
+from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
 
 # --- passes, validations, checkpoints ------------------------------------------------------------
 

@@ -15,9 +15,7 @@ from bahdanau_hf.training.batches import make_collator
 from bahdanau_hf.training.loop import train
 from bahdanau_hf.training.run import Run, make_optimizer
 from bahdanau_hf.training.step import take_step
-from tests.helpers.tiny_run import logged, prepare
-
-NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
+from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
 
 
 def features(run: Run, indices: Iterator[int] | range) -> list[dict[str, Any]]:

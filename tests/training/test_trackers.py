@@ -20,7 +20,8 @@ from bahdanau_hf.training import loop as training
 from bahdanau_hf.training import trackers
 from bahdanau_hf.training.loop import NUM_WATCHED, train
 from bahdanau_hf.training.trackers import VisdomTracker, choose_trackers, start_trackers
-from tests.helpers.tiny_run import ROOT, flags, logged, prepare, train_script
+from tests.helpers.places import ROOT
+from tests.helpers.tiny_run import flags, logged, prepare, train_script
 
 SETTINGS = {"train": {"seed": 3, "name": None, "note": "<b>"}, "num_parameters": 7}
 MAP = Alignment(["<i>a</i>", "a", "a"], ["爱", "爱"], [[0.25, 0.25, 0.5], [0, 0, 1]])
@@ -109,8 +110,7 @@ class TestVisdom:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
     ) -> None:
         monkeypatch.setenv("VISDOM_URL", "http://127.0.0.1:9")
-        arguments = ["--output_dir", str(tmp_path / "none"), "--report_to", "visdom"]
-        assert train_script().main(arguments) == 2
+        assert train_script(tmp_path / "none", report_to="visdom") == 2
         error = capsys.readouterr().err
         assert "no visdom server answers at http://127.0.0.1:9" in error
         assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""`scripts/train.py` from its arguments to what it leaves behind, and its answers to mistakes."""
+"""`bahdanau_hf.train` from its arguments to what it leaves behind, and its answers to mistakes."""
 
 import csv
 import json
@@ -21,18 +21,15 @@ from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.metrics.translation import score_translations, sentence_scores
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.run import Run
-from tests.helpers.tiny_run import PAIRS, ROOT, TINY, flags, logged, train_script
-
-
-def train(output_dir: Path, **changes: Any) -> int:
-    return int(train_script().main(flags(output_dir, **changes)))
+from tests.helpers.places import PAIRS
+from tests.helpers.tiny_run import TINY, logged, train_script
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has come to its end."""
     folder = tmp_path_factory.mktemp("finished")
-    assert train(folder, test_file=PAIRS, num_beams=2, weight_decay=0.5) == 0
+    assert train_script(folder, test_file=PAIRS, num_beams=2, weight_decay=0.5) == 0
     return folder
 
 
@@ -108,7 +105,7 @@ def test_alignments_are_of_sentences_of_the_split(finished: Path) -> None:
 
 
 def test_no_secret_is_written_down(tmp_path: Path) -> None:
-    assert train(tmp_path / "run", hub_token="hf_secret", max_train_steps=1) == 0
+    assert train_script(tmp_path / "run", hub_token="hf_secret", max_train_steps=1) == 0
     for path in (tmp_path / "run").rglob("*"):
         assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
 
@@ -116,7 +113,7 @@ def test_no_secret_is_written_down(tmp_path: Path) -> None:
 def test_it_prints_counts_scores_with_signatures_and_translations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(tmp_path / "run", test_file=PAIRS, max_train_steps=1) == 0
+    assert train_script(tmp_path / "run", test_file=PAIRS, max_train_steps=1) == 0
     printed = capsys.readouterr().out
     assert re.search(r"read +64 +64\n", printed)
     assert re.search(r"BLEU +\d+\.\d\d +nrefs:1\|case:mixed\|eff:no\|tok:zh", printed)
@@ -129,7 +126,7 @@ def test_what_a_stream_has_dropped_is_told_at_the_end(
     long = tmp_path / "long.tsv"
     long.write_text(PAIRS.read_text(encoding="utf-8") + "word " * 99 + "\t字\n", encoding="utf-8")
     changes = {"train_file": long, "validation_file": PAIRS, "shuffle_buffer_size": 100}
-    assert train(tmp_path / "run", streaming=True, **changes) == 0
+    assert train_script(tmp_path / "run", streaming=True, **changes) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     columns = next(row for row in rows if row[0] == "train")
     read = next(row for row in rows if row[0] == "read")
@@ -144,7 +141,7 @@ def test_what_a_stream_has_dropped_is_told_at_the_end(
 def test_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "eval_results.json").stat().st_mtime_ns
     changes = {"test_file": PAIRS, "num_beams": 2, "weight_decay": 0.5}
-    assert train(finished, resume_from_checkpoint="latest", **changes) == 0
+    assert train_script(finished, resume_from_checkpoint="latest", **changes) == 0
     message = capsys.readouterr().err
     assert "is finished: all 4 steps are taken" in message
     assert "--max_train_steps" in message
@@ -153,11 +150,11 @@ def test_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[st
 
 def test_scores_that_a_crash_has_cost_are_made_on_resuming(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert train(folder, test_file=PAIRS) == 0
+    assert train_script(folder, test_file=PAIRS) == 0
     expected = (folder / "test_predictions.tsv").read_bytes()
     for name in ("eval_results.json", "test_predictions.tsv", "model.safetensors"):
         (folder / name).unlink()
-    assert train(folder, test_file=PAIRS, resume_from_checkpoint="latest") == 0
+    assert train_script(folder, test_file=PAIRS, resume_from_checkpoint="latest") == 0
     assert (folder / "test_predictions.tsv").read_bytes() == expected
     assert (folder / "eval_results.json").is_file()
 
@@ -200,7 +197,7 @@ def test_publishing_on_the_way_and_at_the_end(
     caplog.set_level("INFO", logger="bahdanau_hf")
     changes = {"hub_model_id": "me/mine", "hub_token": "hf_x", "hub_private_repo": True}
     folder = tmp_path / "run"
-    assert train(folder, push_to_hub=True, eval_steps=1, test_file=PAIRS, **changes) == 0
+    assert train_script(folder, push_to_hub=True, eval_steps=1, test_file=PAIRS, **changes) == 0
     assert opened == [("me/mine", {"private": True, "token": "hf_x"})]
     names, files, options, cards, scores = zip(*pushed, strict=True)
     assert [option["message"] for option in options] == ["Step 1", "Step 3", "Step 4"]
@@ -224,14 +221,14 @@ def test_a_run_that_may_not_push_does_not_start(
         raise InputError(f"cannot push to {name}: the token may not write there")
 
     monkeypatch.setattr("bahdanau_hf.training.background_push.open_repository", refuse)
-    assert train(tmp_path / "mine", push_to_hub=True, hub_token="hf_x") == 2
+    assert train_script(tmp_path / "mine", push_to_hub=True, hub_token="hf_x") == 2
     assert "error: cannot push to mine: the token may not" in capsys.readouterr().err
     assert not list((tmp_path / "mine").iterdir())
 
 
 def test_going_on_from_a_model(finished: Path, tmp_path: Path) -> None:
     changes = {"model_name_or_path": finished, "max_train_steps": 1, "learning_rate": 1e-12}
-    assert train(tmp_path / "run", **changes) == 0
+    assert train_script(tmp_path / "run", **changes) == 0
     expected = load_file(finished / "model.safetensors")
     actual = load_file(tmp_path / "run" / "model.safetensors")
     for name, tensor in expected.items():
@@ -242,7 +239,7 @@ def test_going_on_from_a_model(finished: Path, tmp_path: Path) -> None:
 
 def test_without_attention_there_are_no_maps(tmp_path: Path) -> None:
     changes = {"use_attention": False, "attention_dropout": 0}
-    assert train(tmp_path / "run", max_train_steps=1, **changes) == 0
+    assert train_script(tmp_path / "run", max_train_steps=1, **changes) == 0
     assert not (tmp_path / "run" / "alignments.json").exists()
     assert (tmp_path / "run" / "eval_results.json").is_file()
 
@@ -257,7 +254,7 @@ def test_bundled_pairs_are_the_default_and_either_direction_works(tmp_path: Path
         "source_lang": "zh",
         "target_lang": "en",
     }
-    assert train(tmp_path / "run", **changes) == 0
+    assert train_script(tmp_path / "run", **changes) == 0
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert "tok:13a" in results["test"]["bleu_signature"]
 
@@ -295,7 +292,7 @@ def test_a_mistake_gets_one_line_and_status_2(
     message: str,
 ) -> None:
     monkeypatch.setattr("bahdanau_hf.training.setup.get_token", lambda: None)
-    assert train(tmp_path / "run", **changes) == 2
+    assert train_script(tmp_path / "run", **changes) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert re.search(message, error[0]), error[0]
@@ -303,7 +300,7 @@ def test_a_mistake_gets_one_line_and_status_2(
 
 def test_a_folder_that_is_in_use(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
-    assert train(finished) == 2
+    assert train_script(finished) == 2
     assert "--overwrite_output_dir" in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
@@ -311,9 +308,9 @@ def test_a_folder_that_is_in_use(finished: Path, capsys: pytest.CaptureFixture[s
 def test_a_tokenizer_that_does_not_belong_to_the_model(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(tmp_path / "other", max_train_samples=30, max_train_steps=1) == 0
+    assert train_script(tmp_path / "other", max_train_samples=30, max_train_steps=1) == 0
     changes = {"model_name_or_path": finished, "tokenizer_name": tmp_path / "other"}
-    assert train(tmp_path / "run", **changes) == 2
+    assert train_script(tmp_path / "run", **changes) == 2
     assert "the tokenizer does not belong to the model" in capsys.readouterr().err
 
 
@@ -323,13 +320,13 @@ def test_a_foreign_checkpoint(
     for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
     (tmp_path / "config.json").write_text('{"model_type": "marian"}')
-    assert train(tmp_path / "run", model_name_or_path=tmp_path) == 2
+    assert train_script(tmp_path / "run", model_name_or_path=tmp_path) == 2
     assert "'marian'" in capsys.readouterr().err
 
 
 def test_the_loss_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {"learning_rate": 3e38, "optimizer": "adam", "max_grad_norm": 0, "eval_steps": 100}
-    assert train(tmp_path / "run", **changes) == 1
+    assert train_script(tmp_path / "run", **changes) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"error: step \d+: the (loss|gradient) is (nan|inf)\..*", error)
 
@@ -337,14 +334,15 @@ def test_the_loss_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str
 # --- recipes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_are_understood(path: Path) -> None:
-    _, _, train_args = parse_arguments([str(path)])
+    _, _, train_args = parse_arguments([path.stem])
+    assert parse_arguments([str(path)])[2] == train_args
     assert train_args.output_dir == f"runs/{path.stem}"
 
 
 def test_the_tutorials_recipe_is_the_tutorials() -> None:
-    model, data, train_args = parse_arguments([str(ROOT / "configs" / "tutorial.yaml")])
+    model, data, train_args = parse_arguments(["tutorial"])
     shape = (model.embedding_size, model.hidden_size, model.encoder_layers, model.decoder_layers)
     assert shape == (32, 32, 2, 2)
     assert (model.dropout, model.attention_dropout, model.readout) == (0.1, 0.1, "linear")
