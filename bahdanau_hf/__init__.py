@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .inference.ensemble import EnsembleLogitsProcessor
     from .inference.translation import Translation
     from .inference.translator import Translator
-    from .metrics import TranslationMetric, TranslationScores, score_translations
+    from .metrics.evaluate_metric import TranslationMetric
+    from .metrics.translation import TranslationScores, score_translations
     from .modeling.configuration_bahdanau import BahdanauConfig
     from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
     from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
@@ -34,14 +35,14 @@ _MODULES = {
     "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
     "EnsembleLogitsProcessor": "inference.ensemble",
     "Translation": "inference.translation",
-    "TranslationMetric": "metrics",
-    "TranslationScores": "metrics",
+    "TranslationMetric": "metrics.evaluate_metric",
+    "TranslationScores": "metrics.translation",
     "Translator": "inference.translator",
     "clean_text": "data.tokenization",
     "load_tokenizer": "data.tokenization",
     "plot_alignment": "reporting.attention_plot",
     "save_alignment": "reporting.attention_plot",
-    "score_translations": "metrics",
+    "score_translations": "metrics.translation",
     "train_tokenizer": "data.tokenization",
 }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def read_json(path: Path, kind: type = dict) -> Any:
     if not isinstance(value, kind):
         raise InputError(f"cannot read {path}: it does not hold a {kind.__name__}")
     return value
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """What JSON has by names; nothing, where it has something else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def is_number(value: Any) -> bool:
+    """Whether JSON has a finite number here."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from bahdanau_hf.hub.model_card import write_model_card
 from bahdanau_hf.languages import CJK, HAN, base_language, has_spaces, is_chinese, language_name
-from bahdanau_hf.metrics import bleu_tokenizer
 from bahdanau_hf.metrics.analysis import source_length
+from bahdanau_hf.metrics.translation import bleu_tokenizer
 
 CHINESE = ("zh", "zh-Hans", "zh_CN", "ZH-tw", "cmn", "zho_Hans")
 

@@ -1,6 +1,6 @@
 """What stands behind a score: how it changes with the length of the source, and with chance.
 
-As in `metrics.py`, sacrebleu itself computes.
+As in `translation.py`, sacrebleu itself computes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from ..checkpoints.run_folder import list_checkpoints, verify_checkpoint, write_
 from ..checkpoints.save_load import load_weights, mean_weights
 from ..data.preprocessing import pair_texts
 from ..errors import InputError
-from ..hub.push import write_model_card
+from ..hub.model_card import write_model_card
 from ..inference.alignment_error import alignment_quality
 from ..inference.translator import Translator
 from ..metrics.translation import TranslationScores

@@ -30,7 +30,8 @@ from ..checkpoints.run_folder import (
 )
 from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoint
 from ..errors import InputError
-from ..hub.push import BackgroundPush, write_model_card
+from ..hub.model_card import write_model_card
+from ..hub.push import BackgroundPush
 from .arguments import DataArguments, TrainArguments
 from .batches import StreamedBatches, TrainingBatches
 from .setup import RunPairs, run_identity

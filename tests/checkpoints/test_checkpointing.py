@@ -274,6 +274,45 @@ def test_optimizer_of_a_tied_model_comes_back(tmp_path: Path) -> None:
         assert all(torch.equal(after[index][key], value) for key, value in values.items())
 
 
+def test_moments_stand_in_the_file_by_name(tmp_path: Path) -> None:
+    """As every version so far has written them, so that its checkpoints can be gone on from."""
+    run = prepare(tmp_path)
+    optimizer = run.optimizer.optimizer
+    parameters = dict(run.bare_model.named_parameters())
+    idle = next(iter(parameters))  # never has a gradient
+    for name, parameter in parameters.items():
+        parameter.grad = None if name == idle else torch.rand_like(parameter)
+    run.optimizer.step()
+    run.state.step = 1
+    run.save()
+    expected = {
+        f"{name}::{key}": optimizer.state[parameters[name]][key]
+        for name in parameters.keys() - {idle}
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+    saved = load_file(tmp_path / "checkpoint-1" / "optimizer.safetensors")
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[key], tensor) for key, tensor in expected.items())
+    groups = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["optimizer"]
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+        assert settings["params"] == [names[id(parameter)] for parameter in group["params"]]
+        assert settings["lr"] == group["lr"]
+    again = prepare(tmp_path, resume_from_checkpoint="latest").optimizer.optimizer
+    for group, other in zip(optimizer.param_groups, again.param_groups, strict=True):
+        for one, two in zip(group["params"], other["params"], strict=True):
+            assert optimizer.state.get(one, {}).keys() == again.state.get(two, {}).keys()
+
+
+def test_before_the_first_step_there_are_no_moments(tmp_path: Path) -> None:
+    run = prepare(tmp_path)
+    run.save()
+    assert load_file(tmp_path / "checkpoint-0" / "optimizer.safetensors") == {}
+    again = prepare(tmp_path, resume_from_checkpoint="latest")
+    assert not run.optimizer.optimizer.state
+    assert not again.optimizer.optimizer.state
+
+
 # --- weights and generators ----------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ SECOND_REFERENCES = ["咱们走吧。", "昨天他没有去学校。", "Tom喜�
 
 @pytest.fixture
 def metric_class():
-    from bahdanau_hf.metrics import TranslationMetric
+    from bahdanau_hf.metrics.evaluate_metric import TranslationMetric
 
     return TranslationMetric
 
@@ -132,7 +132,7 @@ class TestTranslationMetric:
     @pytest.mark.slow
     def test_gathers_over_real_processes(self, tmp_path):
         code = (
-            "import sys, json; from bahdanau_hf.metrics import TranslationMetric\n"
+            "import sys, json; from bahdanau_hf.metrics.evaluate_metric import TranslationMetric\n"
             "rank = int(sys.argv[1])\n"
             "m = TranslationMetric(num_process=2, process_id=rank, experiment_id='p',"
             " cache_dir=sys.argv[2])\n"

@@ -7,17 +7,12 @@ import pytest
 
 from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.errors import InputError
-from bahdanau_hf.reporting.attention_plot import (
-    alignment_html,
-    alignment_svg,
-    alignment_text,
-    plot_alignment,
-    save_alignment,
-)
+from bahdanau_hf.reporting.attention_markup import alignment_html, alignment_svg, alignment_text
+from bahdanau_hf.reporting.attention_plot import plot_alignment, save_alignment
 from tests.helpers.small_alignment import ALIGNMENT, SOURCE, TARGET, WEIGHTS
 
 
-def _font(path, characters):
+def _font(path, characters, family=None, weight=400):
     """Write a font that has squares for some characters and nothing else."""
     fontTools = pytest.importorskip("fontTools.fontBuilder")
     from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -34,8 +29,8 @@ def _font(path, characters):
     builder.setupGlyf(dict.fromkeys(names, glyph))
     builder.setupHorizontalMetrics(dict.fromkeys(names, (600, 0)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": f"Test {path.stem}", "styleName": "Regular"})
-    builder.setupOS2()
+    builder.setupNameTable({"familyName": family or f"Test {path.stem}", "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=weight)
     builder.setupPost()
     builder.save(path)
     return str(path)
@@ -111,12 +106,27 @@ class TestFigure:
         assert families[-1] == "Test Given"
         assert len([e for e in font_manager.fontManager.ttflist if e.name == "Test Given"]) == 1
 
+    def test_two_fonts_stand_in_for_one_another(self, fonts, tmp_path):
+        fonts += [_font(tmp_path / "A.ttf", "联系"), _font(tmp_path / "B.ttf", "我们。")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            plot_alignment(WEIGHTS, SOURCE, TARGET).savefig(tmp_path / "map.png")
+
     def test_prefers_known_fonts_in_their_regular_weight(self, fonts, tmp_path):
-        for name in ("AAA.ttf", "NotoSansCJK-Black.ttf", "NotoSansCJK-Regular.ttf", "simsun.ttf"):
-            fonts.append(_font(tmp_path / name, "联系我们。"))
+        from matplotlib import font_manager
+
+        for name, family, weight in (
+            ("a.ttf", "AAA", 400),
+            ("b.ttf", "Noto Sans CJK JP", 900),
+            ("c.ttf", "Noto Sans CJK JP", 400),
+            ("d.ttf", "SimSun", 400),
+        ):
+            fonts.append(_font(tmp_path / name, "联系我们。", family, weight))
         figure = plot_alignment(WEIGHTS, SOURCE, TARGET)
-        families = figure.axes[0].get_yticklabels()[0].get_fontproperties().get_family()
-        assert families[-1] == "Test NotoSansCJK-Regular"
+        properties = figure.axes[0].get_yticklabels()[0].get_fontproperties()
+        assert properties.get_family()[1:] == ["Noto Sans CJK JP"]
+        found = font_manager.findfont(font_manager.FontProperties(family=["Noto Sans CJK JP"]))
+        assert found == str(tmp_path / "c.ttf")
 
     def test_one_warning_without_a_font_and_never_the_last_resort(self, fonts, tmp_path):
         fonts.append(_font(tmp_path / "LastResort.ttf", "联系我们。"))
