@@ -326,8 +326,8 @@ class ChineseWords(Method):
 
     def patched(self) -> AbstractContextManager[Any]:
         """Another pattern of pieces."""
-        one = f"|[{tokenization._CJK}]|"
-        pieces = tokenization._BPE_PIECE.replace(one, f"|[{tokenization._CJK}]+|")
+        one = f"|[{tokenization.CJK_SCRIPTS}]|"
+        pieces = tokenization._BPE_PIECE.replace(one, f"|[{tokenization.CJK_SCRIPTS}]+|")
         return patch.object(tokenization, "_BPE_PIECE", pieces)
 
 
