@@ -41,7 +41,8 @@ EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "tools", 
 TRAVELLING = sorted((PACKAGE / "modeling").glob("*_bahdanau.py"))
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 PACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
+OUTSIDE = ("scripts", "benchmarks", "experiments")
+SCRIPTS = sorted(path for folder in OUTSIDE for path in (ROOT / folder).glob("*.py"))
 
 
 class WithoutTyping(ast.NodeTransformer):
@@ -123,7 +124,7 @@ def test_imports_do_not_go_round_in_circles() -> None:
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: path.stem)
 def test_nothing_imports_scripts(path) -> None:
     _, others = imports(path)
-    assert not others & {"scripts", "benchmarks", "tests"}
+    assert not others & {*OUTSIDE, "tests"}
 
 
 @pytest.mark.parametrize("path", TRAVELLING, ids=lambda path: path.stem)
@@ -183,7 +184,7 @@ def test_no_script_hides_a_library() -> None:
 
 def test_no_path_of_the_machine() -> None:
     home = str(ROOT) + "/"
-    folders = (PACKAGE, ROOT / "scripts", ROOT / "benchmarks", ROOT / "configs", ROOT / "tests")
+    folders = (PACKAGE, *(ROOT / name for name in (*OUTSIDE, "configs", "tests")))
     for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
         if path.suffix in {".py", ".md", ".yaml", ".tsv", ".json"}:
             assert home not in path.read_text(encoding="utf-8"), path

@@ -16,9 +16,9 @@ sys.path.append(str(ROOT))  # the benchmarks are not installed
 from bahdanau_hf.metrics.analysis import compare_systems  # noqa: E402
 from bahdanau_hf.training.arguments import parse_arguments  # noqa: E402
 from benchmarks import attention_study, study_report  # noqa: E402
-from benchmarks.seeds import compare_means  # noqa: E402
-from benchmarks.study_systems import SYSTEMS, batch_loss, count  # noqa: E402
-from benchmarks.study_training import (  # noqa: E402
+from experiments.seeds import compare_means  # noqa: E402
+from experiments.study_systems import SYSTEMS, batch_loss, count  # noqa: E402
+from experiments.study_training import (  # noqa: E402
     Setting,
     Study,
     learn,
@@ -230,7 +230,7 @@ def test_the_page_is_made_of_the_results(tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
     study_report.render(attention_study.RESULTS)
     assert page.read_text(encoding="utf-8") == shown, (
-        "run python -m benchmarks.attention_study render"
+        "run python -m experiments.attention_study render"
     )
 
 

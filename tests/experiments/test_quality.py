@@ -87,7 +87,7 @@ def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
     assert quality.main(["render", "--readme"]) == 0
     for made, kept in ((page, ROOT / "benchmarks" / "quality.md"), (readme, ROOT / "README.md")):
         assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), (
-            "run python -m benchmarks.quality render --readme"
+            "run python -m experiments.quality render --readme"
         )
 
 
@@ -200,7 +200,7 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert (
         f"| {len(pairs)} / {len(pairs)} | {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
     )
-    assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
+    assert "`python -m experiments.tutorial_experiment pairs.tsv --seeds 1" in table
     assert str(tmp_path) not in table, "no path of this machine"
     monkeypatch.setattr(tutorial_experiment, "race", lambda them, rounds: race(them, 1, 0))
     program = tmp_path / "program.py"
