@@ -69,14 +69,15 @@ test-newest:  ## the same with the newest that pip finds, in .venv-newest
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
 # What is computed in another way where the processor lacks AVX-512.
-ON_ANY_PROCESSOR := processor matmul layout encoder decoding decoding_properties recurrence numerics int8 precision \
-	onnx_export onnx_int8 onnx_search
+ON_ANY_PROCESSOR := $(patsubst %,modeling/test_%.py,processor matmul layout encoder decoding \
+	decoding_properties recurrence numerics int8) test_precision.py \
+	$(patsubst %,export/test_onnx_%.py,export int8 search)
 test-older-processor: export ATEN_CPU_CAPABILITY := avx2
 test-older-processor: export ONEDNN_MAX_CPU_ISA := AVX2
 test-older-processor: export FBGEMM_ENABLE_INSTRUCTIONS := AVX2
 test-older-processor: export BAHDANAU_PROCESSOR := vnni=0
 test-older-processor: $(VENV)/.installed  ## the tests of fast paths as on a processor without AVX-512
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(ON_ANY_PROCESSOR:%=tests/test_%.py)
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(addprefix tests/,$(ON_ANY_PROCESSOR))
 
 # Apart from the environment: transformers imports torchao wherever it is installed, and is slower.
 build/torchao: $(VENV)/.installed
@@ -84,7 +85,7 @@ build/torchao: $(VENV)/.installed
 	@touch $@
 
 test-torchao: build/torchao  ## the tests of weights that torchao has quantised
-	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_torchao.py
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/modeling/test_torchao.py
 
 audit:  ## ask the Python Packaging Advisory Database about the pinned versions
 	$(PYTHON) -m venv .venv-audit

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-pytest_plugins = ["browser", "exported_checkpoint"]  # their fixtures
+pytest.register_assert_rewrite("tests.helpers")
+pytest_plugins = ["tests.helpers.browser", "tests.helpers.exported_checkpoint"]  # their fixtures
 
-PAIRS = Path(__file__).parent / "data" / "pairs.tsv"
+PAIRS = Path(__file__).parent / "fixtures" / "pairs.tsv"
 
 # Odd and all different, so that two dimensions cannot be mistaken for each other.
 TINY = {

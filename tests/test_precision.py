@@ -12,10 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pretences import pretending
 from safetensors.torch import load_file
-from tiny_checkpoint import PAIRS, make_checkpoint
-from tiny_run import flags, logged, train_script
 
 from bahdanau_hf import InputError, precision
 from bahdanau_hf.cli import main as command
@@ -25,6 +22,9 @@ from bahdanau_hf.precision import choose_precision, fastest_dtype, is_emulated
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.evaluation import precision_of_training
 from bahdanau_hf.training.setup import start_accelerator
+from tests.helpers.pretences import pretending
+from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
+from tests.helpers.tiny_run import flags, logged, train_script
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 WITH = {"bfloat16": True}

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_pairs import PAIRS, write_tsv
+
+from tests.helpers.made_pairs import PAIRS, write_tsv
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
