@@ -37,8 +37,8 @@ import transformers
 from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length
 from bahdanau_hf.metrics.translation import score_translations
 from bahdanau_hf.training.arguments import parse_arguments
-
 from benchmarks.machine import command_line, describe_machine
+
 from .seeds import compare_means
 from .study_report import render
 from .study_systems import SYSTEMS, count

@@ -20,8 +20,8 @@ from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
 from bahdanau_hf.training.arguments import DataArguments, ModelArguments, TrainArguments
 from bahdanau_hf.training.run import make_optimizer
 from bahdanau_hf.training.setup import prepare_features, prepare_tokenizer
-
 from benchmarks.stopwatch import Contender, race
+
 from .study_systems import Batch, batch_loss, make_system
 
 RACE_BATCHES = 10

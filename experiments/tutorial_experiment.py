@@ -50,11 +50,11 @@ from bahdanau_hf.training.setup import (
     prepare_tokenizer,
     start_accelerator,
 )
-
-from . import tutorial_program
 from benchmarks.machine import command_line, describe_machine
 from benchmarks.plain_seq2seq import PlainSeq2Seq
 from benchmarks.stopwatch import Contender, race
+
+from . import tutorial_program
 from .tutorial_ceiling import ceiling, characters, encode, held_out, likeliest, texts
 from .tutorial_report import table
 

@@ -150,4 +150,6 @@ def test_wheel_carries_template_and_pairs(tmp_path: Path) -> None:
         template = archive.read("bahdanau_hf/model_card.md")
     assert template == (ROOT / "model_card.md").read_bytes()
     assert {"bahdanau_hf/py.typed", "bahdanau_hf/pairs/pairs.tsv"} <= names
-    assert not [name for name in names if name.startswith(("tests", "scripts", "benchmarks", "experiments"))]
+    assert not [
+        name for name in names if name.startswith(("tests", "scripts", "benchmarks", "experiments"))
+    ]

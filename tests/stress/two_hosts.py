@@ -1,4 +1,6 @@
-"""Trains one model on two simulated hosts, as two machines would: `python -m tests.stress.two_hosts`.
+"""Trains one model on two simulated hosts, as two machines would.
+
+    python -m tests.stress.two_hosts
 
 Each host is a network namespace of its own; a virtual cable is all that joins them. On both the
 same command is given, accelerate's multi-node launch. What they trained must be what one process
