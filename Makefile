@@ -7,12 +7,12 @@ RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
-CODE := bahdanau_hf scripts tests benchmarks experiments examples
+CODE := bahdanau_hf scripts tests benchmarks experiments examples docs
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser
-.PHONY: slow format lint types bench fuzz demo clean
+.PHONY: slow format lint types docs bench fuzz demo clean
 
 help:  ## this list
 	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 22
@@ -40,14 +40,13 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 	$(INSTALL) '.[demo,browser]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) '.[docs]'
+	@touch $@
+
 # Nothing that npm fetches is run while it is installed; the lock file knows the checksums.
 examples/browser/node_modules: examples/browser/package-lock.json
 	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund
-	@touch $@
-
-# Triton's interpreter runs the GPU's kernel; without it `make test` leaves those tests out.
-$(VENV)/.installed-gpu: $(VENV)/.installed
-	$(INSTALL) '.[gpu]'
 	@touch $@
 
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
@@ -121,6 +120,10 @@ lint: $(VENV)/.installed  ## look for mistakes and for unformatted code
 types: $(VENV)/.installed  ## check the types
 	$(BIN)/mypy
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.installed-docs  ## the documentation as a site in site/; a broken link is an error
+	$(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(BIN)/python benchmarks/run.py
 
@@ -133,5 +136,5 @@ demo: $(VENV)/.installed-demo  ## a page to try a checkpoint in the browser
 	$(BIN)/python scripts/app.py --model $(RUN)
 
 clean:  ## remove the environment and all that was built; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

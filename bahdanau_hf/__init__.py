@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from .alignment.record import Alignment
     from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
     from .inference.ensemble import EnsembleLogitsProcessor
-    from .inference.translator import Translation, Translator
+    from .inference.translation import Translation
+    from .inference.translator import Translator
     from .metrics import TranslationMetric, TranslationScores, score_translations
     from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
     from .reporting.attention_plot import plot_alignment, save_alignment
@@ -38,7 +39,7 @@ _MODULES = {
     "Alignment": "alignment.record",
     "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
     "EnsembleLogitsProcessor": "inference.ensemble",
-    "Translation": "inference.translator",
+    "Translation": "inference.translation",
     "TranslationMetric": "metrics",
     "TranslationScores": "metrics",
     "Translator": "inference.translator",

@@ -49,8 +49,8 @@ def measure_here(quick: bool, folder: Path) -> Section:
         "Engines",
         f"Width {EMBEDDING_SIZE}/{HIDDEN_SIZE}, linear readout, random weights, {MEAN_TARGET} "
         "words each, CTranslate2 with a transformer of as many parameters, one thread; and ours "
-        "with trained weights, whose translations end as they should. Ours compares its weights "
-        "once a round (`fixed_weights`), as the command `translate` does.",
+        'with overfitted weights ("trained"). Ours compares its weights once per round '
+        "(`fixed_weights`), as the command `translate` does.",
     )
     flat = make_ours(make_plain()).eval()
     fix_lengths(flat)

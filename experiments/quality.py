@@ -7,8 +7,8 @@ FOLDER holds train.tsv, validation.tsv and test.tsv (or .tsv.gz). `run` starts s
 user would, counts the CPU time of all its processes, validation and scoring included, then lets
 `bahdanau-hf score` translate the test split greedily and with 5 beams, and leaves the numbers in
 experiments/results/quality. A training that is there already is not done again, and what it took
-counts. `render` puts the tables into experiments/quality.md, and with --readme the row of results
-into README.md, where their marks are.
+counts. `render` puts the tables into experiments/quality.md, and with --readme the table of results
+into README.md and docs/results.md, where their marks are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .tutorial_report import tutorial_tables
 
 RESULTS = Path(__file__).parent / "results" / "quality"
 PAGE = Path(__file__).parent / "quality.md"
-README = ROOT / "README.md"
+SUMMARIES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BEAMS = (1, 5)
 TIME_ALLOWED = re.compile(r", (20 minutes|two hours) of two cores")
 
@@ -63,14 +63,14 @@ class Recipe:
 
 RECIPES = {
     "base-simplified": Recipe(
-        "Tatoeba, as Simplified, 20 minutes of two cores",
+        "Tatoeba, Simplified, 20 minutes of two cores",
         ("configs/base.yaml",),
         "simplified",
         2400,
         {1: 33, 5: 35},
     ),
     "ensemble-simplified": Recipe(
-        "Tatoeba, as Simplified, two seeds together, two hours of two cores",
+        "Tatoeba, Simplified, ensemble of two seeds, two hours of two cores",
         ("configs/base.yaml",),
         "simplified",
         14_400,
@@ -79,14 +79,14 @@ RECIPES = {
         "base-simplified",
     ),
     "base-as-is": Recipe(
-        "Tatoeba, scripts as they are",
+        "Tatoeba, mixed scripts",
         ("configs/base.yaml",),
         "keep",
         2400,
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
-        "Tatoeba, scripts as they are, five seeds together, two hours of two cores",
+        "Tatoeba, mixed scripts, ensemble of five seeds, two hours of two cores",
         ("configs/base.yaml",),
         "keep",
         14_400,
@@ -117,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, help="of the runs; default runs/NAME")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", action="store_true", help="put the results into README.md too")
+    parser.add_argument(
+        "--readme", action="store_true", help="also update README.md and docs/results.md"
+    )
     args = parser.parse_args(arguments)
     if args.action == "render":
         results = load_results(args.results)
@@ -127,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         update_marks(PAGE, texts)
         if args.readme:
-            update_marks(README, {"quality": readme_table(results)})
+            for page in SUMMARIES:
+                update_marks(page, {"quality": readme_table(results)})
         return 0
     if args.name is None or args.data is None:
         parser.error("run needs a name and --data")
@@ -248,7 +251,7 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
 def target_table(results: dict[str, dict[str, Any]]) -> str:
     """Every target beside what was measured, or `not measured`."""
     lines = [
-        "| recipe | search | wanted | measured | CPU-seconds, allowed | |",
+        "| recipe | search | target | measured | CPU-seconds of limit | |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     notes = []
@@ -262,9 +265,9 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
             cells = [
                 f"{recipe.title} (`{name}`)",
                 search,
-                "to state" if wanted is None else f"≥ {wanted:g}",
+                "none" if wanted is None else f"≥ {wanted:g}",
                 "not measured" if bleu is None else f"{bleu:.1f}",
-                f"{used}, {recipe.budget:,.0f}",
+                f"{used} of {recipe.budget:,.0f}",
                 verdict(wanted, bleu, result["cpu_seconds"] if result else 0, recipe.budget),
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -277,13 +280,13 @@ def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str
     flags = " ".join(recipe.flags)
     line = f"- `{name}`: `python -m experiments.quality run {name} --data FOLDER`, that is "
     line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
-    line += ", several seeds that translate together." if len(recipe.seeds) > 1 else "."
+    line += ", an ensemble of several seeds." if len(recipe.seeds) > 1 else "."
     if result:
         machine = result["machine"]
         line += (
             f" {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
             f"average {machine['load_average']}; {result['parameters'] / 1e6:.1f} M parameters,"
-            f" {result['pairs']:,} pairs, {result['epochs']} passes, seed "
+            f" {result['pairs']:,} pairs, {result['epochs']} epochs, seed "
             f"{', '.join(map(str, result['seeds']))}; "
             f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
         )
@@ -300,7 +303,7 @@ def verdict(wanted: float | None, bleu: float | None, used: float, budget: float
 
 
 def readme_table(results: dict[str, dict[str, Any]]) -> str:
-    """What README.md shows."""
+    """What README.md and docs/results.md show."""
     lines = [
         "| data | pairs | parameters | CPU minutes | BLEU greedy | 5 beams |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

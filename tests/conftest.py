@@ -63,10 +63,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def pytest_collection() -> None:
     """Before the tests' files are read."""
     gc.disable()  # what is imported now stays: nothing of it is worth looking for
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are taken out

@@ -14,7 +14,6 @@ code) and holds besides, in JSON and safetensors alone:
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import shutil
 from collections.abc import Iterable, Mapping
@@ -32,13 +31,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..distributed import gather_lists, on_main_process
 from ..errors import InputError
+from ..files import flush_to_disk, read_json, unfinished, write_json
 from .run_folder import (
     checkpoint_folder,
-    flush_to_disk,
     remove_checkpoint,
     seal_checkpoint,
     share_files,
-    unfinished,
     writing,
 )
 
@@ -132,7 +130,7 @@ def save_checkpoint(
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             "identity": dict(identity),
         }
-        (folder / STATE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / STATE, values)
         share_files(folder)
         seal_checkpoint(folder)
 
@@ -190,7 +188,7 @@ def load_checkpoint(
     Raises:
         InputError: the run differs in something that would break the continuation.
     """
-    values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    values = read_json(folder / STATE)
     check_identity(values["identity"], identity, folder)
     load_weights(model, folder)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -270,9 +268,8 @@ def precision_begun_in(folders: Iterable[Path]) -> str | None:
     """
     for folder in folders:
         try:
-            values = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return str(values["identity"]["recipe"]["mixed_precision"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return str(read_json(folder / STATE)["identity"]["recipe"]["mixed_precision"])
+        except (InputError, KeyError, TypeError):
             continue
     return None
 

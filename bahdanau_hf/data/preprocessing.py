@@ -18,8 +18,8 @@ from datasets import Dataset, Features, IterableDataset, Sequence, Value
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
+from ..languages import base_language
 from ..training.arguments import DataArguments
-from .readers import base_language
 from .sources import (
     AnyDataset,
     bundled_pairs,

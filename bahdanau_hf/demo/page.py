@@ -20,6 +20,7 @@ from ..alignment.record import Alignment
 from ..alignment.words import split_words
 from ..errors import InputError
 from ..inference.translator import Translation, Translator
+from ..languages import EXAMPLES, base_language, language_name
 from ..reporting.attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
 
 MAX_CHARACTERS = 1000  # of a text that a visitor sends; the rest is not read
@@ -32,19 +33,6 @@ _GRADIO_SETTINGS = {
     # It keeps a record of each answer, and counts them all up after each one.
     "GRADIO_ANALYTICS_MAX_EVENTS": "100",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000",
-}
-_LANGUAGES = {
-    **{"de": "German", "en": "English", "es": "Spanish", "fr": "French", "ja": "Japanese"},
-    **{"ko": "Korean", "pt": "Portuguese", "ru": "Russian", "zh": "Chinese"},
-}
-_EXAMPLES = {
-    "en": [
-        "Where is the station?",
-        "It will rain tomorrow.",
-        "My brother works in a hospital near the river.",
-        "How much is this book?",
-    ],
-    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "这本书多少钱？"],
 }
 
 _CSS = """
@@ -171,13 +159,13 @@ class Answers:
     def languages(self) -> tuple[str, str]:
         """Names of the languages, such as `("English", "Chinese")`."""
         return (
-            _LANGUAGES.get(self.source_lang, self.source_lang or "Source"),
-            _LANGUAGES.get(self.target_lang, self.target_lang or "Translation"),
+            language_name(self.source_lang) or "Source",
+            language_name(self.target_lang) or "Translation",
         )
 
     def examples(self) -> list[str]:
         """Sentences to try, if there are some in the checkpoint's language."""
-        return _EXAMPLES.get(self.source_lang, [])
+        return EXAMPLES.get(base_language(self.source_lang), [])
 
     def translate(
         self, text: Any, num_beams: Any = 1, num_choices: Any = 1

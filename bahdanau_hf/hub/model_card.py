@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from importlib import resources
@@ -14,17 +13,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
-from ..metrics.translation import CHINESE_CODES, score_translations
+from ..files import read_json, write_whole
+from ..languages import EXAMPLES, base_language, has_spaces, language_name
+from ..metrics.analysis import scores_by_length
 
 REPO_PLACEHOLDER = "OWNER/NAME"
 """Stands in a card for the repository until it is pushed to one."""
 
 _ATTENTION_MAPS = ("alignment.svg", "alignment.png")
-_LANGUAGES = {"en": "English", "zh": "Chinese"}
-_EXAMPLES = {"en": "Call us.", "zh": "联系我们。"}
 _SPLITS = {"test": "test", "validation": "validation (the weights were chosen by it)"}
-_WORD_BOUNDS = (5, 10, 20, 40)
-_CHARACTER_BOUNDS = (10, 20, 40, 80)
 _PROCEDURE = {
     "train": {
         "optimizer": "optimiser",
@@ -66,11 +63,13 @@ def write_model_card(
     """
     folder = Path(folder)
     config = read_model_config(folder)
-    settings = _read_json(folder / "settings.json")
-    results = _read_json(folder / "eval_results.json")
-    tokenizer = _read_json(folder / "tokenizer_config.json")
+    settings = read_json(folder / "settings.json")
+    results = read_json(folder / "eval_results.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
     train, data = _mapping(settings.get("train")), _mapping(settings.get("data"))
-    languages = [data.get(side) or tokenizer.get(side) for side in ("source_lang", "target_lang")]
+    source_lang, target_lang = languages = [
+        str(data.get(side) or tokenizer.get(side) or "") for side in ("source_lang", "target_lang")
+    ]
     name = (name or train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
     scores = {
         split: results[split]
@@ -97,9 +96,9 @@ def write_model_card(
         model_name=name,
         repo_id=REPO_PLACEHOLDER,
         license=license,
-        source_language=_language(languages[0], "its source language"),
-        target_language=_language(languages[1], "its target language"),
-        example=_EXAMPLES.get(languages[0] or "", "..."),
+        source_language=language_name(source_lang) or "its source language",
+        target_language=language_name(target_lang) or "its target language",
+        example=EXAMPLES.get(base_language(source_lang), ["..."])[0],
         has_attention=has_attention,
         architecture=_architecture(config),
         num_parameters=_number(settings.get("num_parameters")),
@@ -113,15 +112,12 @@ def write_model_card(
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
-        buckets=_length_buckets(folder / "test_predictions.tsv", languages),
-        length_unit="characters" if languages[0] in CHINESE_CODES else "words",
+        buckets=_length_buckets(folder / "test_predictions.tsv", source_lang, target_lang),
+        length_unit="words" if has_spaces(source_lang) else "characters",
         max_source_length=_length_limit(tokenizer),
     )
     path = folder / "README.md"
-    try:
-        path.write_text(card.content.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_whole(path, card.content.rstrip("\n") + "\n")
     return path
 
 
@@ -131,7 +127,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, or that of another kind of model.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "bahdanau":
         found = f"one of type {config['model_type']!r}" if "model_type" in config else "none"
         raise InputError(f"{folder} should hold a bahdanau checkpoint, but holds {found}")
@@ -141,19 +137,6 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 def attention_map(folder: Path) -> str | None:
     """Name the picture that goes with a checkpoint: of SVG and PNG, the one legible everywhere."""
     return next((name for name in _ATTENTION_MAPS if (folder / name).is_file()), None)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file holds, or nothing if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"cannot read {path}: it does not hold names and values")
-    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -176,10 +159,6 @@ def _length_limit(tokenizer: Mapping[str, Any]) -> int | None:
     """Tokens after which a source is cut; the library writes a huge number where there is none."""
     limit = tokenizer.get("model_max_length")
     return int(limit) if limit is not None and _is_number(limit) and limit < 1e6 else None
-
-
-def _language(code: str | None, otherwise: str) -> str:
-    return _LANGUAGES.get(code, f"`{code}`") if code else otherwise
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -353,29 +332,21 @@ def _eval_results(
     return results
 
 
-def _length_buckets(path: Path, languages: list[str | None]) -> list[dict[str, str]]:
+def _length_buckets(path: Path, source_lang: str, target_lang: str) -> list[dict[str, str]]:
     """Score the translations of a run again, in groups of sources of like length."""
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")]
+        first, *lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return []
-    if rows[0][:3] != ["source", "reference", "hypothesis"] or not languages[1]:
+    rows = [cells[:3] for cells in (line.split("\t") for line in lines) if len(cells) >= 3]
+    if first.split("\t")[:3] != ["source", "reference", "hypothesis"] or not (target_lang and rows):
         return []
-    by_characters = languages[0] in CHINESE_CODES
-    bounds = _CHARACTER_BOUNDS if by_characters else _WORD_BOUNDS
-    groups: dict[int, list[list[str]]] = {}
-    for row in (row for row in rows[1:] if len(row) >= 3):
-        length = len("".join(row[0].split())) if by_characters else len(row[0].split())
-        groups.setdefault(sum(length > bound for bound in bounds), []).append(row)
-    starts = (1, *(bound + 1 for bound in bounds))
-    table = []
-    for group in sorted(groups):
-        sentences = groups[group]
-        scores = score_translations(
-            [row[2] for row in sentences],
-            [row[1] for row in sentences],
-            target_lang=languages[1],
-        )
-        end = f"–{bounds[group]}" if group < len(bounds) else " and more"
-        table.append(_score_row(scores.as_dict(), length=f"{starts[group]}{end}"))
-    return table
+    sources, references, hypotheses = zip(*rows, strict=True)
+    groups = scores_by_length(
+        sources, hypotheses, references, source_lang=source_lang, target_lang=target_lang
+    )
+    ends = [f"–{group.longest}" if group.longest else " and more" for group in groups]
+    return [
+        _score_row(group.as_dict(), length=f"{group.shortest}{end}")
+        for group, end in zip(groups, ends, strict=True)
+    ]

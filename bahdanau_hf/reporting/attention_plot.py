@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..alignment.record import Alignment
 from ..errors import InputError
+from ..files import writing
 from .attention_markup import (
     ALIGNMENT_CSS,
     EMPTY,
@@ -116,15 +117,13 @@ def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None 
         raise InputError(f"cannot draw {str(path)!r}: its name must end in {', '.join(SUFFIXES)}")
     figure, missing = _figure(alignment, title) if suffix == ".png" else (None, "")
     shown = path.with_suffix(".svg") if missing else path
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if figure is not None:
             with _boxes_for_missing_characters():
                 figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
         if figure is None or missing:
             shown.write_text(writers[shown.suffix.lower()](), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     if missing:
         warnings.warn(
             f"no font on this machine has {missing!r}, so {path} shows boxes for them: look at "

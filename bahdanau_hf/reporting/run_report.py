@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..alignment.record import Alignment
 from ..errors import InputError
+from ..files import read_json, write_whole
 from .attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
 from .charts import CHART_CSS, Series, line_chart
 
@@ -126,12 +126,8 @@ def write_report(output_dir: str | Path) -> Path:
         f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
         f"{escape(direction)}</p></header>\n{''.join(sections)}</body>\n</html>\n"
     )
-    path, draft = folder / "report.html", folder / "report.html.tmp"
-    try:
-        draft.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    path = folder / "report.html"
+    write_whole(path, page)
     return path
 
 
@@ -142,14 +138,12 @@ def _section(title: str, body: str, problem: str = "") -> str:
 
 def _read_json(path: Path, kind: type) -> tuple[Any, str]:
     """What a file holds and "", or an empty value and what is wrong with the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return kind(), f"{path.name} is not there yet."
-    except (OSError, ValueError) as error:
-        return kind(), f"{path.name} cannot be read: {error}"
-    if not isinstance(value, kind):
-        return kind(), f"{path.name} cannot be read: it does not hold a {kind.__name__}"
+    try:
+        value = read_json(path, kind)
+    except InputError as error:
+        return kind(), str(error).replace(str(path), path.name)
     return value, "" if value else f"{path.name} is empty."
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from bahdanau_hf.data.readers import (
     _ROWS_LOOKED_AT,
-    base_language,
     file_stamp,
     find_columns,
     open_pairs,
@@ -178,12 +177,6 @@ def test_find_columns(names: str, expected: str | None) -> None:
     assert find_columns(names.split(), "en", "zh") == wanted
     if wanted is not None and "source" not in wanted and "SRC" not in wanted:
         assert find_columns(names.split(), "zh", "en") == wanted[::-1]
-
-
-def test_base_language() -> None:
-    assert [base_language(code) for code in ("zh-Hans", "ZH_tw", "cmn", "eng", "de-AT")] == [
-        *("zh", "zh", "zh", "en", "de")
-    ]
 
 
 @pytest.mark.parametrize(

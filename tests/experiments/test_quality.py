@@ -33,10 +33,10 @@ def made_result(greedy: float, beam: float, cpu_seconds: int) -> dict[str, Any]:
 
 def test_targets_and_what_was_measured() -> None:
     table = quality.target_table({"base-simplified": made_result(33.04, 34.9, 1300)})
-    assert "| greedy | ≥ 33 | 33.0 | 1,300, 2,400 | reached |" in table
-    assert "| beam 5 | ≥ 35 | 34.9 | 1,300, 2,400 | **not reached** |" in table
-    assert "(`base-as-is`) | beam 5 | ≥ 30 | not measured | –, 2,400 |  |" in table
-    assert "(`base-reverse`) | greedy | to state | not measured" in table
+    assert "| greedy | ≥ 33 | 33.0 | 1,300 of 2,400 | reached |" in table
+    assert "| beam 5 | ≥ 35 | 34.9 | 1,300 of 2,400 | **not reached** |" in table
+    assert "(`base-as-is`) | beam 5 | ≥ 30 | not measured | – of 2,400 |  |" in table
+    assert "(`base-reverse`) | greedy | none | not measured" in table
     assert "a day, commit abc" in table
     assert "`a signature`" in table
 
@@ -56,9 +56,7 @@ def test_a_training_is_not_done_twice(tmp_path) -> None:
 
 def test_the_readmes_rows() -> None:
     rows = quality.readme_table({"base-as-is": made_result(24.26, 27.15, 1260)})
-    assert rows.endswith("| Tatoeba, scripts as they are | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), (
-        rows
-    )
+    assert rows.endswith("| Tatoeba, mixed scripts | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), rows
 
 
 def test_a_folder_without_a_split(tmp_path) -> None:
@@ -69,15 +67,15 @@ def test_a_folder_without_a_split(tmp_path) -> None:
 
 
 def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
-    page = tmp_path / "quality.md"
-    page.write_text(quality.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    readme = tmp_path / "README.md"
-    readme.write_text(quality.README.read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(quality, "PAGE", page)
-    monkeypatch.setattr(quality, "README", readme)
+    kept = [quality.PAGE, *quality.SUMMARIES]
+    made = [tmp_path / page.name for page in kept]
+    for page, copy in zip(kept, made, strict=True):
+        copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(quality, "PAGE", made[0])
+    monkeypatch.setattr(quality, "SUMMARIES", made[1:])
     assert quality.main(["render", "--readme"]) == 0
-    for made, kept in ((page, ROOT / "experiments" / "quality.md"), (readme, ROOT / "README.md")):
-        assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), (
+    for page, copy in zip(kept, made, strict=True):
+        assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), (
             "run python -m experiments.quality render --readme"
         )
 
@@ -99,7 +97,7 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert 0 < few["likeliest"][1] <= few["ceiling"][1]
     assert all_words["likeliest"] == all_words["ceiling"], "every source has one translation"
     table = tutorial_report.tutorial_tables(results)
-    assert "| by heart, every word known | 1 | 1 |" in table
+    assert "| overfitted, all words in the vocabulary | 1 | 1 |" in table
     assert (
         f"| {len(pairs)} / {len(pairs)} | {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
     )

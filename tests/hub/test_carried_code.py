@@ -26,7 +26,6 @@ import sys
 site_packages, folder, second, card = sys.argv[1:]
 sys.path.append(site_packages)        # the libraries ...
 sys.modules["bahdanau_hf"] = None     # ... but not the package, however it is installed
-sys.modules["triton"] = None          # nor what only some machines have
 import json, torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
@@ -180,10 +179,10 @@ def test_a_stranger_can_train_save_and_load_again(answer) -> None:
 
 
 def test_code_on_the_card_runs_without_the_package(answer) -> None:
-    assert answer["card"][-2:] == ["联系我们。", "['联系我们。']"]
+    assert answer["card"][-2:] == ["车站在哪里？", "['车站在哪里？']"]
 
 
 def test_code_on_the_card_runs_with_the_package(code_on_the_card) -> None:
     lines: list[str] = []
     exec(code_on_the_card[0], {"print": lines.append})
-    assert lines == ["联系我们。"]
+    assert lines == ["车站在哪里？"]

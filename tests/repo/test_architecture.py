@@ -10,33 +10,24 @@ from pathlib import Path
 import pytest
 
 import bahdanau_hf
+from tests.helpers.house_rules import (
+    FLOORS,
+    MOST_LINES,
+    MOST_LINES_OF,
+    MOST_ROOMS,
+    MOST_TRAVELLING_FILES,
+    MOST_TRAVELLING_LINES,
+)
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "bahdanau_hf"
 
-# From the bottom up: packages, and files that stand beside them. Each imports from itself and from
-# those before it, without going round in circles.
-_FLOORS = """
-    version errors distributed modeling gpu precision metrics data alignment reporting checkpoints
-    hub inference export training convert_d2l demo cli __main__
-"""
-FLOORS = _FLOORS.split()
-MOST_ROOMS = 10  # of a package: its files at first sight
 HIDDEN = {"__init__", "__pycache__"}
 # The layer of data still reads the command line's dataclass.
 UPWARD = {
     ("data.preprocessing", "training.arguments"),
     ("data.sources", "training.arguments"),
 }
-
-MOST_LINES = 450
-# A model's classes stand in one file, as the library's models have them.
-MOST_LINES_OF = {
-    "modeling_bahdanau": 1150,
-    "generation_bahdanau": 600,
-    "recurrence_bahdanau": 600,
-}
-MOST_TRAVELLING_FILES, MOST_TRAVELLING_LINES = 8, 3000
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "tools", "base", "core"}
 TRAVELLING = sorted((PACKAGE / "modeling").glob("*_bahdanau.py"))
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -113,7 +104,7 @@ def test_imports_go_down(path) -> None:
 def test_what_is_for_gpus_knows_the_model_alone(path) -> None:
     own, others = imports(path)
     assert {name.split(".")[0] for name in own} <= {"gpu", "modeling"}
-    assert others <= {"torch", "transformers", "triton"} | sys.stdlib_module_names
+    assert others <= {"torch", "transformers"} | sys.stdlib_module_names
 
 
 def test_imports_do_not_go_round_in_circles() -> None:

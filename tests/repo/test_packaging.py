@@ -107,7 +107,16 @@ def test_everything_imported_is_declared(folder: str) -> None:
 
 
 def test_extras_are_the_promised_ones() -> None:
-    assert set(EXTRAS) == {"dev", "demo", "trackers", "plot", "zh", "onnx", "browser", "gpu"}
+    assert set(EXTRAS) == {
+        "dev",
+        "demo",
+        "trackers",
+        "plot",
+        "zh",
+        "onnx",
+        "browser",
+        "docs",
+    }
     assert PROJECT["scripts"] == {"bahdanau-hf": "bahdanau_hf.cli:main"}
 
 

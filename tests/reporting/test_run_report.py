@@ -322,8 +322,8 @@ class TestMissingAndBroken:
     def test_broken_json(self, run, name, content):
         (run / name).write_bytes(content)
         page = report(run)
-        assert page.text.count(f"{name} cannot be read: ") == 1
-        assert page.text.count("cannot be read") == 1
+        assert page.text.count(f"cannot read {name}: ") == 1
+        assert page.text.count("cannot read") == 1
 
     def test_odd_but_valid_json(self, run):
         (run / "settings.json").write_text('{"model": 3, "data": null, "num_pairs": [1, "x"]}')
