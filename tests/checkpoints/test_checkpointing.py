@@ -459,7 +459,15 @@ def test_files_folders_and_links_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "is_plain"),
-    [("a.b", True), ("", False), (".", False), ("..", False), (7, False), (("a",), False)]
+    [
+        ("a.b", True),
+        ("X", True),
+        ("", False),
+        (".", False),
+        ("..", False),
+        (7, False),
+        (("a",), False),
+    ]
     + [(f"a{sign}b", False) for sign in "/\\:\0"],
 )
 def test_plain_names(name: object, is_plain: bool) -> None:
@@ -485,7 +493,7 @@ def test_sealing_names_every_file_and_flushes_all(
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     expected = {"format": 1, "files": {"a": {"sha256": abc, "bytes": 3}}}
     assert manifest.read_text(encoding="utf-8") == json.dumps(expected, indent=2) + "\n"
-    assert sorted(flushed) == [tmp_path, tmp_path / "a", manifest]
+    assert {tmp_path, tmp_path / "a", manifest} <= set(flushed)
 
 
 def test_private_weights_are_shared(tmp_path: Path) -> None:
@@ -505,3 +513,47 @@ def test_a_checkpoint_that_is_passed_over_is_told(tmp_path: Path, caplog: Any) -
     (message,) = caplog.messages
     assert message.startswith(f"{path} is no checkpoint of a run (its manifest.json is missing")
     assert message.endswith("use --model_name_or_path. Trying the one before it.")
+
+
+def test_remains_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    remains = (".model.unfinished-12", ".removed-checkpoint-3")
+    for name in (*remains, ".git", ".removed-checkpoint-x", "checkpoint-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    prepare_output_dir(tmp_path, overwrite=False, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".git",
+        ".removed-checkpoint-x",
+        "checkpoint-1",
+    ]
+
+
+def test_refusals_of_a_folder_in_full(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.touch()
+    with pytest.raises(InputError) as caught:
+        prepare_output_dir(folder, overwrite=False, resume=False)
+    assert str(caught.value) == f"cannot write to --output_dir {folder}: File exists"
+    with pytest.raises(InputError) as caught:
+        prepare_output_dir(tmp_path, overwrite=False, resume=False)
+    assert str(caught.value) == (
+        f"--output_dir {tmp_path} is not empty (it holds run): name another, or add "
+        "--resume_from_checkpoint latest to go on, or --overwrite_output_dir to start afresh"
+    )
+
+
+def test_one_file_of_a_checkpoint_can_be_verified(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    seal_checkpoint(tmp_path)
+    (tmp_path / "b").write_text("x")
+    verify_checkpoint(tmp_path, "a")
+    verify_checkpoint(tmp_path, "c")
+    for only in ("b", None):
+        with pytest.raises(InputError, match=r"is damaged: b is not as it was written$"):
+            verify_checkpoint(tmp_path, only)
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = {"../b": manifest["files"]["b"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match=r"manifest\.json names '\.\./b', no file of this folder$"):
+        verify_checkpoint(tmp_path)

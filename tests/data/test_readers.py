@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bahdanau_hf.data import readers
 from bahdanau_hf.data.readers import (
     _ROWS_LOOKED_AT,
     file_stamp,
@@ -410,3 +411,51 @@ def test_stamp_of_two_files(tmp_path: Path) -> None:
         path.write_text("x\n")
     first, second = (f"2:{path.stat().st_mtime_ns}" for path in paths)
     assert file_stamp(",".join(map(str, paths))) == f"{first} {second}"
+
+
+@pytest.mark.parametrize(
+    ("names", "languages", "expected"),
+    [
+        (["en", "zh", "non_english"], ("en", "zh"), ("en", "zh")),
+        (["en", "zh", "non_english"], ("zh", "en"), ("zh", "en")),
+        (["English", "NonEnglish"], ("en", "zh"), ("English", "NonEnglish")),
+        (["en US", "zh CN"], ("en", "zh"), ("en US", "zh CN")),
+    ],
+)
+def test_columns_by_name(
+    names: list[str], languages: tuple[str, str], expected: tuple[str, str]
+) -> None:
+    assert find_columns(names, *languages) == expected
+
+
+def test_a_large_gzip_file_that_shrank_as_text_does_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_UNZIPPED_BYTES", 100)
+    path = tmp_path / "a.tsv.gz"
+    pairs = [(f"sentence {i}", f"句子 {i}") for i in range(99)]
+    path.write_bytes(gzip.compress(tsv(pairs)))
+    assert read(path) == pairs
+
+
+def test_a_row_too_long_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("en\tzh\na\tb\tc\n")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == (
+        f"{path}:2: 3 columns where line 1 has 2; a tab or comma too many or too few?"
+    )
+
+
+@pytest.mark.parametrize("names", ["a.tsv", "a.txt,b.txt"])
+def test_pairs_come_before_the_file_is_read_to_its_end(tmp_path: Path, names: str) -> None:
+    """A file of any size is looked at, not held."""
+    line = b"x\ty\n" if names == "a.tsv" else b"x\n"
+    paths = [tmp_path / name for name in names.split(",")]
+    for path in paths:
+        path.write_bytes(line * (_ROWS_LOOKED_AT + 5) + b"\xff\n")
+    pairs = open_pairs(",".join(map(str, paths)), "en", "zh")
+    assert len([next(pairs) for _ in range(_ROWS_LOOKED_AT + 5)]) == _ROWS_LOOKED_AT + 5
+    with pytest.raises(InputError, match=rf"a\.t..:{_ROWS_LOOKED_AT + 6}: not UTF-8"):
+        next(pairs)

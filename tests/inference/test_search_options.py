@@ -50,6 +50,8 @@ def test_the_checkpoints_defaults_count() -> None:
 def test_several_translations_bring_beams_and_scores() -> None:
     found = request(num_return_sequences=3)
     assert (found.num_beams, found.return_scores) == (3, True)
+    assert request(num_return_sequences=2).return_scores
+    assert request(num_return_sequences=3, do_sample=True).num_beams == 1
     assert request(num_return_sequences=2, num_beams=2).num_beams == 2
     sampled = request(num_return_sequences=3, num_beams=1, do_sample=True)
     assert (sampled.num_beams, sampled.generate_kwargs["do_sample"]) == (1, True)
