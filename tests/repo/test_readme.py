@@ -28,7 +28,8 @@ from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
 RECIPES = sorted((ROOT / "bahdanau_hf" / "recipes").glob("*.yaml"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [ROOT / "README.md", *DOCS]
-OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "benchmarks").glob("*.md")]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("benchmarks/*.md")]
+OTHERS += [*ROOT.glob("experiments/*.md"), *ROOT.glob("tests/*.md")]
 OTHERS += [ROOT / "bahdanau_hf" / "pairs" / "README.md"]
 
 
@@ -240,7 +241,9 @@ def test_make_targets_and_recipes_exist() -> None:
 
 @pytest.mark.parametrize("path", [*GUIDES, *OTHERS], ids=page_name)
 def test_files_that_are_named_exist(path: Path) -> None:
-    for name in re.findall(r"`((?:bahdanau_hf|benchmarks|scripts|tests)/[\w./]*)`", read(path)):
+    for name in re.findall(
+        r"`((?:bahdanau_hf|benchmarks|experiments|scripts|tests)/[\w./]*)`", read(path)
+    ):
         assert (ROOT / name).exists(), name
 
 
