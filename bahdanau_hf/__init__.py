@@ -1,45 +1,40 @@
 """Recurrent translation with additive (Bahdanau) attention for the Hugging Face ecosystem.
 
 Importing the package registers the model with `AutoConfig`, `AutoModel` and
-`AutoModelForSeq2SeqLM`, so that its checkpoints load without `trust_remote_code`. All that is not
-the model itself is imported when it is first asked for.
+`AutoModelForSeq2SeqLM`, so that its checkpoints load without `trust_remote_code`; see
+`registration`. Every name is imported when it is first asked for.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
-
-from . import gpu
 from .errors import InputError
-from .modeling.configuration_bahdanau import BahdanauConfig
-from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
+from .registration import register_with_transformers
 from .version import __version__
 
-AutoConfig.register("bahdanau", BahdanauConfig, exist_ok=True)
-AutoModel.register(BahdanauConfig, BahdanauForConditionalGeneration, exist_ok=True)
-AutoModelForSeq2SeqLM.register(BahdanauConfig, BahdanauForConditionalGeneration, exist_ok=True)
-BahdanauConfig.register_for_auto_class()
-BahdanauForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")
-if torch.cuda.device_count():  # which, unlike `is_available`, lets processes fork afterwards
-    gpu.register()
+register_with_transformers()
 
 if TYPE_CHECKING:
     from .alignment.record import Alignment
     from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
     from .inference.ensemble import EnsembleLogitsProcessor
-    from .inference.translator import Translation, Translator
+    from .inference.translation import Translation
+    from .inference.translator import Translator
     from .metrics.evaluate_metric import TranslationMetric
     from .metrics.translation import TranslationScores, score_translations
+    from .modeling.configuration_bahdanau import BahdanauConfig
+    from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
     from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
     from .reporting.attention_plot import plot_alignment, save_alignment
 
 _MODULES = {
     "Alignment": "alignment.record",
+    "BahdanauConfig": "modeling.configuration_bahdanau",
+    "BahdanauForConditionalGeneration": "modeling.modeling_bahdanau",
+    "BahdanauModel": "modeling.modeling_bahdanau",
     "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
     "EnsembleLogitsProcessor": "inference.ensemble",
-    "Translation": "inference.translator",
+    "Translation": "inference.translation",
     "TranslationMetric": "metrics.evaluate_metric",
     "TranslationScores": "metrics.translation",
     "Translator": "inference.translator",

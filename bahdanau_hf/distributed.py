@@ -104,15 +104,14 @@ def settle_processes() -> None:
         time.sleep(1)
 
 
-def start_promised_processes(script: str, arguments: Sequence[str]) -> None:
+def start_promised_processes(program: Sequence[str]) -> None:
     """Start the processes that `accelerate launch --cpu --num_processes N` was asked for.
 
     Without MPI that command starts one process whatever N is, and says nothing (accelerate 1.15).
     In that case the present process is replaced by `torchrun`; in any other, nothing happens.
 
     Args:
-        script: what to run.
-        arguments: its arguments.
+        program: what to run, as Python's own command line takes it.
     """
     environment = os.environ
     was_promised = environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment
@@ -120,7 +119,7 @@ def start_promised_processes(script: str, arguments: Sequence[str]) -> None:
         return
     torchrun = _promised_launch(psutil.Process(os.getppid()).cmdline())
     if torchrun:
-        run = [sys.executable, "-m", "torch.distributed.run", *torchrun, script, *arguments]
+        run = [sys.executable, "-m", "torch.distributed.run", *torchrun, *program]
         os.execv(sys.executable, run)
 
 

@@ -15,7 +15,6 @@ and importing them would take most of the time.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -34,6 +33,7 @@ from safetensors.torch import load_file
 
 from bahdanau_hf.checkpoints.run_folder import list_checkpoints, verify_checkpoint
 from bahdanau_hf.errors import InputError
+from bahdanau_hf.train import main as train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 60
@@ -58,17 +58,6 @@ RECIPE = {
     "skip_test": True,
     "seed": 5,
 }
-
-
-def training_main() -> Callable[[list[str]], int]:
-    """`main` of `scripts/train.py`."""
-    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[list[str]], int] = module.main
-    return main
 
 
 def start(main: Callable[[list[str]], int], folder: Path, log: Path) -> int:
@@ -182,7 +171,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    train = training_main()
     folder = Path(tempfile.mkdtemp(prefix="bahdanau-kill-"))
     log, whole, parts = folder / "log.txt", folder / "whole", folder / "parts"
     try:

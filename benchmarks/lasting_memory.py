@@ -2,7 +2,7 @@
 
 Whatever is kept for every new shape (a laid-out copy of weights, a compiled product) is not seen
 by the peak of one step: it adds up. `python -m benchmarks.memory shapes 300 [bfloat16]` trains a
-model of configs/base.yaml's size for so many steps, `python -m benchmarks.memory sentences 2000
+model of recipes/base.yaml's size for so many steps, `python -m benchmarks.memory sentences 2000
 [int8]` translates so many sentences; both print what the process holds on the way.
 """
 
@@ -25,7 +25,7 @@ from bahdanau_hf.data.batching import LengthBucketBatchSampler
 from .training_speed import Training
 from .workload import Batch, random_batch
 
-BASE = Path(__file__).parents[1] / "configs" / "base.yaml"
+BASE = Path(__file__).parents[1] / "bahdanau_hf" / "recipes" / "base.yaml"
 PAIRS = 20_000
 MIDDLE = 15  # tokens
 LONGEST = 60  # tokens of a side
@@ -39,12 +39,12 @@ def megabytes_held() -> float:
 
 
 def base_recipe() -> dict[str, Any]:
-    """What configs/base.yaml says."""
+    """What recipes/base.yaml says."""
     return yaml.safe_load(BASE.read_text(encoding="utf-8"))
 
 
 def base_config(**changes: Any) -> BahdanauConfig:
-    """The model of configs/base.yaml."""
+    """The model of recipes/base.yaml."""
     known = BahdanauConfig().to_dict()
     fields = {name: value for name, value in base_recipe().items() if name in known}
     return BahdanauConfig(**fields | changes)

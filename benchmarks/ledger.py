@@ -88,7 +88,7 @@ IDEAS = {
         ("--readout=linear", "--tie_word_embeddings=false"),
         "−1",
     ),
-    "wider": Idea("384 instead of 256 wide", ("--hidden_size=384",), "−0.5"),
+    "wider": Idea("width 384 instead of 256", ("--hidden_size=384",), "−0.5"),
     "xavier": Idea(
         "Xavier instead of orthogonal recurrent weights", ("--initializer=xavier",), "−0.3"
     ),
@@ -97,7 +97,9 @@ IDEAS = {
     "variational-dropout": Idea(
         "one dropout mask for all steps", (), "−0.5", partial(VariationalDropout, 0.1)
     ),
-    "word-dropout": Idea("a tenth of the words unknown", (), "−0.5", partial(WordDropout, 0.1)),
+    "word-dropout": Idea(
+        "a tenth of the words replaced by unknown ones", (), "−0.5", partial(WordDropout, 0.1)
+    ),
     "no-smoothing": Idea("no label smoothing", ("--label_smoothing_factor=0",), "−0.5"),
     "layer-norm": Idea("layer normalisation in the cells", (), "+0.5", NormalisedCells),
     "two-layers": Idea("two encoder layers", ("--encoder_layers=2",), "−1"),
@@ -110,7 +112,9 @@ IDEAS = {
     "moving-average": Idea(
         "exponential moving average, 0.99", (), "0", partial(MovingAverage, 0.99)
     ),
-    "last-average": Idea("mean of the last tenth's weights", (), "0", partial(LastAverage, 0.1)),
+    "last-average": Idea(
+        "mean of the weights of the last tenth", (), "0", partial(LastAverage, 0.1)
+    ),
     "linear-decay": Idea("linear instead of cosine decay", ("--lr_scheduler_type=linear",), "0"),
     "constant-rate": Idea(
         "no decay after the warm-up", ("--lr_scheduler_type=constant_with_warmup",), "−2"
@@ -118,12 +122,12 @@ IDEAS = {
     "small-batches": Idea("batches of 500 tokens", ("--max_tokens_per_batch=500",), "−0.5"),
     "large-batches": Idea("batches of 2,000 tokens", ("--max_tokens_per_batch=2000",), "−1"),
     "late-large-batches": Idea(
-        "twice as large in the last third", (), "0", partial(LateLargeBatches, 2 / 3)
+        "batches twice as large in the last third", (), "0", partial(LateLargeBatches, 2 / 3)
     ),
     "coverage": Idea("coverage loss, 0.1", (), "0", partial(Coverage, 0.1)),
     "guided-attention": Idea("guided attention, 0.3", (), "+0.5", partial(GuidedAttention, 0.3)),
     "back-translation": Idea(
-        "the targets' own back-translations besides",
+        "back-translations of the targets added",
         (),
         "−1",
         partial(OtherPairs, file="back_translated", besides=True),

@@ -17,13 +17,13 @@ def ledger_tables(folder: Path) -> str:
         for path in sorted(folder.glob("*.json"))
     }
     lines = [
-        "| idea | flags, or [what no flag says](ledger_methods.py) "
-        "| predicted | measured | BLEU of the seeds | kept |",
+        "| idea | flags, or [a change of the code](ledger_methods.py) "
+        "| predicted gain | measured gain | BLEU of the seeds | kept |",
         "| --- | --- | ---: | ---: | --- | --- |",
     ]
     base = results.get("as-it-is")
     if base:
-        lines.append(f"| the recipe as it is | | | {mean(base):.1f} | {each(base)} | yes |")
+        lines.append(f"| the recipe unchanged (BLEU) | | | {mean(base):.1f} | {each(base)} | yes |")
     for name, idea in IDEAS.items():
         method = type(idea.method()).__name__
         names = [*idea.flags, *([] if method == "Method" else [method])]
@@ -64,5 +64,5 @@ def verdict(result: dict[str, Any], base: dict[str, Any]) -> str:
     if len(own) == 1:
         return "open: one seed"
     if min(own) > max(others):
-        return "worth a whole training"
+        return "worth a full training"
     return "no" if max(own) < min(others) else "no: within the spread"

@@ -82,7 +82,7 @@ def _add_what_stays(section: Section, quick: bool) -> None:
     """
     section.notes += (
         " What stays: all that the process holds, libraries included, while it trains the model of "
-        "configs/base.yaml on ever new shapes, or translates sentences of any lengths with it."
+        "recipes/base.yaml on ever new shapes, or translates sentences of any lengths with it."
     )
     from bahdanau_hf.modeling.processor_bahdanau import processor
 

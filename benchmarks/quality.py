@@ -7,8 +7,8 @@ FOLDER holds train.tsv, validation.tsv and test.tsv (or .tsv.gz). `run` starts s
 user would, counts the CPU time of all its processes, validation and scoring included, then lets
 `bahdanau-hf score` translate the test split greedily and with 5 beams, and leaves the numbers in
 benchmarks/results/quality. A training that is there already is not done again, and what it took
-counts. `render` puts the tables into benchmarks/quality.md, and with --readme the row of results
-into README.md, where their marks are.
+counts. `render` puts the tables into benchmarks/quality.md, and with --readme the table of results
+into README.md and docs/results.md, where their marks are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .tutorial_report import tutorial_tables
 
 RESULTS = Path(__file__).parent / "results" / "quality"
 PAGE = Path(__file__).parent / "quality.md"
-README = ROOT / "README.md"
+SUMMARIES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BEAMS = (1, 5)
 TIME_ALLOWED = re.compile(r", (20 minutes|two hours) of two cores")
 
@@ -63,15 +63,15 @@ class Recipe:
 
 RECIPES = {
     "base-simplified": Recipe(
-        "Tatoeba, as Simplified, 20 minutes of two cores",
-        ("configs/base.yaml",),
+        "Tatoeba, Simplified, 20 minutes of two cores",
+        ("base",),
         "simplified",
         2400,
         {1: 33, 5: 35},
     ),
     "ensemble-simplified": Recipe(
-        "Tatoeba, as Simplified, two seeds together, two hours of two cores",
-        ("configs/base.yaml",),
+        "Tatoeba, Simplified, ensemble of two seeds, two hours of two cores",
+        ("base",),
         "simplified",
         14_400,
         {5: 38},
@@ -79,15 +79,15 @@ RECIPES = {
         "base-simplified",
     ),
     "base-as-is": Recipe(
-        "Tatoeba, scripts as they are",
-        ("configs/base.yaml",),
+        "Tatoeba, mixed scripts",
+        ("base",),
         "keep",
         2400,
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
-        "Tatoeba, scripts as they are, five seeds together, two hours of two cores",
-        ("configs/base.yaml",),
+        "Tatoeba, mixed scripts, ensemble of five seeds, two hours of two cores",
+        ("base",),
         "keep",
         14_400,
         {5: 30},
@@ -96,7 +96,7 @@ RECIPES = {
     ),
     "base-reverse": Recipe(
         "Tatoeba, Chinese to English",
-        ("configs/base.yaml", "--source_lang=zh", "--target_lang=en"),
+        ("base", "--source_lang=zh", "--target_lang=en"),
         "simplified",
         2400,
         {},
@@ -106,28 +106,28 @@ RECIPES = {
 IDEAS = {
     "idea-unguided": Recipe(
         "no guided attention",
-        ("configs/base.yaml", "--guided_attention_weight=0"),
+        ("base", "--guided_attention_weight=0"),
         "simplified",
         2400,
         {},
     ),
     "idea-characters": Recipe(
         "no guided attention, and words and characters instead of subwords",
-        ("configs/base.yaml", "--guided_attention_weight=0", "--tokenizer_kind=word-char"),
+        ("base", "--guided_attention_weight=0", "--tokenizer_kind=word-char"),
         "simplified",
         2400,
         {},
     ),
     "idea-no-dropout": Recipe(
         "no dropout instead of 0.3",
-        ("configs/base.yaml", "--embedding_dropout=0", "--readout_dropout=0"),
+        ("base", "--embedding_dropout=0", "--readout_dropout=0"),
         "simplified",
         2400,
         {},
     ),
     "idea-distillation": Recipe(
         "the translations of `base-simplified` as targets",
-        ("configs/base.yaml",),
+        ("base",),
         "simplified",
         2400,
         {},
@@ -148,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, help="of the runs; default runs/NAME")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", action="store_true", help="put the results into README.md too")
+    parser.add_argument(
+        "--readme", action="store_true", help="also update README.md and docs/results.md"
+    )
     args = parser.parse_args(arguments)
     if args.action == "render":
         results = load_results(args.results)
@@ -162,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         update_marks(PAGE, texts)
         if args.readme:
-            update_marks(README, {"quality": readme_table(results)})
+            for page in SUMMARIES:
+                update_marks(page, {"quality": readme_table(results)})
         return 0
     if args.name is None or args.data is None:
         parser.error("run needs a name and --data")
@@ -284,7 +287,7 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
 def target_table(results: dict[str, dict[str, Any]]) -> str:
     """Every target beside what was measured, or `not measured`."""
     lines = [
-        "| recipe | search | wanted | measured | CPU-seconds, allowed | |",
+        "| recipe | search | target | measured | CPU-seconds, limit | |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     notes = []
@@ -298,7 +301,7 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
             cells = [
                 f"{recipe.title} (`{name}`)",
                 search,
-                "to state" if wanted is None else f"≥ {wanted:g}",
+                "none" if wanted is None else f"≥ {wanted:g}",
                 "not measured" if bleu is None else f"{bleu:.1f}",
                 f"{used}, {recipe.budget:,.0f}",
                 verdict(wanted, bleu, result["cpu_seconds"] if result else 0, recipe.budget),
@@ -313,13 +316,13 @@ def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str
     flags = " ".join(recipe.flags)
     line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
     line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
-    line += ", several seeds that translate together." if len(recipe.seeds) > 1 else "."
+    line += ", an ensemble of several seeds." if len(recipe.seeds) > 1 else "."
     if result:
         machine = result["machine"]
         line += (
             f" {machine['date']}, commit {machine['commit']}, {machine['processor']}, load "
             f"average {machine['load_average']}; {result['parameters'] / 1e6:.1f} M parameters,"
-            f" {result['pairs']:,} pairs, {result['epochs']} passes, seed "
+            f" {result['pairs']:,} pairs, {result['epochs']} epochs, seed "
             f"{', '.join(map(str, result['seeds']))}; "
             f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
         )
@@ -329,11 +332,11 @@ def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str
 def idea_table(results: dict[str, dict[str, Any]]) -> str:
     """Whole trainings, each with one thing changed, beside the recipe as it is."""
     lines = [
-        "| idea | validation, 5 beams | test, greedy | test, 5 beams | CPU-seconds | passes |",
+        "| idea | validation, 5 beams | test, greedy | test, 5 beams | CPU-seconds | epochs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     notes = []
-    rows = {"base-simplified": "the recipe as it is"}
+    rows = {"base-simplified": "the recipe unchanged"}
     rows |= {name: idea.title for name, idea in IDEAS.items()}
     for name, title in rows.items():
         result = results.get(name)
@@ -356,11 +359,11 @@ def script_table(path: Path) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     kinds = ", ".join(f"{number} {kind}" for kind, number in result["references"].items())
     rows = {
-        "left Simplified, references Simplified too": "simplified_references",
-        "left Simplified": "all_simplified",
-        "turned to Traditional": "all_traditional",
-        "each in the script that is likelier for its English sentence": "foretold",
-        "each in the script of its reference, which no system can know": "as_the_reference",
+        "Simplified, references converted to Simplified": "simplified_references",
+        "Simplified": "all_simplified",
+        "converted to Traditional": "all_traditional",
+        "each in the likelier script for its English sentence": "foretold",
+        "each in the script of its reference (upper bound)": "as_the_reference",
     }
     lines = ["| translations of `base-simplified`, 5 beams | BLEU |", "| --- | ---: |"]
     lines += [f"| {title} | {result[name]:.1f} |" for title, name in rows.items()]
@@ -400,7 +403,7 @@ def verdict(wanted: float | None, bleu: float | None, used: float, budget: float
 
 
 def readme_table(results: dict[str, dict[str, Any]]) -> str:
-    """What README.md shows."""
+    """What README.md and docs/results.md show."""
     lines = [
         "| data | pairs | parameters | CPU minutes | BLEU greedy | 5 beams |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

@@ -104,7 +104,7 @@ def score_table(result: Result) -> str:
     beams = beams_of(result)
     names = ["greedy" if n == 1 else f"beam {n}" for n in beams]
     lines = [
-        "| system | parameters | steps | passes | seeds | "
+        "| system | parameters | steps | epochs | seeds | "
         + " | ".join(f"BLEU {name}" for name in names)
         + " | chrF |",
         "| --- " + "| ---: " * (5 + len(beams)) + "|",

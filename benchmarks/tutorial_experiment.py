@@ -9,7 +9,7 @@ translation. The tutorial's turns words that occur once into `<unk>`, which leav
 sources apart; a recipe that keeps all words may pass its ceiling without translating any better.
 
 Five ways: `program`, the tutorial's own code (`--program`, see tutorial_program.py); `plain`, the
-same in PyTorch's modules one step at a time; `tutorial`, configs/tutorial.yaml; `ours`, learning by
+same in PyTorch's modules one step at a time; `tutorial`, recipes/tutorial.yaml; `ours`, learning by
 heart with the tutorial's vocabulary; `ours-all-words`, the same with every word. All get the same
 batches. CPU seconds are those of training alone, all threads together.
 """
@@ -206,7 +206,7 @@ def prepare(
         "logging_steps": 10**9,
         "max_eval_translations": 1,
     }
-    start = [str(ROOT / "configs" / "tutorial.yaml")]
+    start = ["tutorial"]
     if recipe.startswith("ours"):
         start, values = [], OURS | values
     if recipe == "ours-all-words":

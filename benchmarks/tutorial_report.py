@@ -18,9 +18,9 @@ TIMES_AS_FAST = 2
 TITLES = {
     "program": "the tutorial's own program",
     "plain": "PyTorch's modules, step by step",
-    "tutorial": "`configs/tutorial.yaml`",
-    "ours": "by heart, the tutorial's vocabulary",
-    "ours-all-words": "by heart, every word known",
+    "tutorial": "`recipes/tutorial.yaml`",
+    "ours": "overfitted, the tutorial's vocabulary",
+    "ours-all-words": "overfitted, all words in the vocabulary",
 }
 
 
@@ -62,7 +62,7 @@ def goal_table(results: Sequence[dict[str, Any]], race: dict[str, Any] | None) -
         seconds = mean(recipe, "cpu_seconds")
         title = f"{TITLES[recipe]}, CPU-seconds"
         rows.append((title, f"≤ {CPU_SECONDS}", f"{seconds:.0f}", seconds <= CPU_SECONDS))
-    lines = ["| target, mean of the seeds | wanted | measured | |", "| --- | ---: | ---: | --- |"]
+    lines = ["| goal, mean of the seeds | target | measured | |", "| --- | ---: | ---: | --- |"]
     for title, wanted, measured, reached in rows:
         if "nan" in measured + wanted:
             lines.append(f"| {title} | {wanted.replace('nan', '–')} | not measured | |")
@@ -75,8 +75,8 @@ def goal_table(results: Sequence[dict[str, Any]], race: dict[str, Any] | None) -
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Counters, ceiling, CPU time and held-out BLEU of each recipe."""
     lines = [
-        "| recipe | passes | seeds | CPU-seconds | BLEU-2 > 0 | BLEU-2 > 0.8 | best choice "
-        "| likeliest | sources told apart | held-out BLEU |",
+        "| recipe | epochs | seeds | CPU-seconds | BLEU-2 > 0 | BLEU-2 > 0.8 | best choice "
+        "| likeliest | sources distinguished | held-out BLEU |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for recipe in dict.fromkeys(line["recipe"] for line in results):

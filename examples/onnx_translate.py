@@ -1,4 +1,4 @@
-"""Translates with an exported model: ONNX Runtime, NumPy and tokenizers are all it needs.
+"""Translate with an exported model; needs only ONNX Runtime, NumPy and tokenizers.
 
     bahdanau-hf export --model CHECKPOINT --output_dir exported
     pip install onnxruntime numpy tokenizers
@@ -7,9 +7,8 @@
 With `--format onnx-greedy` the export is one graph that holds the whole greedy search, which is
 faster, above all for single sentences; it knows no beams.
 
-The words are those of `bahdanau-hf translate`: the same cleaning of the text, the same greedy and
-beam search. A sentence of which two translations are equally likely but for the last digits may
-come out the other way.
+It gives the same translations as `bahdanau-hf translate`: same text cleaning, same greedy and beam
+search. Only where two translations are equally likely up to rounding may it choose the other one.
 
 Dimensions: B sentences, K beams, N = B K rows, S source, V target vocabulary.
 """

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from made_pairs import PAIRS, write_tsv
 from torch.nn import functional as F
+
+from tests.helpers.made_pairs import PAIRS, write_tsv
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from made_pairs import PAIRS, write_tsv
 from torch import nn
 from torch.nn import functional as F
+
+from tests.helpers.made_pairs import PAIRS, write_tsv
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not installed
 

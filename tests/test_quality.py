@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_pairs import PAIRS, write_tsv
+
+from tests.helpers.made_pairs import PAIRS, write_tsv
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are not installed
@@ -45,7 +46,7 @@ def test_targets_and_what_was_measured() -> None:
     assert "| greedy | ≥ 33 | 33.0 | 1,300, 2,400 | reached |" in table
     assert "| beam 5 | ≥ 35 | 34.9 | 1,300, 2,400 | **not reached** |" in table
     assert "(`base-as-is`) | beam 5 | ≥ 30 | not measured | –, 2,400 |  |" in table
-    assert "(`base-reverse`) | greedy | to state | not measured" in table
+    assert "(`base-reverse`) | greedy | none | not measured" in table
     assert "a day, commit abc" in table
     assert "`a signature`" in table
 
@@ -65,9 +66,7 @@ def test_a_training_is_not_done_twice(tmp_path) -> None:
 
 def test_the_readmes_rows() -> None:
     rows = quality.readme_table({"base-as-is": made_result(24.26, 27.15, 1260)})
-    assert rows.endswith("| Tatoeba, scripts as they are | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), (
-        rows
-    )
+    assert rows.endswith("| Tatoeba, mixed scripts | 30,023 | 7.3 M | 21 | 24.3 | 27.1 |"), rows
 
 
 def test_a_folder_without_a_split(tmp_path) -> None:
@@ -78,15 +77,15 @@ def test_a_folder_without_a_split(tmp_path) -> None:
 
 
 def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
-    page = tmp_path / "quality.md"
-    page.write_text(quality.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    readme = tmp_path / "README.md"
-    readme.write_text(quality.README.read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(quality, "PAGE", page)
-    monkeypatch.setattr(quality, "README", readme)
+    kept = [quality.PAGE, *quality.SUMMARIES]
+    made = [tmp_path / page.name for page in kept]
+    for page, copy in zip(kept, made, strict=True):
+        copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(quality, "PAGE", made[0])
+    monkeypatch.setattr(quality, "SUMMARIES", made[1:])
     assert quality.main(["render", "--readme"]) == 0
-    for made, kept in ((page, ROOT / "benchmarks" / "quality.md"), (readme, ROOT / "README.md")):
-        assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), (
+    for page, copy in zip(kept, made, strict=True):
+        assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), (
             "run python -m benchmarks.quality render --readme"
         )
 
@@ -137,7 +136,7 @@ def test_an_idea_counts_if_every_seed_is_ahead(tmp_path) -> None:
     keep("residual", 25)
     table = ledger_tables(tmp_path)
     assert "| +2.2 | 20.5, 25.0 | no: within the spread |" in table
-    assert "| +2.0 | 22.0, 23.0 | worth a whole training |" in table
+    assert "| +2.0 | 22.0, 23.0 | worth a full training |" in table
     assert "| -2.0 | 18.0, 19.0 | no |" in table
     assert "| +4.5 | 25.0 | open: one seed |" in table
     assert "2,000 instead of 4,000 subwords | `--vocab_size=2000` | −1 | not measured" in table
@@ -196,7 +195,7 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert 0 < few["likeliest"][1] <= few["ceiling"][1]
     assert all_words["likeliest"] == all_words["ceiling"], "every source has one translation"
     table = tutorial_report.tutorial_tables(results)
-    assert "| by heart, every word known | 1 | 1 |" in table
+    assert "| overfitted, all words in the vocabulary | 1 | 1 |" in table
     assert (
         f"| {len(pairs)} / {len(pairs)} | {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
     )

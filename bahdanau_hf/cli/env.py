@@ -37,7 +37,7 @@ _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 Facts = dict[str, str | int | None]
 
 
-def add_env_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     parser.add_argument(
         "--model",
@@ -48,7 +48,7 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def run_env(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Print the facts, one a line as `name: value`, or as JSON.
 
     Raises:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def add_export_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="folder or Hub repository of a checkpoint"
@@ -31,7 +31,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_export(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Export what the flags name, and say how far the result is from the model.
 
     Raises:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..inference.translator import Translator
 
 
-def add_score_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     add_model(parser, required=False)
     add_search(parser)
@@ -70,7 +70,7 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_score(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Score what the flags name and print the result.
 
     Raises:

@@ -21,6 +21,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
@@ -145,21 +146,30 @@ def target_vocab_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return int(tokenizer.init_kwargs.get("target_vocab_size") or len(tokenizer))
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    path: str | Path, revision: str | None = None, **hub: Any
+) -> PreTrainedTokenizerFast:
     """Load a tokenizer of ours from a folder or a Hub repository; runs no code, asks nothing.
+
+    Args:
+        path: folder, or name of a repository.
+        revision: branch, tag or commit of the repository.
+        **hub: `subfolder`, `token` and `local_files_only` as those of `from_pretrained`.
 
     Raises:
         InputError: nothing there, unreadable, or not one of ours (other ids 0 to 3).
     """
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision or "main")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            str(path), revision=revision or "main", **hub
+        )
     except Exception as error:  # the backend raises bare Exception for a broken tokenizer.json
         raise InputError(f"cannot load a tokenizer from {path}: {first_line(error)}") from None
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     if ids != [PAD_ID, BOS_ID, EOS_ID, UNK_ID]:
         raise InputError(
             f"the tokenizer of {path} is not one of ours: {' '.join(SPECIAL_TOKENS)} must have "
-            f"the ids 0 to 3; train one with scripts/train_tokenizer.py"
+            "the ids 0 to 3; train one with bahdanau-hf train-tokenizer"
         )
     for name, least in (("model_max_length", 2), ("target_vocab_size", 1)):
         value = tokenizer.init_kwargs.get(name)

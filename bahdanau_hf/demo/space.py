@@ -36,13 +36,25 @@ python app.py
 """
 
 
-def assemble_space(translator: Translator, space_dir: str | Path, app_file: str | Path) -> Path:
+_APP = '''"""The page of this Space: the model beside this file."""
+
+import sys
+from pathlib import Path
+
+from bahdanau_hf.cli import main
+
+if __name__ == "__main__":
+    model = Path(__file__).with_name("model")
+    sys.exit(main(["demo", "--model", str(model), *sys.argv[1:]]))
+'''
+
+
+def assemble_space(translator: Translator, space_dir: str | Path) -> Path:
     """Lay the page out as a Space.
 
     Args:
         translator: its model and tokenizer become `model/`.
         space_dir: a folder that does not exist yet, or is empty.
-        app_file: the script that becomes `app.py`.
 
     Returns:
         The folder.
@@ -63,7 +75,7 @@ def assemble_space(translator: Translator, space_dir: str | Path, app_file: str 
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty: name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(app_file, folder / "app.py")
+        (folder / "app.py").write_text(_APP, encoding="utf-8")
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(package, folder / package.name, ignore=skip)
         translator.model.save_pretrained(folder / "model")

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from ..modeling import modeling_bahdanau
-
 
 def register() -> None:
     """Let `set_implementation` take the ways of this folder."""
+    from ..modeling import modeling_bahdanau
+
     modeling_bahdanau.FAST_WAYS["graph"] = modeling_bahdanau.FastWay(
         greedy_search=_imported_when_called("cuda_graphs", "graphed_greedy_search"),
         beam_search=_imported_when_called("cuda_graphs", "graphed_beam_search"),

@@ -48,7 +48,9 @@ def release_files(folder: str | Path) -> list[str]:
     missing = [name for name in (*_REQUIRED, *code) if not (folder / name).is_file()]
     if missing or not code:
         what = ", ".join(missing) or "auto_map in config.json"
-        raise InputError(f"{folder} is not a complete release: it lacks {what}; train.py writes it")
+        raise InputError(
+            f"{folder} is not a complete release: it lacks {what}; bahdanau-hf train writes it"
+        )
     names = [*_REQUIRED, *(name for name in _OPTIONAL if (folder / name).is_file()), *code]
     picture = attention_map(folder)
     return [*names, picture] if picture else names

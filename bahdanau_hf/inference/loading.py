@@ -18,7 +18,6 @@ from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import fastest_dtype, warn_if_emulated
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # What the search takes from generation_config.json without asking whether it makes sense.
 _COUNTS = (
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "top_k"),
@@ -28,7 +27,14 @@ _FACTORS = ("length_penalty", "repetition_penalty", "temperature", "top_p")
 
 
 def load_model(
-    path_or_repo: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+    path_or_repo: str | Path,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    subfolder: str = "",
+    variant: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> BahdanauForConditionalGeneration:
     """Load the model of a folder or a Hub repository; no code in it is run.
 
@@ -36,23 +42,32 @@ def load_model(
         path_or_repo: folder, or name of a repository.
         revision: branch, tag or commit of the repository.
         dtype: default: as saved.
+        subfolder: folder of the checkpoint inside folder or repository.
+        variant: middle of the weights' file name, such as `"fp16"`.
+        token: access token of the Hub; default: the one of `hf auth login`.
+        local_files_only: ask the Hub for nothing.
 
     Raises:
         InputError: nothing there, another kind of model, or files that are damaged, missing or do
             not belong together.
     """
-    where = checkpoint_location(path_or_repo)
+    where = checkpoint_location(path_or_repo, subfolder, variant)
+    subfolder = "" if Path(where).is_dir() else subfolder
+    weights, index = _weight_names(variant)
+    hub = {"token": token, "local_files_only": local_files_only, "subfolder": subfolder}
     if (Path(where) / MANIFEST).is_file():  # a checkpoint of a run knows what was written
-        verify_checkpoint(Path(where), only="model.safetensors")
-    if (index := Path(where) / _WEIGHTS[1]).is_file():
-        _check_index(index)
+        verify_checkpoint(Path(where), only=weights)
+    if (Path(where) / index).is_file():
+        _check_index(Path(where) / index)
     try:
-        values = BahdanauConfig.get_config_dict(where, revision=revision or "main")[0]
+        values = BahdanauConfig.get_config_dict(where, revision=revision or "main", **hub)[0]
     except Exception as error:  # not reachable, no JSON, no such revision: many kinds
         if Path(where).is_dir():
             raise InputError(f"cannot read {where}/config.json: {first_line(error)}") from None
+        hint = "" if token else ". If it is private or gated, log in: hf auth login"
         raise InputError(
             f"there is no folder {where}, and from the Hub it cannot be read: {first_line(error)}"
+            f"{hint}"
         ) from None
     kind = values.get("model_type")
     if kind != BahdanauConfig.model_type:
@@ -73,6 +88,8 @@ def load_model(
                 revision=revision or "main",
                 dtype="auto" if dtype is None else dtype,
                 output_loading_info=True,
+                variant=variant,
+                **hub,
             )
     except Exception as error:  # truncated, shapes that do not fit, not reachable: many kinds
         raise InputError(
@@ -129,18 +146,32 @@ def _senseless(where: str, name: str, value: object, rule: str) -> InputError:
     )
 
 
-def checkpoint_location(path_or_repo: str | Path) -> str:
+def _weight_names(variant: str | None) -> tuple[str, str]:
+    """The names of the weights' file and, where they are in several, of its index."""
+    infix = f".{variant}" if variant else ""
+    return f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"
+
+
+def checkpoint_location(
+    path_or_repo: str | Path, subfolder: str = "", variant: str | None = None
+) -> str:
     """What to hand to `from_pretrained`: an existing folder that holds a model, or a repository.
+
+    A folder comes with its sub-folder; one of a repository is asked for by itself.
 
     Raises:
         InputError: a folder that does not exist or holds no model.
     """
     where = str(path_or_repo)
     folder = Path(where).expanduser()
+    if where and folder.is_dir() and subfolder:
+        folder = folder / subfolder
+        where = str(folder)
     if where and folder.is_dir():
+        weights = _weight_names(variant)
         missing = [] if (folder / "config.json").is_file() else ["config.json"]
-        if not any((folder / name).is_file() for name in _WEIGHTS):
-            missing.append(_WEIGHTS[0])
+        if not any((folder / name).is_file() for name in weights):
+            missing.append(weights[0])
         if missing:
             inside = sorted(folder.glob("checkpoint-*/config.json"), key=_step)
             hint = f"; did you mean {inside[-1].parent}?" if inside else ""

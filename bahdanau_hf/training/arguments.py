@@ -1,7 +1,8 @@
-"""What a run can be told: three dataclasses, filled from a YAML recipe first and flags after it.
+"""What a run can be told: three dataclasses, filled from a recipe first and flags after it.
 
 Flags carry the names of transformers' `run_translation_no_trainer.py` wherever the thing exists
-there. A key that no field knows is an error, in the recipe and on the command line alike.
+there. A key that no field knows is an error, in the recipe and on the command line alike. Nothing
+here imports torch, transformers or datasets: `--help` and a mistyped flag are answered at once.
 """
 
 from __future__ import annotations
@@ -9,22 +10,29 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
 
 from ..errors import InputError
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+YES, NO = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
 
-def _field(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
-    metadata: dict[str, Any] = {"help": text}
-    if choices is not None:
-        metadata["choices"] = list(choices)
-    return field(default=default, metadata=metadata)
+Bound = tuple[Callable[[float], bool], str]
+POSITIVE: Bound = (lambda value: value > 0, "be greater than 0")
+NOT_NEGATIVE: Bound = (lambda value: value >= 0, "not be negative")
+SHARE: Bound = (lambda value: 0 <= value < 1, "be in [0, 1)")
+PERCENTAGE: Bound = (lambda value: 0 < value < 100, "be between 0 and 100")
+
+
+def _field(
+    default: Any, text: str, choices: Sequence[str] | None = None, bound: Bound | None = None
+) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices, "bound": bound})
 
 
 @dataclass
@@ -79,26 +87,40 @@ class DataArguments:
         "keep", "turn Chinese into one script (extra [zh])", ["keep", "simplified", "traditional"]
     )
     max_source_length: int = _field(
-        128, "longer sources are dropped in training, cut in use; tokens"
+        128, "longer sources are dropped in training, cut in use; tokens", bound=POSITIVE
     )
-    max_target_length: int = _field(128, "longer targets are dropped in training; tokens")
+    max_target_length: int = _field(
+        128, "longer targets are dropped in training; tokens", bound=POSITIVE
+    )
     truncate_long_pairs: bool = _field(False, "cut over-long pairs instead of dropping them")
-    max_length_ratio: float = _field(9.0, "pairs more unequal than this are dropped (characters)")
-    max_train_samples: int | None = _field(None, "use only the first so many training pairs")
+    max_length_ratio: float = _field(
+        9.0, "pairs more unequal than this are dropped (characters)", bound=POSITIVE
+    )
+    max_train_samples: int | None = _field(
+        None, "use only the first so many training pairs", bound=POSITIVE
+    )
     max_eval_samples: int | None = _field(
-        None, "use only the first so many pairs of a held-out split"
+        None, "use only the first so many pairs of a held-out split", bound=POSITIVE
     )
     validation_split_percentage: float = _field(
-        5.0, "share of train cut for validation, if none is given"
+        5.0, "share of train cut for validation, if none is given", bound=PERCENTAGE
     )
-    preprocessing_num_workers: int | None = _field(None, "processes for reading and encoding")
+    preprocessing_num_workers: int | None = _field(
+        None, "processes for reading and encoding", bound=POSITIVE
+    )
     tokenizer_kind: str = _field("bpe", "bpe, or word-char (the tutorial's)", ["bpe", "word-char"])
-    vocab_size: int = _field(8000, "entries of the joint vocabulary, upper bound (bpe)")
-    min_frequency: int = _field(2, "rarer words or characters become unknown or bytes")
+    vocab_size: int = _field(
+        8000, "entries of the joint vocabulary, upper bound (bpe)", bound=POSITIVE
+    )
+    min_frequency: int = _field(
+        2, "rarer words or characters become unknown or bytes", bound=POSITIVE
+    )
     lowercase: bool = _field(False, "bpe: turn all text into lower case")
-    max_tokens_per_batch: int | None = _field(None, "bucket by padded tokens instead of by pairs")
+    max_tokens_per_batch: int | None = _field(
+        None, "bucket by padded tokens instead of by pairs", bound=POSITIVE
+    )
     bucket_by_length: bool = _field(True, "batches of pairs of like length; false: shuffled only")
-    shuffle_buffer_size: int = _field(10_000, "pairs held while shuffling a stream")
+    shuffle_buffer_size: int = _field(10_000, "pairs held while shuffling a stream", bound=POSITIVE)
     pad_to_max_length: bool = _field(
         False, "pad every batch to the maximum lengths (the tutorial's way)"
     )
@@ -111,39 +133,57 @@ class TrainArguments:
     output_dir: str = _field("runs/default", "where checkpoints, scores and the report go")
     overwrite_output_dir: bool = _field(False, "start afresh in an output_dir that holds a run")
     resume_from_checkpoint: str | None = _field(None, "a checkpoint folder of a run, or 'latest'")
-    seed: int = _field(42, "fixes initialisation, order of batches and dropout")
-    per_device_train_batch_size: int = _field(64, "pairs in a batch on each process")
-    per_device_eval_batch_size: int = _field(128, "pairs in a batch of validation and test")
-    gradient_accumulation_steps: int = _field(1, "batches whose gradients make one step")
+    seed: int = _field(42, "fixes initialisation, order of batches and dropout", bound=NOT_NEGATIVE)
+    per_device_train_batch_size: int = _field(
+        64, "pairs in a batch on each process", bound=POSITIVE
+    )
+    per_device_eval_batch_size: int = _field(
+        128, "pairs in a batch of validation and test", bound=POSITIVE
+    )
+    gradient_accumulation_steps: int = _field(
+        1, "batches whose gradients make one step", bound=POSITIVE
+    )
     precision: str | None = _field(
         None,
         "mixed precision: bf16, fp16, no, or auto: bf16 where the hardware has it, unless "
         "accelerate says another; default: what accelerate says",
         ["auto", "no", "bf16", "fp16"],
     )
-    num_train_epochs: float = _field(10.0, "passes over the training pairs")
-    max_train_steps: int | None = _field(None, "stop after so many steps; overrides epochs")
-    max_train_seconds: float | None = _field(
-        None, "stop training after so many seconds of wall clock, resumed time included"
+    num_train_epochs: float = _field(10.0, "passes over the training pairs", bound=POSITIVE)
+    max_train_steps: int | None = _field(
+        None, "stop after so many steps; overrides epochs", bound=POSITIVE
     )
-    learning_rate: float = _field(1e-3, "peak learning rate")
+    max_train_seconds: float | None = _field(
+        None,
+        "stop training after so many seconds of wall clock, resumed time included",
+        bound=POSITIVE,
+    )
+    learning_rate: float = _field(1e-3, "peak learning rate", bound=POSITIVE)
     optimizer: str = _field("adamw", "adamw or adam (the tutorial's)", ["adamw", "adam"])
-    weight_decay: float = _field(0.0, "AdamW's decoupled weight decay (matrices only)")
+    weight_decay: float = _field(
+        0.0, "AdamW's decoupled weight decay (matrices only)", bound=NOT_NEGATIVE
+    )
     adam_beta1: float = _field(0.9, "Adam's first moment decay")
     adam_beta2: float = _field(0.999, "Adam's second moment decay")
-    adam_epsilon: float = _field(1e-8, "Adam's epsilon")
-    max_grad_norm: float = _field(1.0, "gradients are clipped to this norm; 0 turns it off")
+    adam_epsilon: float = _field(1e-8, "Adam's epsilon", bound=NOT_NEGATIVE)
+    max_grad_norm: float = _field(
+        1.0, "gradients are clipped to this norm; 0 turns it off", bound=NOT_NEGATIVE
+    )
     lr_scheduler_type: str = _field(
         "linear",
         "schedule",
         ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"],
     )
-    num_warmup_steps: int = _field(0, "steps in which the rate rises to its peak")
+    num_warmup_steps: int = _field(
+        0, "steps in which the rate rises to its peak", bound=NOT_NEGATIVE
+    )
     label_smoothing_factor: float = _field(
-        0.0, "share of probability spread over all words, in [0, 1)"
+        0.0, "share of probability spread over all words, in [0, 1)", bound=SHARE
     )
     guided_attention_weight: float = _field(
-        0.0, "let the attention also learn a statistical aligner's links, so strongly; 0: not"
+        0.0,
+        "let the attention also learn a statistical aligner's links, so strongly; 0: not",
+        bound=NOT_NEGATIVE,
     )
     loss_reduction: str = _field(
         "tokens",
@@ -151,24 +191,36 @@ class TrainArguments:
         "tutorial: per-sentence mean over padded length, summed over the batch",
         ["tokens", "tutorial"],
     )
-    logging_steps: int = _field(50, "steps between lines of metrics.jsonl")
-    eval_steps: int | None = _field(None, "steps between validations; default: each epoch")
-    save_steps: int | None = _field(None, "steps between checkpoints; default: at each validation")
-    save_total_limit: int = _field(3, "newest checkpoints kept (the best one besides)")
-    metric_for_best_model: str = _field("bleu", "bleu or loss, on validation", ["bleu", "loss"])
-    early_stopping_patience: int | None = _field(None, "validations without gain before stopping")
-    average_last_checkpoints: int = _field(
-        0, "average the weights of the last k validations at the end, if validation agrees"
+    logging_steps: int = _field(50, "steps between lines of metrics.jsonl", bound=POSITIVE)
+    eval_steps: int | None = _field(
+        None, "steps between validations; default: each epoch", bound=POSITIVE
     )
-    num_beams: int = _field(1, "beams for validation, test and the saved generation defaults")
+    save_steps: int | None = _field(
+        None, "steps between checkpoints; default: at each validation", bound=POSITIVE
+    )
+    save_total_limit: int = _field(
+        3, "newest checkpoints kept (the best one besides)", bound=POSITIVE
+    )
+    metric_for_best_model: str = _field("bleu", "bleu or loss, on validation", ["bleu", "loss"])
+    early_stopping_patience: int | None = _field(
+        None, "validations without gain before stopping", bound=POSITIVE
+    )
+    average_last_checkpoints: int = _field(
+        0,
+        "average the weights of the last k validations at the end, if validation agrees",
+        bound=NOT_NEGATIVE,
+    )
+    num_beams: int = _field(
+        1, "beams for validation, test and the saved generation defaults", bound=POSITIVE
+    )
     eval_num_beams: int | None = _field(
-        None, "beams during training; default 1, whatever num_beams"
+        None, "beams during training; default 1, whatever num_beams", bound=POSITIVE
     )
     length_penalty: float = _field(1.0, "beam search: > 1 prefers longer output")
     max_eval_translations: int | None = _field(
-        None, "translate only so many validation pairs during training"
+        None, "translate only so many validation pairs during training", bound=POSITIVE
     )
-    dataloader_num_workers: int = _field(0, "processes that collate batches")
+    dataloader_num_workers: int = _field(0, "processes that collate batches", bound=NOT_NEGATIVE)
     skip_test: bool = _field(False, "do not translate and score the test split at the end")
     report_to: str = _field(
         "none", "trackers: none, tensorboard, trackio, wandb, visdom, ...; comma between"
@@ -179,46 +231,55 @@ class TrainArguments:
     hub_token: str | None = _field(None, "token for the Hub; default: the stored one")
 
 
-class _Parser(HfArgumentParser):
-    """An `HfArgumentParser` whose complaints are one-line `InputError`s."""
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one-line `InputError`s."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. Run with --help to see every flag.")
 
 
-def _fields() -> dict[str, dataclasses.Field[Any]]:
-    groups = (ModelArguments, DataArguments, TrainArguments)
-    return {f.name: f for group in groups for f in dataclasses.fields(group)}
+GROUPS: dict[str, type[ModelArguments | DataArguments | TrainArguments]] = {
+    "model": ModelArguments,
+    "data": DataArguments,
+    "training": TrainArguments,
+}
+FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def read_recipe(path: str | Path) -> list[str]:
+def read_recipe(recipe: str | Path) -> list[str]:
     """Turn a YAML recipe into flags, in the file's order.
 
+    Args:
+        recipe: the name of a recipe that comes with the package, or a file.
+
     Raises:
-        InputError: no such file, not a flat mapping, or a key that no field knows.
+        InputError: no such recipe, not a flat mapping, or a key that no field knows.
     """
+    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the recipe {path}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read the recipe {recipe}: {error.strerror}. Give a YAML file, or one of the "
+            f"recipes that come with the package: {', '.join(recipe_names())}"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = str(error).replace("\n", " ")
         raise InputError(f"the recipe {path} is not valid YAML: {where}") from None
-    if recipe is None:
+    if values is None:
         return []
-    if not isinstance(recipe, dict):
+    if not isinstance(values, dict):
         raise InputError(f"the recipe {path} must be lines of 'name: value'")
-    known = _fields()
     flags: list[str] = []
-    for name, value in recipe.items():
-        if name not in known:
-            raise InputError(f"unknown key {name!r} in {path}.{_suggestion(str(name), [*known])}")
-        if value is False and "no" in known[name].metadata.get("choices", ()):
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise InputError(f"unknown key {name!r} in {path}.{_suggestion(str(name))}")
+        if value is False and "no" in (FIELDS[name].metadata["choices"] or ()):
             value = "no"  # which YAML takes for false
         if isinstance(value, dict | list):
             raise InputError(f"{path}: {name} takes one value, not {type(value).__name__}")
@@ -228,97 +289,98 @@ def read_recipe(path: str | Path) -> list[str]:
 
 
 def parse_arguments(
-    arguments: Sequence[str],
+    arguments: Sequence[str], program: str = "bahdanau-hf train"
 ) -> tuple[ModelArguments, DataArguments, TrainArguments]:
-    """Parse `[recipe.yaml] [flags]`; a flag overrides the recipe.
+    """Parse `[RECIPE] [flags]`; a flag overrides the recipe.
+
+    Args:
+        arguments: the command line after the program's name.
+        program: what `--help` calls the program.
 
     Raises:
         InputError: unknown flag or key, a value of the wrong type, or sizes that make no sense.
     """
-    arguments = list(arguments)
+    arguments = [_underscored(argument) for argument in arguments]
     recipe: list[str] = []
     if arguments and not arguments[0].startswith("-"):
         recipe = read_recipe(arguments.pop(0))
-    parser = _Parser(
-        (ModelArguments, DataArguments, TrainArguments),
-        usage="train.py [recipe.yaml] [--flag value ...]",
-        description="Train a Bahdanau translation model. Flags override the recipe.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    model, data, train, rest = parser.parse_args_into_dataclasses(
-        recipe + arguments, return_remaining_strings=True, look_for_args_file=False
-    )
+    namespace, rest = _parser(program).parse_known_args(recipe + arguments)
     if rest:
-        known = list(_fields())
-        name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
-        hint = _suggestion(name, known) if rest[0].startswith("-") else ""
+        hint = _suggestion(rest[0].lstrip("-").split("=")[0]) if rest[0].startswith("-") else ""
         raise InputError(f"unknown argument {rest[0]!r}.{hint}")
-    _check(model, data, train)
+    values = vars(namespace)
+    model, data, train = (
+        group(**{f.name: values[f.name] for f in dataclasses.fields(group)})
+        for group in (ModelArguments, DataArguments, TrainArguments)
+    )
+    assert isinstance(model, ModelArguments)
+    assert isinstance(data, DataArguments)
+    assert isinstance(train, TrainArguments)
+    _check(data, train)
     return model, data, train
 
 
-_POSITIVE = [
-    "max_source_length",
-    "max_target_length",
-    "vocab_size",
-    "min_frequency",
-    "shuffle_buffer_size",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "logging_steps",
-    "save_total_limit",
-    "num_beams",
-    "max_train_samples",
-    "max_eval_samples",
-    "max_tokens_per_batch",
-    "max_train_steps",
-    "max_train_seconds",
-    "eval_steps",
-    "save_steps",
-    "early_stopping_patience",
-    "eval_num_beams",
-    "max_eval_translations",
-    "preprocessing_num_workers",
-    "max_length_ratio",
-    "learning_rate",
-]
-_NOT_NEGATIVE = [
-    "weight_decay",
-    "guided_attention_weight",
-    "adam_epsilon",
-    "max_grad_norm",
-    "num_warmup_steps",
-    "average_last_checkpoints",
-    "dataloader_num_workers",
-    "seed",
-]
+def _parser(program: str) -> argparse.ArgumentParser:
+    """A flag for every field, in groups."""
+    parser = _Parser(
+        usage=f"{program} [RECIPE] [--flag value ...]",
+        description="Train a Bahdanau translation model. RECIPE is a YAML file or one of "
+        f"{', '.join(recipe_names())}; flags override it.",
+        allow_abbrev=False,
+    )
+    kinds: dict[str, tuple[Callable[[str], Any], str]] = {
+        "int": (int, "N"),
+        "float": (float, "X"),
+        "str": (str, "TEXT"),
+        "bool": (truth, "yes|no"),
+    }
+    for name, dataclass_type in GROUPS.items():
+        group = parser.add_argument_group(name)
+        for f in dataclasses.fields(dataclass_type):
+            convert, metavar = kinds[str(f.type).removesuffix(" | None")]
+            shown = "" if f.default is None else f" (default: {f.default})"
+            options: dict[str, Any] = {"choices": f.metadata["choices"]}
+            if options["choices"] is None:
+                options["metavar"] = metavar
+            if convert is truth:  # `--flag` alone means yes
+                options |= {"nargs": "?", "const": True}
+            text = f.metadata["help"] + shown
+            group.add_argument(f"--{f.name}", type=convert, default=f.default, help=text, **options)
+            if f.default is True:
+                group.add_argument(
+                    f"--no_{f.name}", dest=f.name, action="store_false", help=argparse.SUPPRESS
+                )
+    return parser
 
 
-def _check(model: ModelArguments, data: DataArguments, train: TrainArguments) -> None:
+def truth(text: str) -> bool:
+    """Read yes or no, true or false, 1 or 0."""
+    if text.lower() not in YES | NO:
+        raise argparse.ArgumentTypeError(f"must be yes or no, not {text!r}")
+    return text.lower() in YES
+
+
+def _underscored(argument: str) -> str:
+    """`--learning-rate=1` as `--learning_rate=1`."""
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, [*FIELDS], n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _check(data: DataArguments, train: TrainArguments) -> None:
     """Bounds that concern the run; those of the model are `BahdanauConfig`'s."""
-    values = {**vars(data), **vars(train)}
-    for name in _POSITIVE:
-        if values[name] is not None and not values[name] > 0:
-            raise InputError(f"--{name} must be greater than 0, not {values[name]}")
-    for name in _NOT_NEGATIVE:
-        if not values[name] >= 0:
-            raise InputError(f"--{name} must not be negative, not {values[name]}")
-    if not 0 <= train.label_smoothing_factor < 1:
-        raise InputError(
-            f"--label_smoothing_factor must be in [0, 1), not {train.label_smoothing_factor}"
-        )
+    for name, value in {**vars(data), **vars(train)}.items():
+        bound = FIELDS[name].metadata["bound"]
+        if bound is not None and value is not None and not bound[0](value):
+            raise InputError(f"--{name} must {bound[1]}, not {value}")
     if train.guided_attention_weight and data.streaming:
         raise InputError(
             "--guided_attention_weight needs all pairs at once: leave out --streaming, or have it "
             "at 0"
-        )
-    if not 0 < data.validation_split_percentage < 100:
-        raise InputError(
-            "--validation_split_percentage must be between 0 and 100, "
-            f"not {data.validation_split_percentage}"
         )
     if data.source_lang == data.target_lang:
         raise InputError(f"--source_lang and --target_lang are both {data.source_lang!r}")

@@ -82,7 +82,7 @@ def publish(run: Run) -> str | None:
             message=f"Step {run.state.step}",
         )
     except InputError as error:
-        again = f"python scripts/push_to_hub.py {run.output_dir} {name}"
+        again = f"bahdanau-hf push {run.output_dir} {name}"
         raise InputError(f"{error}. The model is whole in {run.output_dir}; {again}") from None
 
 

@@ -1,0 +1,94 @@
+"""Draw the attention map of a sentence and its translation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .options import add_dtype, add_model, load_translator, positive, standard_output
+
+if TYPE_CHECKING:
+    from ..alignment.record import Alignment
+    from ..inference.translator import Translation
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's flags."""
+    add_model(parser, required=True)
+    parser.add_argument("sentence", metavar="SENTENCE", help="the sentence to translate")
+    parser.add_argument(
+        "--target", metavar="TEXT", help="its translation; default: the model's own"
+    )
+    add_dtype(parser)
+    parser.add_argument(
+        "--num_beams", type=positive, metavar="N", help="beams; default: the checkpoint's"
+    )
+    parser.add_argument(
+        "--n_best",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="up to N translations of its own, best first; with --links as a list",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="map.png, .svg, .html or .txt; default: a table on the terminal",
+    )
+    parser.add_argument(
+        "--links",
+        action="store_true",
+        help="print, as JSON, which word is linked with which and where both stand",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the map to a file, or as text to standard output.
+
+    Raises:
+        InputError: flags that do not go together, a blank sentence, a model that cannot be loaded.
+    """
+    from ..reporting.attention_markup import alignment_text
+    from ..reporting.attention_plot import SUFFIXES, save_alignment
+
+    # Said before the model is loaded.
+    if args.output and Path(args.output).suffix.lower() not in SUFFIXES:
+        raise InputError(f"--output {args.output}: the name must end in {', '.join(SUFFIXES)}")
+    if args.output and args.n_best > 1:
+        raise InputError("--output takes one map: leave out --n_best")
+    if args.target is not None and (args.num_beams is not None or args.n_best > 1):
+        raise InputError(
+            "with --target nothing is searched for: leave out --num_beams and --n_best"
+        )
+    alignments = _alignments(args)
+    if args.output:
+        print(f"wrote {save_alignment(alignments[0], args.output)}", file=sys.stderr)
+    if args.links:
+        links = [a.words.as_dict() for a in alignments if a.words is not None]
+        value = links if args.n_best > 1 else links[0]
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        standard_output().write(text.encode())
+    elif not args.output:
+        standard_output().write("\n".join(map(alignment_text, alignments)).encode())
+
+
+def _alignments(args: argparse.Namespace) -> list[Alignment]:
+    """Of the given translation, or of the model's own: one, or with `--n_best` several."""
+    translator = load_translator(args)
+    if args.target is not None:
+        return [translator.align(args.sentence, args.target)]
+    (found,) = translator.translate(
+        [args.sentence],
+        num_beams=args.num_beams,
+        num_return_sequences=args.n_best,
+        return_alignments=True,
+    )
+    several: list[Translation] = found if args.n_best > 1 else [found]
+    alignments = [translation.alignment for translation in several]
+    if None in alignments:
+        raise InputError("the sentence is blank: there is nothing to align")
+    return [alignment for alignment in alignments if alignment is not None]

@@ -1,0 +1,42 @@
+"""Show a web page to try a checkpoint, or lay it out as a Space of the Hub.
+
+A Space is one folder: the package, the model, the requirements and a README whose front matter
+tells the Hub what to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's flags."""
+    parser.add_argument(
+        "--model", required=True, help="folder of a checkpoint, or a repository on the Hub"
+    )
+    parser.add_argument("--space_dir", help="lay the page out as a Space in this new folder")
+    parser.add_argument("--host", help="address to listen at; default: this machine alone")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until it is stopped, or write the Space.
+
+    Raises:
+        InputError: no such checkpoint, the extra [demo] is missing, a folder that is not empty.
+    """
+    import torch
+
+    from ..demo.page import NUM_AT_ONCE, Answers, build_page
+    from ..demo.space import assemble_space
+    from ..inference.translator import Translator
+
+    translator = Translator.from_pretrained(args.model)
+    if args.space_dir:
+        folder = assemble_space(translator, args.space_dir)
+        print(f"{folder}; publish it: hf upload OWNER/NAME {folder} . --repo-type space")
+        return
+    torch.set_num_threads(max(1, torch.get_num_threads() // NUM_AT_ONCE))
+    page, options = build_page(Answers(translator))
+    # Without a host Gradio listens on loopback, or where a Space tells it by its environment.
+    page.launch(server_name=args.host, server_port=args.port, **options)

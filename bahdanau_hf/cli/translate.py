@@ -1,0 +1,82 @@
+"""Translate standard input: a line in, a line out. Blank lines stay blank."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..errors import InputError
+from .options import (
+    add_model,
+    add_search,
+    load_translator,
+    positive,
+    search_options,
+    standard_output,
+)
+
+if TYPE_CHECKING:
+    from ..inference.translator import Translation
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's flags."""
+    add_model(parser, required=True)
+    add_search(parser)
+    parser.add_argument(
+        "--n_best",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="up to N translations of each line, best first, as 'line number<TAB>translation'",
+    )
+    parser.add_argument(
+        "--scores",
+        action="store_true",
+        help="put the log-probability and a tab before each translation; with beams, divided by "
+        "length ** length_penalty",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Translate line by line.
+
+    Raises:
+        InputError: standard input or output is closed, or the model cannot be loaded.
+    """
+    from ..inference.translator import WINDOW_BATCHES
+    from ..modeling.matmul_bahdanau import fixed_weights
+
+    if sys.stdin is None:
+        raise InputError("standard input is closed: there is nothing to translate")
+    output, options = standard_output(), search_options(args)
+    translator = load_translator(args)
+    is_interactive = sys.stdin.isatty()
+    if is_interactive:
+        print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
+    one_by_one = is_interactive or args.batch_size == 1
+    window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
+    results = translator.stream(
+        _lines(sys.stdin.buffer),
+        window=window,
+        num_return_sequences=args.n_best,
+        return_scores=args.scores,
+        **options,
+    )
+    with fixed_weights():
+        for number, result in enumerate(results, start=1):
+            alternatives: list[Translation] = result if args.n_best > 1 else [result]
+            for translation in alternatives:
+                fields = [str(number)] if args.n_best > 1 else []
+                fields += [f"{translation.score:.4f}"] if args.scores else []
+                output.write("\t".join([*fields, translation.text]).encode() + b"\n")
+            if number % window == 0:
+                output.flush()
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """Lines of text; only LF ends one, and bytes that are no UTF-8 are replaced."""
+    for line in file:
+        yield line.decode(errors="replace")
