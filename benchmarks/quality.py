@@ -287,7 +287,7 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
 def target_table(results: dict[str, dict[str, Any]]) -> str:
     """Every target beside what was measured, or `not measured`."""
     lines = [
-        "| recipe | search | target | measured | CPU-seconds, limit | |",
+        "| recipe | search | target | measured | CPU-seconds of limit | |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     notes = []
@@ -303,7 +303,7 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
                 search,
                 "none" if wanted is None else f"≥ {wanted:g}",
                 "not measured" if bleu is None else f"{bleu:.1f}",
-                f"{used}, {recipe.budget:,.0f}",
+                f"{used} of {recipe.budget:,.0f}",
                 verdict(wanted, bleu, result["cpu_seconds"] if result else 0, recipe.budget),
             ]
             lines.append(f"| {' | '.join(cells)} |")

@@ -43,9 +43,9 @@ def made_result(greedy: float, beam: float, cpu_seconds: int) -> dict[str, Any]:
 
 def test_targets_and_what_was_measured() -> None:
     table = quality.target_table({"base-simplified": made_result(33.04, 34.9, 1300)})
-    assert "| greedy | ≥ 33 | 33.0 | 1,300, 2,400 | reached |" in table
-    assert "| beam 5 | ≥ 35 | 34.9 | 1,300, 2,400 | **not reached** |" in table
-    assert "(`base-as-is`) | beam 5 | ≥ 30 | not measured | –, 2,400 |  |" in table
+    assert "| greedy | ≥ 33 | 33.0 | 1,300 of 2,400 | reached |" in table
+    assert "| beam 5 | ≥ 35 | 34.9 | 1,300 of 2,400 | **not reached** |" in table
+    assert "(`base-as-is`) | beam 5 | ≥ 30 | not measured | – of 2,400 |  |" in table
     assert "(`base-reverse`) | greedy | none | not measured" in table
     assert "a day, commit abc" in table
     assert "`a signature`" in table

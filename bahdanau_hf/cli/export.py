@@ -6,6 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..errors import InputError
+from .options import positive
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
@@ -15,10 +18,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
     parser.add_argument(
         "--format",
-        choices=["onnx", "onnx-greedy"],
+        choices=["onnx", "onnx-search", "onnx-greedy"],
         default="onnx",
         help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings; "
-        "onnx-greedy: one graph that is the whole greedy search, ids in, ids out (default: onnx)",
+        "onnx-search: one graph that is the whole search, ids in, ids out; onnx-greedy: the same "
+        "with --num_beams 1 (default: onnx)",
+    )
+    parser.add_argument(
+        "--num_beams",
+        type=positive,
+        metavar="N",
+        help="with onnx-search: beams that the graph searches with (default: the checkpoint's)",
     )
     parser.add_argument(
         "--output_dir", required=True, metavar="DIR", help="where the exported files go"
@@ -35,20 +45,24 @@ def run(args: argparse.Namespace) -> None:
     """Export what the flags name, and say how far the result is from the model.
 
     Raises:
-        InputError: no such checkpoint, the extra is missing, or nothing can be written.
+        InputError: no such checkpoint, the extra is missing, beams are asked of a format that does
+            not fix them, or nothing can be written.
     """
     from transformers.utils.logging import disable_progress_bar
 
     from ..data.tokenization import load_tokenizer
-    from ..export.onnx_export import check_installed, export_greedy, export_onnx
+    from ..export.onnx_export import check_installed, export_onnx, export_search
     from ..inference.loading import load_model
 
+    if args.num_beams is not None and args.format != "onnx-search":
+        raise InputError(f"--num_beams is for --format onnx-search, not {args.format}")
+    num_beams = 1 if args.format == "onnx-greedy" else args.num_beams
     disable_progress_bar()
     check_installed()  # said before a model is fetched
     model = load_model(args.model, args.revision)
     tokenizer = load_tokenizer(Path(model.name_or_path), args.revision)
-    if args.format == "onnx-greedy":
-        agreement = export_greedy(model, tokenizer, args.output_dir, args.dtype)
+    if args.format != "onnx":
+        agreement = export_search(model, tokenizer, args.output_dir, args.dtype, num_beams)
         closeness = (
             f"{agreement.same} of {agreement.total} {agreement.sources} translated as by the "
             "model in float32"

@@ -34,6 +34,7 @@ from ..modeling.pipeline_bahdanau import (
 )
 from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
 from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
+from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
 from .segmentation import Piece, join_pieces, split_clauses, split_sentences
@@ -89,6 +90,7 @@ class Translator:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_source_length = max_source_length(tokenizer)
+        self._kept_memory = KeptMemory()
 
     @property
     def dtype(self) -> str:
@@ -329,6 +331,7 @@ class Translator:
                 num_read += len(chunk)
                 for alternatives in self._translations(sentences, request):
                     yield alternatives if request.num_return_sequences > 1 else alternatives[0]
+                self._kept_memory.give_back()
         finally:
             if num_truncated:
                 self._announce_truncated(num_truncated, num_read, first_truncated)

@@ -249,8 +249,7 @@ class BahdanauTranslationPipeline(Pipeline):
     of `pipeline(...)`:
 
     - `batch_size`: sentences translated together, default 1; no translation depends on it.
-    - what `generate` takes; default: the checkpoint's generation configuration. Several
-      translations of a sentence come as a list, best first.
+    - what `generate` takes. Several translations of a sentence come as a list, best first.
     - `return_scores`: also give `score`, as in `Hypothesis`. Several translations always have it.
     - `return_alignments`: also give `alignment` with `source_tokens`, `target_tokens` and
       `weights`, a row for each target token, rounded to four decimals; `None` for a blank sentence.

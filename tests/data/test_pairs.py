@@ -224,8 +224,8 @@ def card_rows(splits: dict[str, list[Pair]]) -> list[str]:
         f"| different Chinese characters | {len(set(characters)):,} |",
         f"| English words | {len(english_words):,} |",
         f"| Chinese characters | {len(characters):,} |",
-        f"| words a sentence: mean, median, longest | {of_lengths(lengths)} |",
-        f"| characters a sentence with its marks: mean, median, longest | {of_lengths(marks)} |",
+        f"| words per sentence: mean, median, longest | {of_lengths(lengths)} |",
+        f"| characters per sentence, with marks: mean, median, longest | {of_lengths(marks)} |",
         f"| questions | {sum(english.endswith('?') for english, _ in pairs):,} |",
     ]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bahdanau_hf.export.onnx_export import _graphs, greedy_graph
+from bahdanau_hf.export.onnx_export import _graphs, search_graph
 from bahdanau_hf.export.onnx_int8 import quantize
 from bahdanau_hf.export.onnx_nodes import LARGEST, ZERO, round_rows
 from tests.helpers.exported_checkpoint import Exported
@@ -63,7 +63,7 @@ def sums_without_vnni(left: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def weights(exported: Exported) -> list[np.ndarray]:
     """All weights that are multiplied in 8 bits, of a trained model's two graphs and of its one."""
     two = [quantize(graph) for graph in _graphs(exported.model)]
-    graphs = [*two, greedy_graph(exported.model, "int8")]
+    graphs = [*two, search_graph(exported.model, "int8")]
     found = [list(integer_weights(graph.graph)) for graph in graphs]
     assert all(found), "every graph has products of integers"
     return [weight for group in found for weight in group]

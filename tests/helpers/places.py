@@ -7,6 +7,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "bahdanau_hf" / "recipes"
+RECIPES = ROOT / "bahdanau_hf" / "recipes"
 FIXTURES = ROOT / "tests" / "fixtures"
 PAIRS = FIXTURES / "pairs.tsv"  # 64 English-Chinese pairs
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bahdanau_hf import InputError
+from bahdanau_hf.inference.kept_memory import KeptMemory
 from bahdanau_hf.inference.translator import Translation, Translator
 from tests.helpers.tiny_checkpoint import (
     LONG,
@@ -260,3 +261,10 @@ def test_every_public_name_exists() -> None:
 
     for name in bahdanau_hf.__all__:
         assert getattr(bahdanau_hf, name) is not None
+
+
+def test_memory_is_given_back_after_every_window(translator, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(KeptMemory, "give_back", lambda self: asked.append(True))
+    assert len(list(translator.stream(SENTENCES[:3], window=2))) == 3
+    assert len(asked) == 2

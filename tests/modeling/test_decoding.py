@@ -200,6 +200,17 @@ def test_nothing_is_left_over_from_the_last_call(tiny_model, num_beams) -> None:
     assert ours.tolist() == librarys.tolist(), "changed weights must be seen"
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_limit_that_counts_the_start_too(tiny_model, num_beams, monkeypatch) -> None:
+    """Nor does the library repeat for the beams what the encoder has read."""
+    model = decisive(tiny_model())
+    expected = model.generate(**source(), num_beams=num_beams, max_new_tokens=6)
+    librarys = both_ways(model, **source(), num_beams=num_beams, max_length=7)[1]
+    monkeypatch.setattr(type(model), "_expand_inputs_for_generation", None)
+    found = model.generate(**source(), num_beams=num_beams, max_length=7)
+    assert found.tolist() == expected.tolist() == librarys.tolist()
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bahdanau_hf.modeling import matmul_bahdanau
+from bahdanau_hf.modeling import generation_bahdanau, matmul_bahdanau
 from bahdanau_hf.modeling.matmul_bahdanau import remember
 from bahdanau_hf.modeling.processor_bahdanau import processor
 from tests.helpers.batches import batch, source
@@ -161,6 +161,19 @@ def test_another_layer_in_place_of_the_head_is_called() -> None:
     assert torch.equal(model.generate(**source(), max_new_tokens=8), expected)
     model.lm_head.shift.data[5] = 1e6
     assert model.generate(**source(), max_new_tokens=8)[0].tolist() == [1] + [5] * 8
+
+
+@pytest.mark.parametrize("largest", [0, generation_bahdanau.LARGEST_TABLE])
+@torch.no_grad()
+def test_embeddings_are_laid_out_once(largest, monkeypatch) -> None:
+    """As a table, or, if that would be too large, as a product."""
+    model = wide_model()
+    expected = model.generate(**source(), max_new_tokens=8)
+    monkeypatch.setattr(generation_bahdanau, "LARGEST_TABLE", largest)
+    model = copy.deepcopy(model)
+    layout = generation_bahdanau.lay_out(model.model.decoder, model.lm_head, torch.float32)
+    assert (layout.table is None, layout.embedding is None) == (largest == 0, largest > 0)
+    assert torch.equal(model.generate(**source(), max_new_tokens=8), expected)
 
 
 @pytest.mark.parametrize("rows", [1, 4])

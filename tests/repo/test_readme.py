@@ -103,7 +103,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the pages name; its model is overfitted on their sentences."""
     folder = tmp_path_factory.mktemp("clone")
     make_checkpoint(folder / "runs" / "quickstart")
-    for name in ("base", "seed-42", "seed-43"):
+    for name in ("base", "own", "seed-42", "seed-43"):
         (folder / "runs" / name).symlink_to("quickstart", target_is_directory=True)
     (folder / "sentences.txt").write_text("".join(f"{en}\n" for en, _ in PAIRS[:3]))
     (folder / "README.md").write_text("")
@@ -136,6 +136,8 @@ def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     elif "translator.stream(" in code:
         assert printed.startswith("联系我们。 -")
         assert printed.splitlines()[-3:] == [zh for _, zh in PAIRS[:3]]
+    elif "translate_text(" in code:
+        assert printed.splitlines() == ["车站在哪里？联系我们。", "", "他跑。"]
     elif "save_alignment(" in code:
         assert "联" in read(Path("map.svg"))
     elif "trainer.evaluate()" in code:
@@ -242,6 +244,15 @@ def test_architecture_has_every_package_in_its_order() -> None:
     assert [name for name in names if name not in DATA_FOLDERS] == FLOORS
     for name in re.findall(r"`([a-z_0-9]+/(?:[a-z_0-9]+\.py)?)`", text):
         assert (package / name).exists(), name
+
+
+def test_the_faq_quotes_messages_that_exist() -> None:
+    package = (ROOT / "bahdanau_hf").rglob("*.py")
+    source = re.sub(r'"\s+f?"', "", "".join(map(read, package)))
+    quoted = re.findall(r"^### .*?\"(.*?)\"", read(ROOT / "docs" / "faq.md"), re.M)
+    assert len(quoted) >= 5
+    for part in (part for message in quoted for part in message.split("…")):
+        assert part.strip() in source, part
 
 
 def anchors(path: Path) -> set[str]:

@@ -21,7 +21,7 @@ from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.metrics.translation import score_translations, sentence_scores
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.run import Run
-from tests.helpers.places import PAIRS
+from tests.helpers.places import PAIRS, RECIPES
 from tests.helpers.tiny_run import TINY, logged, train_script
 
 
