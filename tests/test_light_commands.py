@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny_run import ROOT
+
+from tests.helpers.places import ROOT
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy"}
 
