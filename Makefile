@@ -7,12 +7,12 @@ RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
-CODE := bahdanau_hf scripts tests benchmarks examples
+CODE := bahdanau_hf scripts tests benchmarks experiments examples docs
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser
-.PHONY: slow format lint types bench fuzz demo wheel clean
+.PHONY: slow format lint types docs bench fuzz demo wheel clean
 
 help:  ## this list
 	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 22
@@ -40,14 +40,13 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 	$(INSTALL) '.[demo,browser]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) '.[docs]'
+	@touch $@
+
 # Nothing that npm fetches is run while it is installed; the lock file knows the checksums.
 examples/browser/node_modules: examples/browser/package-lock.json
 	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund
-	@touch $@
-
-# Triton's interpreter runs the GPU's kernel; without it `make test` leaves those tests out.
-$(VENV)/.installed-gpu: $(VENV)/.installed
-	$(INSTALL) '.[gpu]'
 	@touch $@
 
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
@@ -69,14 +68,15 @@ test-newest:  ## the same with the newest that pip finds, in .venv-newest
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
 # What is computed in another way where the processor lacks AVX-512.
-ON_ANY_PROCESSOR := processor matmul layout encoder decoding decoding_properties recurrence numerics int8 precision \
-	onnx_export onnx_int8 onnx_search
+ON_ANY_PROCESSOR := $(patsubst %,modeling/test_%.py,processor matmul layout encoder decoding \
+	decoding_properties recurrence numerics int8) test_precision.py \
+	$(patsubst %,export/test_onnx_%.py,export int8 search)
 test-older-processor: export ATEN_CPU_CAPABILITY := avx2
 test-older-processor: export ONEDNN_MAX_CPU_ISA := AVX2
 test-older-processor: export FBGEMM_ENABLE_INSTRUCTIONS := AVX2
 test-older-processor: export BAHDANAU_PROCESSOR := vnni=0
 test-older-processor: $(VENV)/.installed  ## the tests of fast paths as on a processor without AVX-512
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(ON_ANY_PROCESSOR:%=tests/test_%.py)
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(addprefix tests/,$(ON_ANY_PROCESSOR))
 
 # Apart from the environment: transformers imports torchao wherever it is installed, and is slower.
 build/torchao: $(VENV)/.installed
@@ -84,7 +84,7 @@ build/torchao: $(VENV)/.installed
 	@touch $@
 
 test-torchao: build/torchao  ## the tests of weights that torchao has quantised
-	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_torchao.py
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/modeling/test_torchao.py
 
 audit:  ## ask the Python Packaging Advisory Database about the pinned versions
 	$(PYTHON) -m venv .venv-audit
@@ -120,11 +120,15 @@ lint: $(VENV)/.installed  ## look for mistakes and for unformatted code
 types: $(VENV)/.installed  ## check the types
 	$(BIN)/mypy
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.installed-docs  ## the documentation as a site in site/; a broken link is an error
+	$(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(BIN)/python benchmarks/run.py
 
 fuzz: $(VENV)/.installed  ## 50,000 inputs that nobody expects; SEED=2 for others
-	$(BIN)/python -m benchmarks.fuzz --cases 50000 --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.stress.fuzz --cases 50000 --seed $(or $(SEED),1)
 
 demo: $(VENV)/.installed-demo  ## a page to try a checkpoint in the browser
 	@test -f $(RUN)/config.json || { \
@@ -143,5 +147,5 @@ wheel: $(VENV)-wheel/.installed  ## build what goes to the package index, and ch
 	$(VENV)-wheel/bin/twine check --strict dist/*
 
 clean:  ## remove the environment and all that was built; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

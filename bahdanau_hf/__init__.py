@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .alignment.record import Alignment
     from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
     from .inference.ensemble import EnsembleLogitsProcessor
-    from .inference.translator import Translation, Translator
-    from .metrics import TranslationMetric, TranslationScores, score_translations
+    from .inference.translation import Translation
+    from .inference.translator import Translator
+    from .metrics.evaluate_metric import TranslationMetric
+    from .metrics.translation import TranslationScores, score_translations
     from .modeling.configuration_bahdanau import BahdanauConfig
     from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration, BahdanauModel
     from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
@@ -32,15 +34,15 @@ _MODULES = {
     "BahdanauModel": "modeling.modeling_bahdanau",
     "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
     "EnsembleLogitsProcessor": "inference.ensemble",
-    "Translation": "inference.translator",
-    "TranslationMetric": "metrics",
-    "TranslationScores": "metrics",
+    "Translation": "inference.translation",
+    "TranslationMetric": "metrics.evaluate_metric",
+    "TranslationScores": "metrics.translation",
     "Translator": "inference.translator",
     "clean_text": "data.tokenization",
     "load_tokenizer": "data.tokenization",
     "plot_alignment": "reporting.attention_plot",
     "save_alignment": "reporting.attention_plot",
-    "score_translations": "metrics",
+    "score_translations": "metrics.translation",
     "train_tokenizer": "data.tokenization",
 }
 

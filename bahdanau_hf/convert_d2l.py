@@ -30,6 +30,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .data.tokenization import EOS_ID, SPECIAL_TOKENS
 from .errors import InputError
+from .files import writing
+from .languages import CJK_MARKS, CJK_SCRIPTS
 from .modeling.configuration_bahdanau import BahdanauConfig
 from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 
@@ -37,7 +39,6 @@ NUM_STEPS = 10
 DROPOUT = 0.1  # the tutorial's; weights do not tell, and it only matters if training goes on
 
 _SPLIT_MARKS = ",.!?"
-_CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\x{3000}-\x{303F}\x{FF00}-\x{FFEF}"
 _GRU_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -86,12 +87,10 @@ def convert_tutorial(
         target_lang=target_lang,
     )
     model = make_model(weights, source_tokens, target_tokens, num_steps=num_steps)
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise InputError(f"cannot write to --output_dir {folder}: {error.strerror}") from None
     return model
 
 
@@ -283,7 +282,8 @@ def make_tokenizer(
         ]
     )
     # A mark begins a token unless it follows a space, where it does so anyway.
-    pieces = rf"[{_CJK}]|[^ {_CJK}][^ {marks}{_CJK}]*"
+    cjk = CJK_SCRIPTS + CJK_MARKS
+    pieces = rf"[{cjk}]|[^ {cjk}][^ {marks}{cjk}]*"
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "removed", invert=True)
     backend.post_processor = TemplateProcessing(
         single="$A <eos>", pair="$A <eos> $B:1 <eos>:1", special_tokens=[("<eos>", EOS_ID)]

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""The one exception for mistakes that the user can mend, and what to quote of others in it."""
 
 
 class InputError(ValueError):
@@ -11,6 +11,11 @@ class InputError(ValueError):
 
     def __init__(self, message: str, *code: str) -> None:
         super().__init__("\n".join(map(_printable, (message, *code))))
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in its first line; its kind, if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _printable(text: str) -> str:

@@ -136,8 +136,8 @@ def measure(quick: bool) -> Section:
     section = Section(
         "Decoding",
         f"Width {EMBEDDING_SIZE}/{HIDDEN_SIZE}, one layer each side, {TARGET_SIZE} target words; "
-        f"{BATCH_SIZE} sentences of like length. Known by heart, translations end as they should; "
-        f'with random weights ("{MEAN_TARGET} words") none does, and all are as long.',
+        f"{BATCH_SIZE} sentences of similar length. The models are overfitted, so translations end "
+        f'normally; with random weights ("{MEAN_TARGET} words") all have the same length.',
     )
     section.add_race(timings, "sentences/CPU s")
 

@@ -1,4 +1,4 @@
-"""Training and decoding on a CUDA device: the plain loop, graphs, the kernel, MarianMT, the floor.
+"""Training and decoding on a CUDA device: the plain loop, graphs, MarianMT, the floor.
 
 Times are wall-clock seconds between two waits for the device. The floor of a recurrence is what no
 arrangement of it can beat: its multiplications at the rate that the device shows on large ones, or
@@ -132,18 +132,14 @@ class _OnDevice(Training):
 
 def _measure_training(section: Section, device: torch.device, scale: Scale, dtype: str) -> None:
     batch = _on(even_batch(scale.batch_size, scale.length, scale.length), device)
-    contenders = {}
-    for name in ("fast", "triton"):
-        model = _ours(device, scale, name)
-        training = _OnDevice(model, [batch], device=device, dtype=dtype)
-        contenders[f"training, ours, {name}, {dtype}"] = training.contender()
-    peer = _OnDevice(_marian(device, scale), [batch], device=device, dtype=dtype)
-    contenders[f"training, MarianMT, {dtype}"] = peer.contender()
+    ours, peer = f"training, ours, fast, {dtype}", f"training, MarianMT, {dtype}"
+    models = {ours: _ours(device, scale, "fast"), peer: _marian(device, scale)}
+    contenders = {
+        name: _OnDevice(model, [batch], device=device, dtype=dtype).contender()
+        for name, model in models.items()
+    }
     rates = _race(section, device, scale, contenders, "target tokens/s")
-    kernel = f"training, ours, triton, {dtype}"
-    for other, wanted in (("ours, fast", GAIN), ("MarianMT", 2)):
-        name = f"training, {other}, {dtype}"
-        section.goals.append(Goal(f"{kernel} / {name}", wanted, rates[kernel] / rates[name]))
+    section.goals.append(Goal(f"{ours} / {peer}", 2, rates[ours] / rates[peer]))
 
 
 def _measure_decoding(section: Section, device: torch.device, scale: Scale, dtype: str) -> None:
@@ -173,7 +169,7 @@ def _measure_decoding(section: Section, device: torch.device, scale: Scale, dtyp
 
 
 def _measure_recurrence(section: Section, device: torch.device, scale: Scale, dtype: str) -> None:
-    """The decoder's steps with known inputs, forward, by the loop and by the kernel; the floor.
+    """The decoder's steps with known inputs, forward, by the loop; the floor.
 
     The projections of the source and of the inputs, once a call, are in the time and not in the
     floor.
@@ -191,18 +187,11 @@ def _measure_recurrence(section: Section, device: torch.device, scale: Scale, dt
         "use_cache": False,
     }
 
-    def run(name: str) -> Callable[[], None]:
-        def forward() -> None:
-            decoder.set_implementation(name)
-            with torch.no_grad():
-                decoder(**call)
+    def forward() -> None:
+        with torch.no_grad():
+            decoder(**call)
 
-        return forward
-
-    contenders = {
-        f"recurrence, {name}, {dtype}": Contender(run(name), float(T))
-        for name in ("fast", "triton")
-    }
+    contenders = {f"recurrence, fast, {dtype}": Contender(forward, float(T))}
     rates = _race(section, device, scale, contenders, "steps/s")
     floor = step_floor(ours, device, scale, DTYPES[dtype])
     section.rows.append(Row(f"recurrence, floor, {dtype}", floor * 1e6, "us a step"))

@@ -113,7 +113,8 @@ def translate(count: int, marks: list[int], int8: bool = False) -> dict[int, flo
         int8: multiply in 8 bits.
 
     Returns:
-        As `train`.
+        Megabytes that the process held at most after any call since the mark before (between two
+        calls memory may be given back), which are also printed.
     """
     from .bundled import load_bundle
 
@@ -127,6 +128,7 @@ def translate(count: int, marks: list[int], int8: bool = False) -> dict[int, flo
     done, calls = 0, 0
     held: dict[int, float] = {}
     for mark in sorted({*marks, count}):
+        most = 0.0
         while done < mark:
             together = min(numbers.randint(1, MOST_TOGETHER), mark - done)
             texts = [
@@ -136,8 +138,9 @@ def translate(count: int, marks: list[int], int8: bool = False) -> dict[int, flo
                 texts, num_beams=(1, 5)[calls % 2], max_new_tokens=numbers.randint(1, MOST_WORDS)
             )
             done, calls = done + together, calls + 1
+            most = max(most, megabytes_held())
         if mark in marks:
-            held[mark] = megabytes_held()
+            held[mark] = most
             print(f"{mark} sentences: {held[mark]:.0f} MB, {calls} calls", flush=True)
     return held
 

@@ -54,7 +54,7 @@ def measure(quick: bool) -> Section:
     """Compare the models on a large batch, and see how ours grows."""
     section = Section(
         "Memory",
-        f"Peak of one training step above what the process held before; batch {LARGE.batch}, "
+        f"Peak memory of one training step above that of the process before; batch {LARGE.batch}, "
         f"{LARGE.source} x {LARGE.target} tokens, without optimizer. Growth: from batch "
         f"{MEDIUM.batch}, without what the allocator keeps.",
     )
@@ -81,8 +81,9 @@ def _add_what_stays(section: Section, quick: bool) -> None:
     As many run at once as there are cores: it is not their time that is measured.
     """
     section.notes += (
-        " What stays: all that the process holds, libraries included, while it trains the model of "
-        "recipes/base.yaml on ever new shapes, or translates sentences of any lengths with it."
+        ' "After ... steps" and "after ... sentences": all memory of the process, libraries '
+        "included, while it trains the model of the recipe base on batches of any shape, or "
+        "translates sentences of any length."
     )
     from bahdanau_hf.modeling.processor_bahdanau import processor
 

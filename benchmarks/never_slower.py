@@ -50,10 +50,10 @@ def measure_here(quick: bool, folder: Path) -> Section:
     """
     section = Section(
         "Never slower",
-        "How many times as fast as `generate`'s own loop over the equations, same weights "
-        f'(`set_implementation("reference")`); 8 bits against that loop in float32. Width '
-        f"{EMBEDDING_SIZE}/{HIDDEN_SIZE}, {TARGET_SIZE} target words; deep: the readout, tied, "
-        f"and the encoder in both directions of recipes/base.yaml; flat: random weights, "
+        "Speed relative to `generate`'s own loop over the equations with the same weights "
+        f'(`set_implementation("reference")`); 8 bits relative to that loop in float32. Width '
+        f"{EMBEDDING_SIZE}/{HIDDEN_SIZE}, {TARGET_SIZE} target words; deep: readout, tied output "
+        f"layer and bidirectional encoder of the recipe base; flat: random weights, "
         f"{MEAN_TARGET} words each; 0: it fails.",
     )
     columns = [f"{readout}, {weights}" for readout in READOUTS for weights in WEIGHTS]
@@ -73,14 +73,14 @@ def measure_here(quick: bool, folder: Path) -> Section:
                         row = f"{mode}, batch {size}, {name}"
                         rows.setdefault(row, []).append(ratios[name])
     table = Table(TITLE, 1, columns, rows)
-    training = Table("training, recipes/base.yaml, fast / the equations", 1, *_training(quick))
+    training = Table("training, recipe base, fast / the equations", 1, *_training(quick))
     section.tables = [table, training]
     section.goals = table.goals() + training.goals()
     return section
 
 
 def make_deep() -> BahdanauForConditionalGeneration:
-    """The model of recipes/base.yaml in the width and with the vocabulary of the others."""
+    """The model of configs/base.yaml in the width and with the vocabulary of the others."""
     torch.manual_seed(0)
     dropouts = dict.fromkeys(("embedding_dropout", "readout_dropout"), 0.0)
     sizes = {"vocab_size": TARGET_SIZE, "encoder_vocab_size": SOURCE_SIZE}

@@ -34,7 +34,7 @@ def measure_here(quick: bool, folder: Path) -> Section:
     section = Section(
         "Training, older processor",
         f"Width {EMBEDDING_SIZE}/{HIDDEN_SIZE}, one layer each side, {TARGET_SIZE} target words, "
-        f"a batch of {BATCH_SIZE} of like length; MarianMT has as many parameters. bfloat16: "
+        f"a batch of {BATCH_SIZE} of similar length; MarianMT has as many parameters. bfloat16: "
         "autocast.",
     )
     batches = bucketed_batches(1)

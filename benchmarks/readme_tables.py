@@ -31,7 +31,7 @@ def tables(result: dict[str, Any]) -> str:
         f"{machine['memory_gib']} GiB, {machine['system']}; one thread. Python "
         f"{machine['python']}, {versions}. {machine['date']}, commit {machine['commit']}, load "
         f"average {machine['load_average']} at the start. `{machine['command']}`",
-        "| goal | wanted | measured | |\n| --- | ---: | ---: | --- |",
+        "| goal | target | measured | |\n| --- | ---: | ---: | --- |",
     ]
     for section in result["sections"].values():
         for goal in section["goals"]:

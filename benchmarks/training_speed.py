@@ -125,9 +125,9 @@ def measure(quick: bool) -> Section:
     section = Section(
         "Training",
         f"Width {EMBEDDING_SIZE}/{HIDDEN_SIZE}, one layer each side, {TARGET_SIZE} target words, "
-        f'batches of {BATCH_SIZE} of like length; MarianMT has as many parameters. "Its products '
-        'alone": as many multiplications as a step of ours needs, in matrices of one easy size; '
-        "nothing that computes the same can be faster here.",
+        f'batches of {BATCH_SIZE} of similar length; MarianMT has as many parameters. "Its '
+        'products alone": as many multiplications as a step of ours needs, in matrices of one easy '
+        "size: a lower bound of the time here.",
     )
     section.add_race(timings, "target tokens/CPU s")
     from_padded = f"plain loop, all padded to {PADDED_LENGTH}"

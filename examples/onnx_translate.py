@@ -1,15 +1,14 @@
-"""Translates with an exported model: ONNX Runtime, NumPy and tokenizers are all it needs.
+"""Translate with an exported model; needs only ONNX Runtime, NumPy and tokenizers.
 
     bahdanau-hf export --model CHECKPOINT --output_dir exported
     pip install onnxruntime numpy tokenizers
     python examples/onnx_translate.py exported < sentences.txt > translations.txt
 
-With `--format onnx-greedy` the export is one graph that holds the whole greedy search, which is
-faster, above all for single sentences; it knows no beams.
+With `--format onnx-search` the export is one graph that holds the whole search, which is faster,
+above all for single sentences; its number of beams is that of the export.
 
-The words are those of `bahdanau-hf translate`: the same cleaning of the text, the same greedy and
-beam search. A sentence of which two translations are equally likely but for the last digits may
-come out the other way.
+It gives the same translations as `bahdanau-hf translate`: same text cleaning, same greedy and beam
+search. Only where two translations are equally likely up to rounding may it choose the other one.
 
 Dimensions: B sentences, K beams, N = B K rows, S source, V target vocabulary.
 """
@@ -30,7 +29,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 FORMAT = 1
-GREEDY = "greedy_search.onnx"  # the one graph that takes all steps, if that is what was exported
+SEARCH = "search.onnx"  # the one graph that takes all steps, if that is what was exported
 NEVER = np.float32(-1.0e9)  # the score of what must not be chosen
 CHARACTERS_PER_TOKEN = 256  # what is longer than so many a token is cut before it is encoded
 INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
@@ -114,8 +113,8 @@ class OnnxTranslator:
 
     def __init__(self, folder: str | Path, num_threads: int = 0) -> None:
         folder = Path(folder)
-        is_one = (folder / GREEDY).is_file()
-        graphs = (GREEDY,) if is_one else ("encoder_model.onnx", "decoder_model.onnx")
+        is_one = (folder / SEARCH).is_file()
+        graphs = (SEARCH,) if is_one else ("encoder_model.onnx", "decoder_model.onnx")
         names = ("translation.json", "tokenizer.json", *graphs)
         if missing := [name for name in names if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is not an exported model: no {' and no '.join(missing)}")
@@ -175,15 +174,16 @@ class OnnxTranslator:
         """Translate a batch of ids; the results end with the end, unless the limit came first.
 
         Raises:
-            ValueError: beams are asked of the one graph that searches greedily.
+            ValueError: the one graph searches with another number of beams.
         """
         if num_beams is None:
             num_beams = self.settings["num_beams"]
         width = self.settings["pad_source_to"] or 0
         pad = self.settings["pad_token_id"]
         if self._whole_search is not None:
-            if num_beams != 1:
-                raise ValueError(f"{GREEDY} has no beams: ask for 1, or export --format onnx")
+            if num_beams != self.settings["num_beams"]:
+                known = self.settings["num_beams"]
+                raise ValueError(f"{SEARCH} searches with num_beams {known}, not {num_beams}")
             ids, mask = batch_of(sources, width, pad)
             limit = np.array(self.settings["max_new_tokens"])
             inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": limit}

@@ -11,100 +11,33 @@ import gc
 import logging
 import os
 import random
+import shutil
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.places import PAIRS, fingerprint
+from tests.helpers.tiny_model import VARIANTS, make_config, make_model
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+    from bahdanau_hf.inference.translator import Translator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-pytest_plugins = ["browser", "exported_checkpoint"]  # their fixtures
-
-PAIRS = Path(__file__).parent / "data" / "pairs.tsv"
-
-# Odd and all different, so that two dimensions cannot be mistaken for each other.
-TINY = {
-    "vocab_size": 13,
-    "encoder_vocab_size": 17,
-    "embedding_size": 5,
-    "hidden_size": 7,
-    "attention_hidden_size": 3,
-    "dropout": 0.0,
-}
-
-# One of every kind of model; the keys are the tests' names.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "one-way": {"bidirectional_encoder": False},
-    "two-way": {},
-    "two-way-deep": {"readout": "deep", "readout_size": 9},
-    "layers": {"encoder_layers": 2, "decoder_layers": 3, "readout": "deep"},
-    "one-way-layers": {
-        "bidirectional_encoder": False,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-    },
-    "plain": {"use_attention": False},
-    "plain-deep": {"use_attention": False, "readout": "deep", "decoder_layers": 2},
-    "tied": {"readout": "deep", "tie_word_embeddings": True},
-}
+# Their hooks and fixtures.
+pytest_plugins = [f"tests.helpers.{name}" for name in ("browser", "exported_checkpoint", "grids")]
 
 
 def pytest_collection() -> None:
     """Before the tests' files are read."""
     gc.disable()  # what is imported now stays: nothing of it is worth looking for
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-
-
-@pytest.hookimpl(tryfirst=True)  # before the slow ones are taken out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the marker `grid` does: leave a few combinations, and mark the others as slow."""
-    grids: dict[tuple[str, str], list[pytest.Function]] = {}
-    for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("grid"):
-            assert item.parent is not None
-            grids.setdefault((item.parent.nodeid, item.originalname), []).append(item)
-    for cases in grids.values():
-        kept = covering([case.callspec.params for case in cases])
-        for n, case in enumerate(cases):
-            if n not in kept:
-                case.add_marker(pytest.mark.slow)
-
-
-def covering(cases: Sequence[Mapping[str, Any]]) -> set[int]:
-    """Few cases in which every value of every parameter occurs, by their places in `cases`.
-
-    Of those that would do, the ones in which most pairs of values meet that have not met before,
-    and of these the ones whose values have occurred least.
-    """
-    values = [{f"{name}={value!r}" for name, value in case.items()} for case in cases]
-    pairs = [set(combinations(sorted(case), 2)) for case in values]
-    missing, unmet = set().union(*values), set().union(*pairs)
-    kept: set[int] = set()
-    uses: Counter[str] = Counter()
-
-    def merit(n: int) -> tuple[int, int, int]:
-        return len(values[n] & missing), len(pairs[n] & unmet), -sum(uses[x] for x in values[n])
-
-    while missing:
-        best = max(range(len(cases)), key=merit)
-        kept.add(best)
-        missing -= values[best]
-        unmet -= pairs[best]
-        uses.update(values[best])
-    return kept
 
 
 def pytest_collection_finish() -> None:
@@ -112,19 +45,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(700, 10, 100)  # and through what tests import later, a tenth as often
     gc.enable()
-
-
-def make_config(**changes: Any) -> BahdanauConfig:
-    from bahdanau_hf import BahdanauConfig
-
-    return BahdanauConfig(**(TINY | changes))
-
-
-def make_model(**changes: Any) -> BahdanauForConditionalGeneration:
-    """A model with random weights in float64, ready for comparisons."""
-    from bahdanau_hf import BahdanauForConditionalGeneration
-
-    return BahdanauForConditionalGeneration(make_config(**changes)).double().eval()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -251,6 +171,30 @@ def pairs() -> list[tuple[str, str]]:
 def pairs_file() -> Path:
     """The same as a file: a header and tab-separated columns `en` and `zh`."""
     return PAIRS
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model that knows sixteen sentences by heart, in a folder that stays as it is."""
+    from tests.helpers.tiny_checkpoint import make_checkpoint
+
+    folder = make_checkpoint(tmp_path_factory.mktemp("shared") / "checkpoint")
+    before = fingerprint(folder)
+    yield folder
+    assert fingerprint(folder) == before, "a test has changed the checkpoint of all"
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """The checkpoint, to be damaged."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def translator(checkpoint: Path) -> Translator:
+    from bahdanau_hf.inference.translator import Translator
+
+    return Translator.from_pretrained(checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="session")

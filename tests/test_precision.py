@@ -12,10 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pretences import pretending
 from safetensors.torch import load_file
-from tiny_checkpoint import PAIRS, make_checkpoint
-from tiny_run import flags, logged, train_script
 
 from bahdanau_hf import InputError, precision
 from bahdanau_hf.cli import main as command
@@ -25,6 +22,9 @@ from bahdanau_hf.precision import choose_precision, fastest_dtype, is_emulated
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.evaluation import precision_of_training
 from bahdanau_hf.training.setup import start_accelerator
+from tests.helpers.pretences import pretending
+from tests.helpers.tiny_checkpoint import PAIRS
+from tests.helpers.tiny_run import logged, train_script
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 WITH = {"bfloat16": True}
@@ -38,11 +38,6 @@ def nothing_is_remembered() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 # --- what is taken -------------------------------------------------------------------------------
@@ -137,10 +132,6 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     processor.cache_clear()
 
 
-def train(folder: Path, **changes: Any) -> int:
-    return int(train_script().main(flags(folder, **changes)))
-
-
 def used(folder: Path) -> str:
     """The precision that `settings.json` tells; card and report tell the same."""
     told = str(json.loads((folder / "settings.json").read_text())["precision"])
@@ -164,12 +155,12 @@ def test_auto_follows_the_hardware(
 ) -> None:
     on(answers)
     caplog.set_level(logging.INFO)
-    assert train(tmp_path / "auto", precision="auto") == 0
+    assert train_script(tmp_path / "auto", precision="auto") == 0
     assert used(tmp_path / "auto") == expected
     assert f"Training in {expected}: as the hardware does it fastest" in caplog.messages
     assert not [message for message in caplog.messages if "has no hardware" in message]
     on(answers, "bf16" if answers["bfloat16"] else "no")
-    assert train(tmp_path / "told") == 0
+    assert train_script(tmp_path / "told") == 0
     assert logged(tmp_path / "auto") == logged(tmp_path / "told"), "it is what it says"
     weights = load_file(tmp_path / "auto" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
@@ -179,10 +170,10 @@ def test_a_resumed_run_goes_on_as_it_was_begun(tmp_path: Path, on: Any, caplog, 
     caplog.set_level(logging.INFO)
     changes = {"lr_scheduler_type": "constant", "eval_steps": 2, "precision": "auto"}
     on(WITH)
-    assert train(tmp_path / "run", **changes, max_train_steps=2) == 0
+    assert train_script(tmp_path / "run", **changes, max_train_steps=2) == 0
     on(WITHOUT)
     again = {**changes, "resume_from_checkpoint": "latest"}
-    assert train(tmp_path / "run", **again) == 0
+    assert train_script(tmp_path / "run", **again) == 0
     assert used(tmp_path / "run") == MIXED
     assert f"Training in {MIXED}: as the run was begun" in caplog.messages
     (warning,) = [message for message in caplog.messages if "has no hardware" in message]
@@ -190,7 +181,7 @@ def test_a_resumed_run_goes_on_as_it_was_begun(tmp_path: Path, on: Any, caplog, 
     assert [line["step"] for line in logged(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
     on(WITH)
     capsys.readouterr()
-    assert train(tmp_path / "run", **{**again, "precision": "no", "max_train_steps": 6}) == 2
+    assert train_script(tmp_path / "run", **{**again, "precision": "no", "max_train_steps": 6}) == 2
     assert "mixed_precision was bf16, is no" in capsys.readouterr().err
 
 
@@ -220,7 +211,7 @@ def test_what_is_slow_is_said_once(on: Any, caplog, wanted, told, advice) -> Non
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, on: Any, capsys, wanted, told, message) -> None:
     on(WITH, told)
-    assert train(tmp_path / "run", precision=wanted) == 2
+    assert train_script(tmp_path / "run", precision=wanted) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert line.startswith(message)
 
@@ -279,7 +270,7 @@ def test_a_run_scores_with_the_model_as_it_was_built(tmp_path: Path, monkeypatch
         watch(name, getattr(Translator, name))
     changes = {"precision": "bf16", "train_file": None, "validation_split_percentage": None}
     changes |= {"max_train_samples": 60, "max_eval_samples": 9, "max_train_steps": 1}
-    assert train(tmp_path / "run", **changes) == 0
+    assert train_script(tmp_path / "run", **changes) == 0
     # Validation and its maps; in the end validation, test and its maps, and the given links.
     assert {name: len(calls) for name, calls in seen.items()} == {"stream": 5, "align_pairs": 1}
     assert {call for calls in seen.values() for call in calls} == {(False, True)}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.readers import base_language
 from ..errors import InputError
+from ..languages import base_language
 from ..metrics.translation import AlignmentScores, alignment_scores
 from .words import Link, Word, WordAlignment, split_words
 

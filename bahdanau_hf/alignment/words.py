@@ -20,18 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from ..languages import CJK
 from ..modeling.text_bahdanau import SPECIAL_TOKENS, clean_text, token_pieces
 
 Span = tuple[int, int]
 Link = tuple[int, int]
 
-# Han with its extensions and compatibility forms, kana, bopomofo, the iteration mark and zero.
-_IDEOGRAPH = (
-    "\u3005-\u3007\u3040-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_RUN = rf"(?:[^\W{_IDEOGRAPH}][\u0300-\u036f]*)+"
-_WORD = re.compile(rf"[{_IDEOGRAPH}]|{_RUN}(?:['’-]{_RUN})*|\S")
+_RUN = rf"(?:[^\W{CJK}][\u0300-\u036f]*)+"
+_WORD = re.compile(rf"[{CJK}]|{_RUN}(?:['’-]{_RUN})*|\S")
 
 
 class Word(NamedTuple):

@@ -6,20 +6,26 @@ A checkpoint is written under another name, flushed to the disk and then renamed
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import InputError
+from ..files import flush_to_disk, is_plain_name, read_json, sha256_of, unfinished
 
 logger = logging.getLogger(__name__)
+
+# As those of `files`; what a run cannot write it can write later.
+_ADVICE = "Put that right and go on with --resume_from_checkpoint latest"
+writing = partial(files.writing, advice=_ADVICE)
+write_whole = partial(files.write_whole, advice=_ADVICE)
+write_json = partial(files.write_json, advice=_ADVICE)
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -71,38 +77,12 @@ def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> No
             path.unlink()
 
 
-def unfinished(path: Path) -> Path:
-    """Where something is written that will be renamed to `path` when it is whole."""
-    return path.with_name(f".{path.name}.unfinished-{os.getpid()}")
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell a full or broken disk in one line.
-
-    Raises:
-        InputError: the operating system refused to write; any other error passes through.
-    """
-    try:
-        yield
-    except Exception as error:
-        # Libraries written in Rust have errors of their own, with the system's in brackets.
-        match = re.search(r"([^:]+) \(os error \d+\)", str(error))
-        if not isinstance(error, OSError) and match is None:
-            raise
-        reason = match[1].strip() if match else getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot write {path}: {reason}. Put that right and go on with "
-            "--resume_from_checkpoint latest"
-        ) from None
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
@@ -151,10 +131,10 @@ def verify_checkpoint(folder: Path, only: str | None = None) -> None:
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint {folder}")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         sums = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         version = manifest["format"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (InputError, TypeError, KeyError, AttributeError):
         raise InputError(
             f"{folder} is no checkpoint of a run (its {MANIFEST} is missing or unreadable); to "
             "train on from a model alone use --model_name_or_path"
@@ -167,16 +147,11 @@ def verify_checkpoint(folder: Path, only: str | None = None) -> None:
         if not is_plain_name(name):
             raise InputError(f"{folder}/{MANIFEST} names {name!r:.60}, no file of this folder")
         try:
-            sha256 = _sha256(folder / name)
+            sha256 = sha256_of(folder / name)
         except OSError:
             raise InputError(f"the checkpoint {folder} is damaged: {name} is missing") from None
         if sha256 != expected:
             raise InputError(f"the checkpoint {folder} is damaged: {name} is not as it was written")
-
-
-def is_plain_name(name: object) -> bool:
-    """Whether this names a file of a folder, and nothing outside it on any system."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:
@@ -207,12 +182,12 @@ def remove_checkpoint(folder: Path) -> None:
 
 def seal_checkpoint(folder: Path) -> None:
     """Write the manifest and flush everything to the disk."""
-    files = {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    sums = {
+        path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
     }
-    manifest = {"format": FORMAT, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    manifest = {"format": FORMAT, "files": sums}
+    files.write_json(folder / MANIFEST, manifest)
     for path in folder.iterdir():
         flush_to_disk(path)
     flush_to_disk(folder)
@@ -225,39 +200,7 @@ def share_files(folder: Path) -> None:
         path.chmod(mode)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, stands on the disk itself."""
-    if os.name == "nt" and path.is_dir():  # a folder cannot be opened there
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # --- the run's records ---------------------------------------------------------------------------
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader never meets half of it.
-
-    Raises:
-        InputError: the disk is full, or cannot be written to.
-    """
-    aside = unfinished(path)
-    with writing(path):
-        try:
-            aside.write_text(text, encoding="utf-8")
-            flush_to_disk(aside)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def move_files(source: Path, target: Path) -> None:
@@ -266,11 +209,6 @@ def move_files(source: Path, target: Path) -> None:
         flush_to_disk(path)
         path.replace(target / path.name)
     source.rmdir()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as readable JSON."""
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def log_metrics(output_dir: Path, values: dict[str, Any]) -> None:

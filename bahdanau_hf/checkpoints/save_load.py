@@ -14,7 +14,6 @@ code) and holds besides, in JSON and safetensors alone:
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import shutil
 from collections.abc import Iterable, Mapping
@@ -28,17 +27,20 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..distributed import gather_lists, on_main_process
 from ..errors import InputError
+from ..files import flush_to_disk, read_json, unfinished, write_json
 from .run_folder import (
     checkpoint_folder,
-    flush_to_disk,
     remove_checkpoint,
     seal_checkpoint,
     share_files,
-    unfinished,
     writing,
 )
 
@@ -132,7 +134,7 @@ def save_checkpoint(
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             "identity": dict(identity),
         }
-        (folder / STATE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / STATE, values)
         share_files(folder)
         seal_checkpoint(folder)
 
@@ -156,19 +158,15 @@ def _optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The moments as `NAME::KEY`, and the groups' settings with their parameters by name."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    content = optimizer.state_dict()
-    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    if not optimizer.state:  # before the first step, which the library would take itself
+        return {}, []
+    content: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
     tensors = {
-        f"{order[index]}::{key}": value.detach().cpu().contiguous()
-        for index, values in content["state"].items()
+        f"{name}::{key}": value.detach().cpu().contiguous()
+        for name, values in content["state"].items()
         for key, value in values.items()
     }
-    groups = [
-        {**group, "params": [order[index] for index in group["params"]]}
-        for group in content["param_groups"]
-    ]
-    return tensors, groups
+    return tensors, content["param_groups"]
 
 
 # --- loading -------------------------------------------------------------------------------------
@@ -190,27 +188,17 @@ def load_checkpoint(
     Raises:
         InputError: the run differs in something that would break the continuation.
     """
-    values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    values = read_json(folder / STATE)
     check_identity(values["identity"], identity, folder)
     load_weights(model, folder)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    saved: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(folder / OPTIMIZER).items():
-        name, _, part = key.rpartition("::")
-        saved.setdefault(name, {})[part] = tensor
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in values["optimizer"]]
-    indices = iter(range(len(order)))
-    groups = [
-        {**setting, "params": [next(indices) for _ in group["params"]]}
-        for setting, group in zip(settings, optimizer.param_groups, strict=True)
-    ]
-    optimizer.load_state_dict(
-        {
-            "state": {i: saved[name] for i, name in enumerate(order) if name in saved},
-            "param_groups": groups,
-        }
-    )
+    if saved := load_file(folder / OPTIMIZER):
+        # A parameter that never had a gradient has none.
+        moments: dict[str, dict[str, Tensor]] = {name: {} for name, _ in model.named_parameters()}
+        for key, tensor in saved.items():
+            name, _, part = key.rpartition("::")
+            moments[name][part] = tensor
+        content = {"state": moments, "param_groups": values["optimizer"]}
+        set_optimizer_state_dict(model, optimizer, content)
     scheduler.load_state_dict(values["scheduler"])
     if accelerator.scaler is not None and values["scaler"] is not None:
         accelerator.scaler.load_state_dict(values["scaler"])
@@ -270,9 +258,8 @@ def precision_begun_in(folders: Iterable[Path]) -> str | None:
     """
     for folder in folders:
         try:
-            values = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return str(values["identity"]["recipe"]["mixed_precision"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return str(read_json(folder / STATE)["identity"]["recipe"]["mixed_precision"])
+        except (InputError, KeyError, TypeError):
             continue
     return None
 

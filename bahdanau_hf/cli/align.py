@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: flags that do not go together, a blank sentence, a model that cannot be loaded.
     """
-    from ..reporting.attention_plot import SUFFIXES, alignment_text, save_alignment
+    from ..reporting.attention_markup import alignment_text
+    from ..reporting.attention_plot import SUFFIXES, save_alignment
 
     # Said before the model is loaded.
     if args.output and Path(args.output).suffix.lower() not in SUFFIXES:

@@ -27,11 +27,11 @@ LIBRARIES = (
     *("transformers", "tokenizers", "datasets", "accelerate", "sacrebleu", "numpy"),
     "huggingface_hub",
 )
-OPTIONAL = ("matplotlib", "OpenCC", "onnxruntime", "triton", "gradio")
+OPTIONAL = ("matplotlib", "OpenCC", "onnxruntime", "gradio")
 # What changes how something is computed, or whether the Hub is asked.
 _SETTINGS = re.compile(
     r"(BAHDANAU|OMP|KMP|MKL|DNNL|ONEDNN|ATEN|OPENBLAS)_\w+"
-    r"|CUDA_VISIBLE_DEVICES|TRITON_INTERPRET|(HF_HUB|TRANSFORMERS|HF_DATASETS)_OFFLINE|HF_ENDPOINT"
+    r"|CUDA_VISIBLE_DEVICES|(HF_HUB|TRANSFORMERS|HF_DATASETS)_OFFLINE|HF_ENDPOINT"
 )
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 

@@ -10,7 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .options import add_model
+from ..errors import InputError
+from .options import add_model, positive
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +19,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser, on_device=False)
     parser.add_argument(
         "--format",
-        choices=["onnx", "onnx-greedy"],
+        choices=["onnx", "onnx-search", "onnx-greedy"],
         default="onnx",
-        help="onnx: encoder and decoder step as two graphs, tokenizer and search settings; "
-        "onnx-greedy: the whole greedy search as one graph, ids in, ids out (default: onnx)",
+        help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings; "
+        "onnx-search: one graph that is the whole search, ids in, ids out; onnx-greedy: the same "
+        "with --num_beams 1 (default: onnx)",
+    )
+    parser.add_argument(
+        "--num_beams",
+        type=positive,
+        metavar="N",
+        help="with onnx-search: beams that the graph searches with (default: the checkpoint's)",
     )
     parser.add_argument(
         "--output_dir", required=True, metavar="DIR", help="folder for the exported files"
@@ -38,20 +46,24 @@ def run(args: argparse.Namespace) -> None:
     """Export what the flags name, and say how far the result is from the model.
 
     Raises:
-        InputError: no such checkpoint, the extra is missing, or nothing can be written.
+        InputError: no such checkpoint, the extra is missing, beams are asked of a format that does
+            not fix them, or nothing can be written.
     """
     from transformers.utils.logging import disable_progress_bar
 
     from ..data.tokenization import load_tokenizer
-    from ..export.onnx_export import check_installed, export_greedy, export_onnx
+    from ..export.onnx_export import check_installed, export_onnx, export_search
     from ..inference.loading import load_model
 
+    if args.num_beams is not None and args.format != "onnx-search":
+        raise InputError(f"--num_beams is for --format onnx-search, not {args.format}")
+    num_beams = 1 if args.format == "onnx-greedy" else args.num_beams
     disable_progress_bar()
     check_installed()  # said before a model is fetched
     model = load_model(args.model, args.revision)
     tokenizer = load_tokenizer(Path(model.name_or_path), args.revision)
-    if args.format == "onnx-greedy":
-        agreement = export_greedy(model, tokenizer, args.output_dir, args.dtype)
+    if args.format != "onnx":
+        agreement = export_search(model, tokenizer, args.output_dir, args.dtype, num_beams)
         closeness = (
             f"{agreement.same} of {agreement.total} {agreement.sources} translated as by the "
             "model in float32"

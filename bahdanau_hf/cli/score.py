@@ -170,7 +170,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
 
 def _language(translator: Translator, args: argparse.Namespace, side: str) -> str:
     """The language code asked for, or else the one the model was trained for."""
-    from ..data.readers import base_language
+    from ..languages import base_language
 
     trained = translator.tokenizer.init_kwargs.get(side)
     given = getattr(args, side)

@@ -17,7 +17,7 @@ from datasets import Dataset, Features, IterableDataset, Sequence, Value
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
-from .readers import base_language
+from ..languages import base_language
 from .sources import (
     AnyDataset,
     hash_share,

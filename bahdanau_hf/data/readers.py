@@ -20,17 +20,16 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError
+from ..errors import InputError, first_line
+from ..languages import CODE_NAMES, HAN, base_language
 
 Pair = tuple[str, str]
 Row = tuple[int, list[str]]  # line number, from 1, and its fields
 Record = tuple[str, Any]  # where it stands, and what should be a mapping
 
 SUFFIXES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
-# What a column of a language may be called besides its code.
-_LANGUAGE_NAMES = {"en": {"eng", "english"}, "zh": {"zho", "chi", "cmn", "chinese", "mandarin"}}
 _ROLE_NAMES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
-_HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
+_HAN = re.compile(f"[{HAN}]")
 _NAME = re.compile("[a-z][a-z0-9-]*")
 _ROWS_LOOKED_AT = 200
 # Memory and disk stay bounded whatever a file holds. Text shrinks to a third or a tenth when it is
@@ -39,12 +38,6 @@ _LONGEST_LINE_BYTES = 2**28
 _UNZIPPED_BYTES = 2**28
 _UNZIPPED_FACTOR = 50
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def base_language(code: str) -> str:
-    """The code without region or script, with `cmn` and the like as `zh`: `zh-Hans` gives `zh`."""
-    base = code.strip().lower().replace("_", "-").split("-")[0]
-    return next((lang for lang, names in _LANGUAGE_NAMES.items() if base in names), base)
 
 
 def find_columns(names: Sequence[str], source_lang: str, target_lang: str) -> Pair | None:
@@ -278,7 +271,7 @@ def _read_table(
 
 def _is_header(fields: Sequence[str]) -> bool:
     """Whether these are names of columns, at least one of them a name that we know."""
-    known = set(_LANGUAGE_NAMES).union(*_LANGUAGE_NAMES.values(), *_ROLE_NAMES, ["translation"])
+    known = set(CODE_NAMES).union(*CODE_NAMES.values(), *_ROLE_NAMES, ["translation"])
     words = [_plain(field) for field in fields]
     return any(word in known for word in words) and all(_NAME.fullmatch(word) for word in words)
 
@@ -427,7 +420,7 @@ def _parquet_records(path: Path) -> Iterator[Record]:
         raise
     # Damaged, or of values that Python does not have, such as a date after the year 9999.
     except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: row {number + 1}: not readable as Parquet: {reason}") from None
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from datasets import Dataset, DatasetInfo, Features, IterableDataset, Translation
 from datasets import load_dataset as load_hub_dataset
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .readers import Pair, file_stamp, find_columns, no_columns, open_pairs, pair_paths
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -226,8 +226,7 @@ def hub_pairs(
     try:
         found = load_hub_dataset(name, configuration, streaming=streaming)
     except Exception as error:  # network, name, configuration, file format: many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot load the data set {name}: {reason}") from None
+        raise InputError(f"cannot load the data set {name}: {first_line(error)}") from None
     if "train" not in found:
         raise InputError(f"the data set {name} has no split 'train', only: {', '.join(found)}")
     splits: dict[str, AnyDataset] = {}

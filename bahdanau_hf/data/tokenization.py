@@ -21,12 +21,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import InputError
+from ..errors import InputError, first_line
+from ..languages import CJK_MARKS, CJK_SCRIPTS
 from ..modeling.text_bahdanau import (
     BOS_ID,
     BYTE_TOKENS,
@@ -50,21 +52,20 @@ __all__ = [
     "train_tokenizer",
 ]
 
-_CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}"
-_CJK_MARKS = r"\x{3000}-\x{303F}\x{FF00}-\x{FFEF}"
 _LETTER = r"\p{L}\p{M}"
 # In this order: English clitics, one CJK character, a word, one digit or mark with the space before
 # it, one white-space character. Every character matches something, so nothing can be lost.
 _BPE_PIECE = (
     rf"['’](?:[smdtSMDT]|ll|re|ve|LL|RE|VE)(?![{_LETTER}\p{{N}}])"
-    rf"|[{_CJK}]| ?[[{_LETTER}]&&[^{_CJK}]]+| ?\p{{N}}| ?[^\s{_LETTER}\p{{N}}]|\s|(?m:.)"
+    rf"|[{CJK_SCRIPTS}]| ?[[{_LETTER}]&&[^{CJK_SCRIPTS}]]+"
+    rf"| ?\p{{N}}| ?[^\s{_LETTER}\p{{N}}]|\s|(?m:.)"
 )
 # The space that `Prepend` put before a text stays only before a word, a digit or a real space.
-_NEEDLESS_SPACE = rf"\A (?![ {_LETTER}\p{{N}}])|\A (?=[{_CJK}])"
-_WORD = rf"[[{_LETTER}\p{{N}}_]&&[^{_CJK}]]+"
-_WORD_CHAR_PIECE = rf"[{_CJK}]|{_WORD}(?:['’-]{_WORD})*|\S"
+_NEEDLESS_SPACE = rf"\A (?![ {_LETTER}\p{{N}}])|\A (?=[{CJK_SCRIPTS}])"
+_WORD = rf"[[{_LETTER}\p{{N}}_]&&[^{CJK_SCRIPTS}]]+"
+_WORD_CHAR_PIECE = rf"[{CJK_SCRIPTS}]|{_WORD}(?:['’-]{_WORD})*|\S"
 _UNWRITTEN_SPACE = (
-    rf" (?=[{_CJK}{_CJK_MARKS}])|(?<=[{_CJK}{_CJK_MARKS}]) "
+    rf" (?=[{CJK_SCRIPTS}{CJK_MARKS}])|(?<=[{CJK_SCRIPTS}{CJK_MARKS}]) "
     r"| (?=[.,!?;:%)\]\}’”…/])|(?<=[(\[\{‘“$£€/]) "
 )
 
@@ -145,17 +146,25 @@ def target_vocab_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return int(tokenizer.init_kwargs.get("target_vocab_size") or len(tokenizer))
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    path: str | Path, revision: str | None = None, **hub: Any
+) -> PreTrainedTokenizerFast:
     """Load a tokenizer of ours from a folder or a Hub repository; runs no code, asks nothing.
+
+    Args:
+        path: folder, or name of a repository.
+        revision: branch, tag or commit of the repository.
+        **hub: `subfolder`, `token` and `local_files_only` as those of `from_pretrained`.
 
     Raises:
         InputError: nothing there, unreadable, or not one of ours (other ids 0 to 3).
     """
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), revision=revision or "main")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            str(path), revision=revision or "main", **hub
+        )
     except Exception as error:  # the backend raises bare Exception for a broken tokenizer.json
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot load a tokenizer from {path}: {reason}") from None
+        raise InputError(f"cannot load a tokenizer from {path}: {first_line(error)}") from None
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     if ids != [PAD_ID, BOS_ID, EOS_ID, UNK_ID]:
         raise InputError(

@@ -11,6 +11,7 @@ import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..alignment.record import Alignment
 from ..alignment.words import split_words
 from ..errors import InputError
 from ..inference.translator import Translation, Translator
+from ..languages import EXAMPLES, base_language, language_name
 from ..reporting.attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
 
 MAX_CHARACTERS = 1000  # of a text that a visitor sends; the rest is not read
@@ -33,48 +35,10 @@ _GRADIO_SETTINGS = {
     "GRADIO_ANALYTICS_MAX_EVENTS": "100",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000",
 }
-_LANGUAGES = {
-    **{"de": "German", "en": "English", "es": "Spanish", "fr": "French", "ja": "Japanese"},
-    **{"ko": "Korean", "pt": "Portuguese", "ru": "Russian", "zh": "Chinese"},
-}
-_EXAMPLES = {
-    "en": [
-        "Where is the station?",
-        "It will rain tomorrow.",
-        "My brother works in a hospital near the river.",
-        "How much is this book?",
-    ],
-    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "这本书多少钱？"],
-}
 
-_CSS = """
-.alignment { --map-page: transparent; --map-ink: var(--body-text-color);
-  --map-quiet: var(--body-text-color-subdued); padding: 2px; }
-.alignment table, .alignment table * { border: none; }
-.alignment thead th { border-radius: 3px; background: rgb(var(--hot) / var(--lit, 0)); }
-.alignment thead th.lit { color: #fff; }
-.alignment tr:focus-within th[scope=row] { font-weight: 700; }
-.alignment th[scope=row], .alignment .axes { background: var(--background-fill-primary); }
-@media (prefers-color-scheme: dark) { .alignment thead th.lit { color: #1a1a19; } }
-.note { color: var(--body-text-color-subdued); }
-.choices, .choices * { border: none; }
-.choices td { padding: 0.15rem 0.9rem 0.15rem 0; vertical-align: top; }
-.choices .number { font-variant-numeric: tabular-nums; text-align: right;
-  color: var(--body-text-color-subdued); }
-footer { display: none !important; }
-"""
-# A row that is pointed at, touched or focused lights the source words as far as it looks at them.
-_LIGHT_WORDS = """
-const light = row => element.querySelectorAll('thead th').forEach((head, i) => {
-  const weight = row ? row.cells[i + 1].style.getPropertyValue('--w') : 0;
-  head.style.setProperty('--lit', weight);
-  head.classList.toggle('lit', weight >= 0.62);
-});
-const rowOf = event => event.target.closest('.weights tr');
-for (const kind of ['pointerover', 'focusin']) element.addEventListener(kind, e => light(rowOf(e)));
-element.addEventListener('pointerleave', e => e.pointerType === 'mouse' && light(null));
-element.addEventListener('focusout', () => light(null));
-"""
+_CSS, _LIGHT_WORDS = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+)
 
 
 # The same threads again and again: torch keeps memory for each thread that has ever used it.
@@ -171,13 +135,13 @@ class Answers:
     def languages(self) -> tuple[str, str]:
         """Names of the languages, such as `("English", "Chinese")`."""
         return (
-            _LANGUAGES.get(self.source_lang, self.source_lang or "Source"),
-            _LANGUAGES.get(self.target_lang, self.target_lang or "Translation"),
+            language_name(self.source_lang) or "Source",
+            language_name(self.target_lang) or "Translation",
         )
 
     def examples(self) -> list[str]:
         """Sentences to try, if there are some in the checkpoint's language."""
-        return _EXAMPLES.get(self.source_lang, [])
+        return EXAMPLES.get(base_language(self.source_lang), [])
 
     def translate(
         self, text: Any, num_beams: Any = 1, num_choices: Any = 1

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import writing
 from ..inference.translator import Translator
 from .page import Answers
 
@@ -70,7 +71,7 @@ def assemble_space(translator: Translator, space_dir: str | Path) -> Path:
         gradio = version("gradio")
     except PackageNotFoundError:
         raise InputError("a Space needs pip install 'bahdanau-hf[demo]'") from None
-    try:
+    with writing(folder):
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty: name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +84,6 @@ def assemble_space(translator: Translator, space_dir: str | Path) -> Path:
             _README.format(title=title, gradio=gradio), encoding="utf-8"
         )
         (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from None
     return folder
 
 

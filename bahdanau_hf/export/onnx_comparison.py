@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ..data.sources import bundled_pairs, pair_texts
 from ..errors import InputError
 from ..modeling.modeling_bahdanau import CACHE, BahdanauForConditionalGeneration
 from ..modeling.pipeline_bahdanau import encode_sentences, max_source_length
-from .onnx_search import GreedySearch
+from .onnx_search import WholeSearch
 
 _BATCH_SIZE = 32
 
@@ -80,7 +80,7 @@ def largest_difference(
 def compare_translations(
     model: BahdanauForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    search: GreedySearch,
+    search: WholeSearch,
     settings: dict[str, Any],
 ) -> Agreement:
     """Translate the bundled validation sentences both ways; random ids, if they are no use here.
@@ -97,7 +97,8 @@ def compare_translations(
         what = "rows of random ids"
         sources = [row[kept].tolist() for row, kept in zip(ids, mask.bool(), strict=True)]
     sources.sort(key=len)
-    limit, pad = settings["max_new_tokens"], settings["pad_token_id"]
+    pad, ends = settings["pad_token_id"], settings["eos_token_ids"]
+    rules = {name: settings[name] for name in ("max_new_tokens", "num_beams")}
     same = 0
     for start in range(0, len(sources), _BATCH_SIZE):
         batch = sources[start : start + _BATCH_SIZE]
@@ -105,11 +106,15 @@ def compare_translations(
         ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in batch])
         lengths = torch.tensor([len(row) for row in batch])
         mask = (torch.arange(width) < lengths[:, None]).long()
-        expected = model.generate(ids, attention_mask=mask, num_beams=1, max_new_tokens=limit)
-        found = search(ids.numpy(), mask.numpy(), limit)
+        expected = model.generate(ids, attention_mask=mask, **rules)
+        found = search(ids.numpy(), mask.numpy(), rules["max_new_tokens"])
         rows = zip(expected[:, 1:].tolist(), found.tolist(), strict=True)
-        same += sum(all(a == b for a, b in zip_longest(*pair, fillvalue=pad)) for pair in rows)
+        same += sum(_before_end(a, ends) == _before_end(b, ends) for a, b in rows)
     return Agreement(same, len(sources), what)
+
+
+def _before_end(ids: list[int], ends: list[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def _bundled_sources(

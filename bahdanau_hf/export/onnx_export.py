@@ -13,8 +13,8 @@ Two graphs serve every search:
 
 A model without attention has no `keys`, `bias` and `attention`; its `annotations` are `(B, 1, C)`.
 
-Or one graph is the whole greedy search, `greedy_search.onnx`: `input_ids` and `attention_mask` to
-`output_ids` `(B, T)`; see `onnx_search`.
+Or one graph is the whole search, `search.onnx`, greedy or with the number of beams that it was made
+for: `input_ids` and `attention_mask` to `output_ids` `(B, T)`; see `onnx_search`.
 
 Beside them `translation.json` holds what the search needs to know, `tokenizer.json` the vocabulary.
 """
@@ -40,12 +40,13 @@ from ..inference.loading import check_tokenizer
 from ..inference.search_options import make_request
 from ..modeling.modeling_bahdanau import BahdanauCache, BahdanauForConditionalGeneration, Source
 from ..modeling.pipeline_bahdanau import max_source_length
+from .onnx_beams import BeamRules
 from .onnx_comparison import Agreement, compare_translations, largest_difference, random_batch
 from .onnx_int8 import quantize
-from .onnx_search import GreedySearch, add_search
+from .onnx_search import WholeSearch, add_search
 
 ENCODER_FILE, DECODER_FILE = "encoder_model.onnx", "decoder_model.onnx"
-GREEDY_FILE = "greedy_search.onnx"
+SEARCH_FILE = "search.onnx"
 SETTINGS_FILE, TOKENIZER_FILE = "translation.json", "tokenizer.json"
 DTYPES = ("float32", "int8")
 FORMAT = 1  # of the settings and of the graphs' inputs and outputs
@@ -98,37 +99,39 @@ def export_onnx(
             raise RuntimeError(
                 f"the exported graphs are not the model: they differ by {difference:.1e}"
             )
-        (folder / GREEDY_FILE).unlink(missing_ok=True)
+        (folder / SEARCH_FILE).unlink(missing_ok=True)
         _write_texts(folder, tokenizer, settings)
     return difference
 
 
-def export_greedy(
+def export_search(
     model: BahdanauForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     output_dir: str | Path,
     dtype: str = "float32",
+    num_beams: int | None = None,
 ) -> Agreement:
-    """Write the greedy search as one graph, and compare it with the model's.
+    """Write the whole search as one graph, and compare it with the model's.
 
     Args:
         model: the model; it is left as it is.
         tokenizer: the one it was trained with.
         output_dir: where the files go; those of an earlier export are replaced.
         dtype: `"float32"` or `"int8"`, as `export_onnx` has them.
+        num_beams: beams that the graph searches with; 1: greedily; default: the checkpoint's.
 
     Returns:
         How many of the bundled validation sentences (or, of a model of other languages, of rows of
-        random ids) it translates as the model's own greedy search does.
+        random ids) it translates as the model's own search does.
 
     Raises:
         InputError: as in `export_onnx`.
     """
-    settings = _checked_settings(model, tokenizer, dtype) | {"num_beams": 1}
+    settings = _checked_settings(model, tokenizer, dtype, num_beams)
     with _writing(output_dir) as folder:
-        graph = greedy_graph(model, dtype).SerializeToString()
-        (folder / GREEDY_FILE).write_bytes(graph)
-        search = GreedySearch(graph)
+        graph = search_graph(model, dtype, settings["num_beams"]).SerializeToString()
+        (folder / SEARCH_FILE).write_bytes(graph)
+        search = WholeSearch(graph)
         agreement = compare_translations(_plain(model), tokenizer, search, settings)
         # Two words may be equally likely, but seldom.
         if dtype == "float32" and agreement.same < 0.9 * agreement.total:
@@ -142,31 +145,42 @@ def export_greedy(
     return agreement
 
 
-def greedy_graph(model: BahdanauForConditionalGeneration, dtype: str = "float32") -> Any:
-    """The greedy search as `onnx.ModelProto`, with the marks of the generation configuration.
+def search_graph(
+    model: BahdanauForConditionalGeneration, dtype: str = "float32", num_beams: int = 1
+) -> Any:
+    """The whole search as `onnx.ModelProto`, by the generation configuration's marks and rules.
 
     Args:
         model: the model; it is left as it is.
         dtype: one of `DTYPES`.
+        num_beams: 1: greedy.
     """
-    ends = model.generation_config.eos_token_id
+    config = model.generation_config
+    ends = config.eos_token_id
     end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    beams = None
+    if num_beams > 1:
+        penalty = 1.0 if config.length_penalty is None else float(config.length_penalty)
+        beams = BeamRules(num_beams, penalty, config.early_stopping or False)
     model = _plain(model)
     reading = _reading_graph(_plain(model), with_keys=False)
     if dtype == "int8":
         with _quiet():
             reading = quantize(reading, int8_gru=True)
-    return add_search(reading, model, end_token_ids, dtype == "int8")
+    return add_search(reading, model, end_token_ids, beams, dtype == "int8")
 
 
 def _checked_settings(
-    model: BahdanauForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, dtype: str
+    model: BahdanauForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    dtype: str,
+    num_beams: int | None = None,
 ) -> dict[str, Any]:
     check_installed()
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     check_tokenizer(model.config, tokenizer)
-    return {**translation_settings(model, tokenizer), "dtype": dtype}
+    return {**translation_settings(model, tokenizer, num_beams), "dtype": dtype}
 
 
 @contextmanager
@@ -203,9 +217,16 @@ def check_installed() -> None:
 
 
 def translation_settings(
-    model: BahdanauForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+    model: BahdanauForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    num_beams: int | None = None,
 ) -> dict[str, Any]:
     """What the search outside must know: the marks, the limits, the beams.
+
+    Args:
+        model: whose generation configuration it is taken from.
+        tokenizer: the model's.
+        num_beams: in the place of the configuration's.
 
     Raises:
         InputError: the generation configuration asks for more than that.
@@ -217,7 +238,7 @@ def translation_settings(
             f"the search outside of Python does not know {', '.join(unknown)}: take it out of "
             "generation_config.json, or translate with bahdanau-hf translate"
         )
-    request = make_request(model)
+    request = make_request(model, num_beams)
     eos = config.eos_token_id
     reads_padding = model.config.encoder_reads_padding
     return {

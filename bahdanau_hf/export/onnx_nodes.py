@@ -66,6 +66,12 @@ class Nodes:
         self.constants.append(numpy_helper.from_array(np.array(values, dtype, order="C"), name))
         return name
 
+    def name(self, x: str, name: str) -> None:
+        """Give x a name for the world outside."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Identity", [x], [name]))
+
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node of one output, and return the output's name."""
         return self._append(kind, inputs, 1, attributes)[0]
@@ -76,6 +82,28 @@ class Nodes:
             return [x]
         inputs = (x, self.constant(sizes, np.int64))
         return self._append("Split", inputs, len(sizes), {"axis": axis})
+
+    def columns(self, x: str, start: int, end: int) -> str:
+        """A part of the second dimension."""
+        places = (self.constant([n], np.int64) for n in (start, end, 1))
+        return self.op("Slice", x, *places)
+
+    def largest(self, x: str, k: int) -> tuple[str, str]:
+        """The k largest numbers of each row, the largest first, and their places."""
+        values, places = self._append("TopK", (x, self.constant([k], np.int64)), 2, {})
+        return values, places
+
+    def is_one_of(self, ids: str, wanted: list[int]) -> str:
+        """Where ids are any of the wanted ones."""
+        found = ""
+        for one in wanted:
+            equal = self.op("Equal", ids, self.constant(one, np.int64))
+            found = self.op("Or", found, equal) if found else equal
+        return found
+
+    def any(self, x: str) -> str:
+        """Whether any of x is true."""
+        return self.op("Cast", self.op("ReduceMax", self.op("Cast", x, to=6), keepdims=0), to=9)
 
     def _append(
         self, kind: str, inputs: tuple[str, ...], outputs: int, attributes: dict[str, Any]
@@ -136,3 +164,77 @@ class Nodes:
         reset, update = self.split(gates, [size, size])
         new = self.op("Tanh", self.op("Add", x[1], self.op("Mul", reset, s[1])))
         return self.op("Add", new, self.op("Mul", update, self.op("Sub", state, new)))
+
+    # --- a graph inside of this one --------------------------------------------------------------
+
+    def inside(self, prefix: str) -> Nodes:
+        """Begin a loop's step, which shares this graph's constants."""
+        return Nodes(prefix, self.constants, self.int8)
+
+    def given(self, count: int) -> list[str]:
+        """Names of what this step of a loop is given."""
+        return [f"{self.prefix}_given_{i}" for i in range(count)]
+
+    def loop(
+        self,
+        step: Nodes,
+        most: str,
+        goes_on: str,
+        first: list[str],
+        results: list[str],
+        written: list[str],
+    ) -> list[str]:
+        """Append a loop.
+
+        Args:
+            step: a step's nodes, which may ask for `iteration` and `condition`.
+            most: how many steps there are at most.
+            goes_on: what a step says of whether another one follows.
+            first: what the first step is given.
+            results: what a step gives to the next.
+            written: what a step leaves behind.
+
+        Returns:
+            What all steps have left, along a new first dimension.
+        """
+        from onnx import TensorProto, helper
+
+        goes_on = step.op("Identity", goes_on)  # a step may not give back what it was given itself
+        body = step._body(step.given(len(first)), [goes_on, *results, *written])
+        body.input.insert(0, helper.make_tensor_value_info("iteration", TensorProto.INT64, []))
+        body.input.insert(1, helper.make_tensor_value_info("condition", TensorProto.BOOL, []))
+        return self._append_last("Loop", [most, "", *first], results, written, {"body": body})
+
+    def scan_backwards(
+        self, step: Nodes, first: list[str], over: list[str], results: list[str], written: list[str]
+    ) -> list[str]:
+        """Append a loop over the first dimension of what is given, from its end; as `loop`."""
+        body = step._body(step.given(len(first) + len(over)), [*results, *written])
+        attributes = {
+            "body": body,
+            "num_scan_inputs": len(over),
+            "scan_input_directions": [1] * len(over),
+            "scan_output_directions": [1] * len(written),
+        }
+        return self._append_last("Scan", [*first, *over], results, written, attributes)
+
+    def _body(self, given: list[str], found: list[str]) -> Any:
+        from onnx import helper
+
+        # Types and shapes are read off the graph around it.
+        inputs, outputs = (
+            [helper.make_empty_tensor_value_info(name) for name in names]
+            for names in (given, found)
+        )
+        return helper.make_graph(self.nodes, self.prefix, inputs, outputs)
+
+    def _append_last(
+        self,
+        kind: str,
+        inputs: list[str],
+        results: list[str],
+        written: list[str],
+        attributes: dict[str, Any],
+    ) -> list[str]:
+        outputs = self._append(kind, tuple(inputs), len(results) + len(written), attributes)
+        return outputs[len(results) :]

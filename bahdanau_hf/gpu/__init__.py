@@ -1,12 +1,11 @@
 """Ways of computing for a GPU: they stay with the package and do not travel with checkpoints.
 
-`register` adds them to those that a model can be told to take; their modules, and Triton, are
-imported when a model first takes one.
+`register` adds them to those that a model can be told to take; their modules are imported when a
+model first takes one.
 
-| name     | what it does                                                       |
-| -------- | ------------------------------------------------------------------ |
-| "graph"  | the searches of `generate` as CUDA graphs (`cuda_graphs`)          |
-| "triton" | training and scoring in one kernel each way (`triton_recurrence`)  |
+| name    | what it does                                              |
+| ------- | --------------------------------------------------------- |
+| "graph" | the searches of `generate` as CUDA graphs (`cuda_graphs`) |
 """
 
 import importlib
@@ -23,9 +22,6 @@ def register() -> None:
     modeling_bahdanau.FAST_WAYS["graph"] = modeling_bahdanau.FastWay(
         greedy_search=_imported_when_called("cuda_graphs", "graphed_greedy_search"),
         beam_search=_imported_when_called("cuda_graphs", "graphed_beam_search"),
-    )
-    modeling_bahdanau.FAST_WAYS["triton"] = modeling_bahdanau.FastWay(
-        recur=_imported_when_called("triton_recurrence", "recur_on_chip")
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,17 +12,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
-from ..metrics.translation import CHINESE_CODES, score_translations
+from ..files import as_mapping, is_number, read_json, write_whole
+from ..languages import EXAMPLES, base_language, has_spaces, language_name
+from ..metrics.analysis import scores_by_length
 
 REPO_PLACEHOLDER = "OWNER/NAME"
 """Stands in a card for the repository until it is pushed to one."""
 
 _ATTENTION_MAPS = ("alignment.svg", "alignment.png")
-_LANGUAGES = {"en": "English", "zh": "Chinese"}
-_EXAMPLES = {"en": "Call us.", "zh": "联系我们。"}
 _SPLITS = {"test": "test", "validation": "validation (the weights were chosen by it)"}
-_WORD_BOUNDS = (5, 10, 20, 40)
-_CHARACTER_BOUNDS = (10, 20, 40, 80)
 _PROCEDURE = {
     "train": {
         "optimizer": "optimiser",
@@ -66,18 +62,21 @@ def write_model_card(
     """
     folder = Path(folder)
     config = read_model_config(folder)
-    settings = _read_json(folder / "settings.json")
-    results = _read_json(folder / "eval_results.json")
-    tokenizer = _read_json(folder / "tokenizer_config.json")
-    train, data = _mapping(settings.get("train")), _mapping(settings.get("data"))
-    languages = [data.get(side) or tokenizer.get(side) for side in ("source_lang", "target_lang")]
+    settings = read_json(folder / "settings.json")
+    results = read_json(folder / "eval_results.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    train, data = as_mapping(settings.get("train")), as_mapping(settings.get("data"))
+    source_lang, target_lang = languages = [
+        str(data.get(side) or tokenizer.get(side) or "") for side in ("source_lang", "target_lang")
+    ]
     name = (name or train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
     scores = {
         split: results[split]
         for split in _SPLITS
-        if _is_number(_mapping(results.get(split)).get("bleu"))
+        if is_number(as_mapping(results.get(split)).get("bleu"))
     }
     has_attention = config.get("use_attention", True)
+    num_pairs = as_mapping(settings.get("num_pairs"))
     hub_data = _hub_dataset(data)
     card_data = ModelCardData(
         language=[code for code in languages if code] or None,
@@ -97,31 +96,29 @@ def write_model_card(
         model_name=name,
         repo_id=REPO_PLACEHOLDER,
         license=license,
-        source_language=_language(languages[0], "its source language"),
-        target_language=_language(languages[1], "its target language"),
-        example=_EXAMPLES.get(languages[0] or "", "..."),
+        source_language=language_name(source_lang) or "its source language",
+        target_language=language_name(target_lang) or "its target language",
+        example=EXAMPLES.get(base_language(source_lang), ["..."])[0],
         has_attention=has_attention,
-        architecture=_architecture(config),
+        config=config,
         num_parameters=_number(settings.get("num_parameters")),
-        package_version=_mapping(settings.get("versions")).get("bahdanau_hf"),
+        package_version=as_mapping(settings.get("versions")).get("bahdanau_hf"),
         attention_map=attention_map(folder),
-        data_description=_data_description(data),
-        num_pairs=_counts(settings.get("num_pairs")),
+        data=data,
+        data_name=_data_name(data),
+        num_pairs={k: _number(n) for k, n in num_pairs.items() if is_number(n)},
         dropped=_dropped(settings.get("dropped")),
         procedure=_procedure(settings, results, tokenizer, config),
         alignment=_alignment(results.get("alignment")),
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
-        buckets=_length_buckets(folder / "test_predictions.tsv", languages),
-        length_unit="characters" if languages[0] in CHINESE_CODES else "words",
+        buckets=_length_buckets(folder / "test_predictions.tsv", source_lang, target_lang),
+        length_unit="words" if has_spaces(source_lang) else "characters",
         max_source_length=_length_limit(tokenizer),
     )
     path = folder / "README.md"
-    try:
-        path.write_text(card.content.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_whole(path, card.content.rstrip("\n") + "\n")
     return path
 
 
@@ -131,7 +128,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, or that of another kind of model.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "bahdanau":
         found = f"one of type {config['model_type']!r}" if "model_type" in config else "none"
         raise InputError(f"{folder} should hold a bahdanau checkpoint, but holds {found}")
@@ -143,60 +140,14 @@ def attention_map(folder: Path) -> str | None:
     return next((name for name in _ATTENTION_MAPS if (folder / name).is_file()), None)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file holds, or nothing if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"cannot read {path}: it does not hold names and values")
-    return value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _number(value: Any) -> str | None:
-    return f"{value:,}" if _is_number(value) else None
-
-
-def _counts(value: Any) -> dict[str, str]:
-    return {split: f"{count:,}" for split, count in _mapping(value).items() if _is_number(count)}
+    return f"{value:,}" if is_number(value) else None
 
 
 def _length_limit(tokenizer: Mapping[str, Any]) -> int | None:
     """Tokens after which a source is cut; the library writes a huge number where there is none."""
     limit = tokenizer.get("model_max_length")
-    return int(limit) if limit is not None and _is_number(limit) and limit < 1e6 else None
-
-
-def _language(code: str | None, otherwise: str) -> str:
-    return _LANGUAGES.get(code, f"`{code}`") if code else otherwise
-
-
-def _architecture(config: Mapping[str, Any]) -> str:
-    def layers(side: str) -> str:
-        count = config.get(f"{side}_layers")
-        return f"{count} layer{'' if count == 1 else 's'}"
-
-    directions = "both directions" if config.get("bidirectional_encoder") else "one direction"
-    attention = (
-        "additive attention (Bahdanau et al. 2015)"
-        if config.get("use_attention", True)
-        else "no attention (the plain sequence-to-sequence model)"
-    )
-    return (
-        f"a GRU encoder of {layers('encoder')} that reads in {directions}, a GRU decoder of "
-        f"{layers('decoder')} and {attention}, {config.get('hidden_size')} wide"
-    )
+    return int(limit) if limit is not None and is_number(limit) and limit < 1e6 else None
 
 
 def _hub_dataset(data: Mapping[str, Any]) -> str | None:
@@ -220,29 +171,13 @@ def _data_name(data: Mapping[str, Any]) -> str:
     return "bahdanau_hf bundled pairs"
 
 
-def _data_description(data: Mapping[str, Any]) -> str:
-    if not data:
-        return "The run has left no record of its data."
-    if not data.get("dataset_name") and not data.get("train_file"):
-        return (
-            "The English–Simplified Chinese pairs bundled with `bahdanau_hf`: everyday sentences "
-            "written for it, released under CC0-1.0."
-        )
-    config = f" (`{data['dataset_config_name']}`)" if data.get("dataset_config_name") else ""
-    if data.get("dataset_license"):
-        licence = f"Its licence, as stated for the run: `{data['dataset_license']}`."
-    else:
-        licence = "Its licence is not recorded by the run: see where the data come from."
-    return f"`{_data_name(data)}`{config}. {licence}"
-
-
 def _dropped(value: Any) -> str:
     """Pairs of the training split left out, by reason."""
-    counts = _mapping(_mapping(value).get("train") or value)
+    counts = as_mapping(as_mapping(value).get("train") or value)
     shown = [
         f"{count:,} {reason.replace('_', ' ')}"
         for reason, count in counts.items()
-        if _is_number(count) and count and reason not in ("read", "kept", "unknown_labels")
+        if is_number(count) and count and reason not in ("read", "kept", "unknown_labels")
     ]
     return ", ".join(shown)
 
@@ -257,54 +192,43 @@ def _procedure(
         return {}
     rows = {}
     for group, fields in _PROCEDURE.items():
-        values = _mapping(settings.get(group))
+        values = as_mapping(settings.get(group))
         for field, label in fields.items():
             # Zero is what is not done; a seed of zero is a seed.
             if values.get(field) or (field == "seed" and values.get(field) == 0):
                 rows[label] = str(values[field])
-    data, train = _mapping(settings.get("data")), _mapping(settings.get("train"))
+    data, train = as_mapping(settings.get("data")), as_mapping(settings.get("train"))
     if data.get("max_tokens_per_batch"):
         rows.pop("batch, pairs per process", None)
     if train.get("max_train_steps"):
         rows.pop("epochs, at most", None)
     sizes = [config.get("encoder_vocab_size") or config.get("vocab_size"), config.get("vocab_size")]
-    if all(map(_is_number, sizes)):
-        rows["vocabulary"] = f"{sizes[0]:,} tokens, {sizes[1]:,} of them in the target"
-    if tokenizer.get("tokenizer_kind"):
-        rows["tokenizer"] = str(tokenizer["tokenizer_kind"])
-    if _is_number(results.get("steps")):
-        rows["steps taken"] = f"{results['steps']:,}"
-    if results.get("weights"):
-        rows["weights taken"] = str(results["weights"])
-    elif _is_number(results.get("best_step")):
-        rows["weights taken"] = f"step {results['best_step']}"
-    if _is_number(results.get("train_runtime_seconds")):
-        rows["training time"] = f"{results['train_runtime_seconds']:,.0f} s"
-    if settings.get("precision"):
-        rows["precision"] = str(settings["precision"])
-    versions = _mapping(settings.get("versions"))
-    if versions:
-        rows["software"] = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return rows
+    seconds, best_step = results.get("train_runtime_seconds"), results.get("best_step")
+    versions = as_mapping(settings.get("versions"))
+    found = {
+        "vocabulary": f"{sizes[0]:,} tokens, {sizes[1]:,} of them in the target"
+        if all(map(is_number, sizes))
+        else "",
+        "tokenizer": tokenizer.get("tokenizer_kind"),
+        "steps taken": _number(results.get("steps")),
+        "weights taken": results.get("weights")
+        or (f"step {best_step}" if is_number(best_step) else ""),
+        "training time": f"{seconds:,.0f} s" if is_number(seconds) else "",
+        "precision": settings.get("precision"),
+        "software": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
+    return rows | {label: str(value) for label, value in found.items() if value}
 
 
 def _score_row(scores: Mapping[str, Any], **labels: str) -> dict[str, str]:
-    row = {key: f"{scores[key]:.2f}" for key in ("bleu", "chrf") if _is_number(scores.get(key))}
+    row = {key: f"{scores[key]:.2f}" for key in ("bleu", "chrf") if is_number(scores.get(key))}
     return {**labels, **row, "num_sentences": _number(scores.get("num_sentences")) or ""}
 
 
-def _alignment(value: Any) -> dict[str, Any]:
-    """Alignment error rates in percent, the model's and what knows nothing of the words."""
-    rates = _mapping(value)
-    labels = {
-        "error_rate": "this model's attention",
-        "diagonal_error_rate": "the diagonal",
-        "uniform_error_rate": "drawn at random",
-    }
-    if not all(_is_number(rates.get(name)) for name in (*labels, "num_sentences")):
-        return {}
-    rows = {label: f"{100 * rates[name]:.1f}" for name, label in labels.items()}
-    return {"num_sentences": f"{rates['num_sentences']:,}", "rows": rows}
+def _alignment(value: Any) -> Mapping[str, Any]:
+    """Alignment error rates, the model's and what knows nothing of the words, if all are there."""
+    names = ("error_rate", "diagonal_error_rate", "uniform_error_rate", "num_sentences")
+    return value if all(is_number(as_mapping(value).get(name)) for name in names) else {}
 
 
 def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:
@@ -333,7 +257,7 @@ def _eval_results(
         own_file = data.get(f"{split}_file")
         name = Path(own_file).name if own_file else _data_name(data)
         for metric, label in (("bleu", "BLEU"), ("chrf", "chrF")):
-            if not _is_number(values.get(metric)):
+            if not is_number(values.get(metric)):
                 continue
             signature = values.get(f"{metric}_signature")
             results.append(
@@ -353,29 +277,21 @@ def _eval_results(
     return results
 
 
-def _length_buckets(path: Path, languages: list[str | None]) -> list[dict[str, str]]:
+def _length_buckets(path: Path, source_lang: str, target_lang: str) -> list[dict[str, str]]:
     """Score the translations of a run again, in groups of sources of like length."""
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")]
+        first, *lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return []
-    if rows[0][:3] != ["source", "reference", "hypothesis"] or not languages[1]:
+    rows = [cells[:3] for cells in (line.split("\t") for line in lines) if len(cells) >= 3]
+    if first.split("\t")[:3] != ["source", "reference", "hypothesis"] or not (target_lang and rows):
         return []
-    by_characters = languages[0] in CHINESE_CODES
-    bounds = _CHARACTER_BOUNDS if by_characters else _WORD_BOUNDS
-    groups: dict[int, list[list[str]]] = {}
-    for row in (row for row in rows[1:] if len(row) >= 3):
-        length = len("".join(row[0].split())) if by_characters else len(row[0].split())
-        groups.setdefault(sum(length > bound for bound in bounds), []).append(row)
-    starts = (1, *(bound + 1 for bound in bounds))
-    table = []
-    for group in sorted(groups):
-        sentences = groups[group]
-        scores = score_translations(
-            [row[2] for row in sentences],
-            [row[1] for row in sentences],
-            target_lang=languages[1],
-        )
-        end = f"–{bounds[group]}" if group < len(bounds) else " and more"
-        table.append(_score_row(scores.as_dict(), length=f"{starts[group]}{end}"))
-    return table
+    sources, references, hypotheses = zip(*rows, strict=True)
+    groups = scores_by_length(
+        sources, hypotheses, references, source_lang=source_lang, target_lang=target_lang
+    )
+    ends = [f"–{group.longest}" if group.longest else " and more" for group in groups]
+    return [
+        _score_row(group.as_dict(), length=f"{group.shortest}{end}")
+        for group, end in zip(groups, ends, strict=True)
+    ]

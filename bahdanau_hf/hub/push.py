@@ -21,15 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_imports
 
 from ..errors import InputError
-from .model_card import REPO_PLACEHOLDER, attention_map, read_model_config, write_model_card
-
-__all__ = [
-    "BackgroundPush",
-    "open_repository",
-    "push_folder",
-    "release_files",
-    "write_model_card",
-]
+from .model_card import REPO_PLACEHOLDER, attention_map, read_model_config
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +10,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as library_logging
 
-from ..checkpoints.run_folder import MANIFEST, is_plain_name, verify_checkpoint
+from ..checkpoints.run_folder import MANIFEST, verify_checkpoint
 from ..data.tokenization import target_vocab_size
-from ..errors import InputError
+from ..errors import InputError, first_line
+from ..files import is_plain_name, read_json
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import fastest_dtype, warn_if_emulated
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # What the search takes from generation_config.json without asking whether it makes sense.
 _COUNTS = (
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "top_k"),
@@ -28,7 +27,14 @@ _FACTORS = ("length_penalty", "repetition_penalty", "temperature", "top_p")
 
 
 def load_model(
-    path_or_repo: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+    path_or_repo: str | Path,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    subfolder: str = "",
+    variant: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> BahdanauForConditionalGeneration:
     """Load the model of a folder or a Hub repository; no code in it is run.
 
@@ -36,23 +42,32 @@ def load_model(
         path_or_repo: folder, or name of a repository.
         revision: branch, tag or commit of the repository.
         dtype: default: as saved.
+        subfolder: folder of the checkpoint inside folder or repository.
+        variant: middle of the weights' file name, such as `"fp16"`.
+        token: access token of the Hub; default: the one of `hf auth login`.
+        local_files_only: ask the Hub for nothing.
 
     Raises:
         InputError: nothing there, another kind of model, or files that are damaged, missing or do
             not belong together.
     """
-    where = checkpoint_location(path_or_repo)
+    where = checkpoint_location(path_or_repo, subfolder, variant)
+    subfolder = "" if Path(where).is_dir() else subfolder
+    weights, index = _weight_names(variant)
+    hub = {"token": token, "local_files_only": local_files_only, "subfolder": subfolder}
     if (Path(where) / MANIFEST).is_file():  # a checkpoint of a run knows what was written
-        verify_checkpoint(Path(where), only="model.safetensors")
-    if (index := Path(where) / _WEIGHTS[1]).is_file():
-        _check_index(index)
+        verify_checkpoint(Path(where), only=weights)
+    if (Path(where) / index).is_file():
+        _check_index(Path(where) / index)
     try:
-        values = BahdanauConfig.get_config_dict(where, revision=revision or "main")[0]
+        values = BahdanauConfig.get_config_dict(where, revision=revision or "main", **hub)[0]
     except Exception as error:  # not reachable, no JSON, no such revision: many kinds
         if Path(where).is_dir():
-            raise InputError(f"cannot read {where}/config.json: {_reason(error)}") from None
+            raise InputError(f"cannot read {where}/config.json: {first_line(error)}") from None
+        hint = "" if token else ". If it is private or gated, log in: hf auth login"
         raise InputError(
-            f"there is no folder {where}, and from the Hub it cannot be read: {_reason(error)}"
+            f"there is no folder {where}, and from the Hub it cannot be read: {first_line(error)}"
+            f"{hint}"
         ) from None
     kind = values.get("model_type")
     if kind != BahdanauConfig.model_type:
@@ -73,11 +88,13 @@ def load_model(
                 revision=revision or "main",
                 dtype="auto" if dtype is None else dtype,
                 output_loading_info=True,
+                variant=variant,
+                **hub,
             )
     except Exception as error:  # truncated, shapes that do not fit, not reachable: many kinds
         raise InputError(
-            f"cannot load the weights of {where}: {_reason(error)}. The file may be damaged: copy "
-            "or download the checkpoint again"
+            f"cannot load the weights of {where}: {first_line(error)}. The file may be damaged: "
+            "copy or download the checkpoint again"
         ) from None
     # The library would fill what is missing with random numbers.
     for what in ("missing_keys", "unexpected_keys"):
@@ -93,9 +110,9 @@ def load_model(
 def _check_index(path: Path) -> None:
     """See that an index of weights names files of its own folder; the library opens any."""
     try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        names = set(read_json(path)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"cannot read {path}: its weight_map does not name files") from None
     for name in names:
         if not is_plain_name(name):
             raise InputError(f"{path} names {name!r:.60}, which is no file of this folder")
@@ -129,18 +146,32 @@ def _senseless(where: str, name: str, value: object, rule: str) -> InputError:
     )
 
 
-def checkpoint_location(path_or_repo: str | Path) -> str:
+def _weight_names(variant: str | None) -> tuple[str, str]:
+    """The names of the weights' file and, where they are in several, of its index."""
+    infix = f".{variant}" if variant else ""
+    return f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"
+
+
+def checkpoint_location(
+    path_or_repo: str | Path, subfolder: str = "", variant: str | None = None
+) -> str:
     """What to hand to `from_pretrained`: an existing folder that holds a model, or a repository.
+
+    A folder comes with its sub-folder; one of a repository is asked for by itself.
 
     Raises:
         InputError: a folder that does not exist or holds no model.
     """
     where = str(path_or_repo)
     folder = Path(where).expanduser()
+    if where and folder.is_dir() and subfolder:
+        folder = folder / subfolder
+        where = str(folder)
     if where and folder.is_dir():
+        weights = _weight_names(variant)
         missing = [] if (folder / "config.json").is_file() else ["config.json"]
-        if not any((folder / name).is_file() for name in _WEIGHTS):
-            missing.append(_WEIGHTS[0])
+        if not any((folder / name).is_file() for name in weights):
+            missing.append(weights[0])
         if missing:
             inside = sorted(folder.glob("checkpoint-*/config.json"), key=_step)
             hint = f"; did you mean {inside[-1].parent}?" if inside else ""
@@ -207,7 +238,7 @@ def move_model(
             dtype = fastest_dtype(model.device)
         model = model.to(device=device, dtype=None if int8 else dtype)
     except (RuntimeError, AssertionError) as error:  # unknown name, or no such device here
-        raise InputError(f"cannot run on device {str(device)!r}: {_reason(error)}") from None
+        raise InputError(f"cannot run on device {str(device)!r}: {first_line(error)}") from None
     warn_if_emulated(model.dtype, model.device)
     if int8 or (dtype is not None and model.int8):
         try:
@@ -231,7 +262,3 @@ def _no_load_report() -> Iterator[None]:
 def _step(path: Path) -> int:
     number = path.parent.name.rpartition("-")[2]
     return int(number) if number.isdigit() else -1
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
@@ -49,7 +51,10 @@ def make_request(
     Raises:
         InputError: sizes that make no sense, or attention asked of a model that has none.
     """
-    defaults = model.generation_config
+    defaults = generate_kwargs.get("generation_config") or model.generation_config
+    for name, value in generate_kwargs.items():
+        if isinstance(value, Real) and not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, not {value}")
     check_positive(num_return_sequences=num_return_sequences)
     is_sampling = generate_kwargs.get("do_sample", defaults.do_sample)
     num_beams = beam_number(defaults, num_beams, num_return_sequences, is_sampling)
@@ -63,9 +68,12 @@ def make_request(
         defaults, max_new_tokens, generate_kwargs.pop("max_length", None)
     )
     check_positive(max_new_tokens=max_new_tokens)
-    if length_penalty is not None and num_beams > 1:
-        generate_kwargs["length_penalty"] = float(length_penalty)
-    generate_kwargs |= limit_argument(defaults, max_new_tokens)
+    if length_penalty is not None:
+        if not isinstance(length_penalty, Real) or not math.isfinite(length_penalty):
+            raise InputError(f"length_penalty must be a finite number, not {length_penalty!r:.60}")
+        if num_beams > 1:
+            generate_kwargs["length_penalty"] = float(length_penalty)
+    generate_kwargs |= limit_argument(defaults, int(max_new_tokens))
     if not isinstance(replace_unknown, bool | Mapping):
         raise InputError(
             f"replace_unknown must be True, False or a dictionary, not {replace_unknown!r:.60}"
@@ -76,11 +84,11 @@ def make_request(
     if return_alignments or replacements is not None:
         check_attention(model)
     return SearchRequest(
-        num_beams=num_beams,
-        num_return_sequences=num_return_sequences,
+        num_beams=int(num_beams),
+        num_return_sequences=int(num_return_sequences),
         return_alignments=return_alignments,
         return_scores=return_scores or num_return_sequences > 1,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=int(max_new_tokens),
         replacements=replacements,
         generate_kwargs=generate_kwargs,
     )
@@ -103,5 +111,5 @@ def check_positive(**values: int) -> None:
         InputError: one is not.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")

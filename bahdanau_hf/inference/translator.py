@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,36 +34,17 @@ from ..modeling.pipeline_bahdanau import (
 )
 from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
 from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
+from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
+from .segmentation import Piece, join_pieces, split_clauses, split_sentences
+from .translation import Translation
 
 logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES = 32  # batches whose sentences are sorted by length together
 _TOKENS_PER_ROW = 256  # of longer sentences a batch has fewer
 _SCORE_BYTES = 2**29  # generate() keeps the scores of all words at each step
-
-
-@dataclass(frozen=True)
-class Translation:
-    """A sentence and what became of it.
-
-    Attributes:
-        source: the sentence as it was given.
-        text: its translation, one line; empty for a blank sentence.
-        score: natural logarithm of the translation's probability, at most 0, if asked for: the sum
-            over its tokens, the end included, of what `compute_transition_scores` gives. With
-            beams, what the search ranks by (`sequences_scores`): that sum divided by
-            `number of tokens ** length_penalty`. 0 for a blank sentence.
-        alignment: where the model looked, if asked for; `None` for a blank sentence.
-        truncated: the sentence was longer than the model reads, and its end was cut off.
-    """
-
-    source: str
-    text: str
-    score: float | None = None
-    alignment: Alignment | None = field(default=None, compare=False)
-    truncated: bool = False
 
 
 class Translator:
@@ -110,6 +90,7 @@ class Translator:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_source_length = max_source_length(tokenizer)
+        self._kept_memory = KeptMemory()
 
     @property
     def dtype(self) -> str:
@@ -125,6 +106,11 @@ class Translator:
         dtype: str | torch.dtype | None = None,
         batch_size: int = 64,
         ensemble: Sequence[str | Path] = (),
+        *,
+        subfolder: str = "",
+        variant: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> Translator:
         """Load a checkpoint from a folder or a Hub repository; no code in it is run.
 
@@ -135,15 +121,24 @@ class Translator:
             dtype: as the constructor's; default: as saved.
             batch_size: as the constructor's.
             ensemble: folders or repositories of checkpoints that translate together with this one.
+            subfolder: folder of the checkpoint inside folder or repository.
+            variant: middle of the weights' file name, such as `"fp16"`.
+            token: access token of the Hub; default: the one of `hf auth login`.
+            local_files_only: take what was downloaded before, and ask the Hub for nothing.
 
         Raises:
             InputError: nothing there, a checkpoint that is damaged or of another kind of model, a
                 tokenizer that does not belong to it, or checkpoints with different tokens; and as
                 the constructor.
         """
-        model, others = load_model(path_or_repo, revision=revision), list(map(load_model, ensemble))
-        tokenizer = load_tokenizer(Path(model.name_or_path), revision)
-        tokenizers = [load_tokenizer(Path(other.name_or_path)) for other in others]
+        hub: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+        place: dict[str, Any] = {"revision": revision, "subfolder": subfolder, **hub}
+        model = load_model(path_or_repo, variant=variant, **place)
+        others = [load_model(other, **hub) for other in ensemble]
+        if Path(model.name_or_path).is_dir():
+            place["subfolder"] = ""  # the model was found in it
+        tokenizer = load_tokenizer(model.name_or_path, **place)
+        tokenizers = [load_tokenizer(other.name_or_path, **hub) for other in others]
         check_tokens([model, *others], [tokenizer, *tokenizers])
         if device is None:
             on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)
@@ -221,9 +216,41 @@ class Translator:
         """
         if isinstance(texts, str):
             raise InputError("stream takes an iterable of sentences; translate takes a single one")
+        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+            raise InputError(
+                f"sentences come as text or as an iterable of texts, not as {type(texts).__name__}"
+            )
         window = WINDOW_BATCHES * self.batch_size if window is None else window
         check_positive(window=window)
         return self._stream(iter(texts), window, make_request(self.model, **options))
+
+    def translate_text(self, text: str, **options: Any) -> Translation:
+        """Translate a text of any length; paragraphs and line breaks stay where they are.
+
+        The text is cut into sentences, and a sentence that is longer than the model reads into
+        clauses; their translations are joined again, without spaces where both sides are written
+        without them, as in Chinese.
+
+        Args:
+            text: the text.
+            **options: as those of `translate`, but for `num_return_sequences`, `return_scores` and
+                `return_alignments`, which belong to sentences.
+
+        Returns:
+            The whole text as one `Translation`.
+
+        Raises:
+            InputError: as `translate`.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"a text must be text, not {text!r:.60}")
+        for name in ("num_return_sequences", "return_scores", "return_alignments"):
+            if name in options:
+                raise InputError(f"{name} belongs to sentences: use translate")
+        pieces = [part for piece in split_sentences(text) for part in self._readable(piece)]
+        translations = self.translate([piece.text for piece in pieces], **options)
+        written = join_pieces(pieces, [translation.text for translation in translations])
+        return Translation(text, written, truncated=any(t.truncated for t in translations))
 
     def align(self, source: str, target: str | None = None) -> Alignment:
         """Say where the model looks while it writes a translation.
@@ -277,6 +304,17 @@ class Translator:
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
         ]
 
+    def _readable(self, piece: Piece) -> list[Piece]:
+        """A sentence, or the parts of one that is longer than the model reads."""
+        if self._fits(piece.text):
+            return [piece]
+        *parts, last = split_clauses(piece.text, self._fits)
+        return [*parts, Piece(last.text, piece.space)]
+
+    def _fits(self, sentence: str) -> bool:
+        (read,) = encode_sentences(self.tokenizer, [sentence], self.max_source_length)
+        return not read.truncated
+
     # --- from sentences to translations ----------------------------------------------------------
 
     def _stream(self, texts: Iterator[str], window: int, request: SearchRequest) -> Iterator[Any]:
@@ -293,6 +331,7 @@ class Translator:
                 num_read += len(chunk)
                 for alternatives in self._translations(sentences, request):
                     yield alternatives if request.num_return_sequences > 1 else alternatives[0]
+                self._kept_memory.give_back()
         finally:
             if num_truncated:
                 self._announce_truncated(num_truncated, num_read, first_truncated)

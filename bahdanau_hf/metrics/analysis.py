@@ -1,6 +1,6 @@
 """What stands behind a score: how it changes with the length of the source, and with chance.
 
-As in `metrics.py`, sacrebleu itself computes.
+As in `translation.py`, sacrebleu itself computes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import InputError
+from ..languages import has_spaces
 from .translation import bleu_tokenizer, check_translations, reference_streams, score_translations
 
 LENGTH_EDGES = (1, 6, 11, 16, 21, 31, 41, 61)
@@ -78,7 +79,7 @@ class MetricComparison:
 def source_length(text: str, lang: str) -> int:
     """Length of a source: words between white space, or characters where none is written."""
     words = text.split()
-    return len(words) if bleu_tokenizer(lang) == "13a" else sum(map(len, words))
+    return len(words) if has_spaces(lang) else sum(map(len, words))
 
 
 def scores_by_length(

@@ -15,11 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-
-CHINESE_CODES = frozenset({"zh", "zho", "chi", "cmn", "yue", "wuu", "lzh"})
-# Written without spaces between words, and without a tokenizer of sacrebleu's that needs no
-# further package (its ja-mecab does): scored by characters.
-_UNSPACED_CODES = frozenset({"ja", "jpn", "th", "tha", "lo", "lao", "km", "khm", "my", "mya"})
+from ..languages import has_spaces, is_chinese
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,9 @@ def bleu_tokenizer(target_lang: str) -> str:
     Script and region after the language do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao,
     Khmer and Burmese are compared by characters (`char`).
     """
-    code = target_lang.replace("_", "-").split("-")[0].lower()
-    if code in CHINESE_CODES:
+    if is_chinese(target_lang):
         return "zh"
-    return "char" if code in _UNSPACED_CODES else "13a"
+    return "13a" if has_spaces(target_lang) else "char"
 
 
 def score_translations(

@@ -83,13 +83,14 @@ _SETTINGS = {  # that a search goes by, or that say nothing of it
 def plain_rules(config: GenerationConfig, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The rules that settings and a call name, unless they name what `generate` must prepare."""
     rules = {name: x for name, x in {**vars(config), **asked}.items() if x is not None}
+    if type(rules.get("max_length")) is int and "max_new_tokens" not in rules:
+        rules["max_new_tokens"] = rules.pop("max_length") - 1  # it counts the start too
     cached, others = rules.pop("use_cache", True), rules.keys() - _SETTINGS
     limit, beams, wanted = (rules.get(name, 1) for name in ("max_new_tokens", *RULES[:2]))
     ids = (rules.get("decoder_start_token_id"), rules.get("pad_token_id"))
     # `generate` says what is wrong with other values.
     is_plain = (
-        cached
-        and "max_new_tokens" in rules
+        (cached and "max_new_tokens" in rules)
         and all(rules[name] is False for name in others)
         and (beams != 1 or asked.keys().isdisjoint(RULES[2:]))
         and all(type(number) is int for number in (limit, beams, wanted, *ids))
@@ -154,7 +155,7 @@ class Layout(NamedTuple):
     """The decoder's products; all but the table's take and give matrices of at least float32."""
 
     table: Tensor | None  # (V, 3H), each word's part of the first layer's gates; or, if too large:
-    embedding: Product  # E to 3H
+    embedding: Product | None  # E to 3H
     recurrent: tuple[Product, ...]  # each layer's H to 3H; with attention the top's to 3H + A
     inputs: tuple[Product, ...]  # H to 3H, of all layers but the first
     score: Tensor | None
@@ -199,7 +200,7 @@ def _make(decoder: Any, head: nn.Linear, dtype: torch.dtype, pack: bool) -> Layo
     recurrent = join_query([(cell.weight_hh, cell.bias_hh) for cell in cells], query)
     return Layout(
         table=table,
-        embedding=product(weight, bias, within_one=False),
+        embedding=None if table is not None else product(weight, bias, within_one=False),
         recurrent=tuple(product(*pair) for pair in recurrent),
         inputs=tuple(product(cell.weight_ih, cell.bias_ih) for cell in cells[1:]),
         score=score,
@@ -274,7 +275,7 @@ class Beams:
         if layout.table is None or readout is not None:
             embedding = self.decoder.embed_tokens(tokens)
         if layout.table is None:
-            x = layout.embedding(embedding)
+            x = layout.embedding(embedding)  # type: ignore[misc]
         else:
             x = layout.table.index_select(0, tokens)
         if self._context is not None:

@@ -268,7 +268,7 @@ class Int8Product:
             return self._multiply(x)
         scale = x.abs().amax(dim=1, keepdim=True).clamp_(min=TINY)
         y = self._multiply(x / scale)
-        return y * scale if self.bias is None else torch.addcmul(self.bias, y, scale)
+        return y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale, out=y)
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(

@@ -120,12 +120,13 @@ def find_translations(
 ) -> list[list[Hypothesis]]:
     """Translate a batch with `model.generate`, which gets all further arguments.
 
-    Each sentence, `<eos>` last, gets at least one hypothesis, the best first, no two with the same
-    text. The model is in evaluation mode. Scores take the library's loop, which keeps those of all
-    words at each step, `rows * vocab_size * 4` bytes.
+    Each sentence, `<eos>` last, gets at least one hypothesis, the best first, all of other texts.
+    The model is in evaluation mode. Scores keep `rows * vocab_size * 4` bytes a step.
     """
     if not sources:
         return []
+    if generate_kwargs.get("stop_strings"):
+        generate_kwargs["tokenizer"] = tokenizer
     outputs = model.generate(
         **source_batch(model, tokenizer, sources),
         num_return_sequences=num_return_sequences,
@@ -150,11 +151,12 @@ def _scores(outputs: Any, sequences: Tensor, is_real: Tensor) -> Tensor:
     """Score of each row: what beam search ranked by, else the sum of the log-probabilities."""
     if getattr(outputs, "sequences_scores", None) is not None:
         return outputs.sequences_scores
+    start = sequences.shape[1] - len(outputs.scores)  # the caller may have begun the translation
     log_probs = [
         step.gather(1, sequences[:, t, None])[:, 0] - step.logsumexp(dim=1)
-        for t, step in enumerate(outputs.scores)
+        for t, step in enumerate(outputs.scores, start)
     ]
-    return torch.stack(log_probs, dim=1).masked_fill(~is_real, 0).sum(dim=1)
+    return torch.stack(log_probs, dim=1).masked_fill(~is_real[:, start:], 0).sum(dim=1)
 
 
 # Beside each model, the modes that the threads in `evaluating` found it in: its own comes first.
@@ -242,14 +244,12 @@ def _distinct(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
 class BahdanauTranslationPipeline(Pipeline):
     """The `translation` pipeline, called and answering as the library's of version 4 did.
 
-    Given a sentence or a list of them (any iterator is answered by an iterator), it returns a
-    dictionary with `translation_text` for each; a single sentence gives a list of one. Options, of
-    the call or, for all calls, of `pipeline(...)`:
+    Given a sentence or a list of them (an iterator is answered by an iterator), it returns a dict
+    with `translation_text` for each; a single sentence gives a list of one. Options, of the call or
+    of `pipeline(...)`:
 
     - `batch_size`: sentences translated together, default 1; no translation depends on it.
-    - `num_beams`, `max_new_tokens`, `num_return_sequences`, `length_penalty` and all else that
-      `generate` takes; default: the checkpoint's generation configuration. Several translations of
-      a sentence come as a list, best first.
+    - what `generate` takes. Several translations of a sentence come as a list, best first.
     - `return_scores`: also give `score`, as in `Hypothesis`. Several translations always have it.
     - `return_alignments`: also give `alignment` with `source_tokens`, `target_tokens` and
       `weights`, a row for each target token, rounded to four decimals; `None` for a blank sentence.
@@ -266,7 +266,7 @@ class BahdanauTranslationPipeline(Pipeline):
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Translate; see the class."""
-        is_list = isinstance(inputs, list | tuple)
+        is_list = isinstance(inputs, Sequence) and not isinstance(inputs, str)
         if is_list and not inputs:
             return []
         results = super().__call__(list(inputs) if is_list else inputs, **kwargs)

@@ -8,15 +8,15 @@ pyplot or changes a setting of matplotlib. The maps that need no matplotlib are 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..alignment.record import Alignment
 from ..errors import InputError
+from ..files import writing
 from .attention_markup import (
-    ALIGNMENT_CSS,
     EMPTY,
     HOT_FROM,
     LIGHT_HOT,
@@ -32,37 +32,13 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-__all__ = [
-    "ALIGNMENT_CSS",
-    "alignment_html",
-    "alignment_pixels",
-    "alignment_svg",
-    "alignment_text",
-    "plot_alignment",
-    "save_alignment",
-]
-
 SUFFIXES = (".png", ".svg", ".html", ".txt")
-# Fonts with Chinese, by what their file names hold; those for the screen come first.
+# Families with Chinese, by how they begin; those for the screen come first.
 _CHINESE_FONTS = (
-    "notosanscjk",
-    "notosanssc",
-    "sourcehansans",
-    "pingfang",
-    "hiraginosansgb",
-    "msyh",
-    "wqymicrohei",
-    "wqyzenhei",
-    "simhei",
-    "heiti",
-    "notoserifcjk",
-    "notoserifsc",
-    "songti",
-    "simsun",
-    "droidsansfallback",
-    "arialunicode",
+    *("Noto Sans CJK", "Noto Sans SC", "Source Han Sans", "PingFang", "Hiragino Sans GB"),
+    *("Microsoft YaHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Heiti"),
+    *("Noto Serif CJK", "Noto Serif SC", "Songti", "SimSun", "Droid Sans Fallback"),
 )
-_OTHER_WEIGHTS = ("bold", "black", "heavy", "light", "thin", "medium", "demi", "italic", "oblique")
 
 
 def plot_alignment(
@@ -116,15 +92,13 @@ def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None 
         raise InputError(f"cannot draw {str(path)!r}: its name must end in {', '.join(SUFFIXES)}")
     figure, missing = _figure(alignment, title) if suffix == ".png" else (None, "")
     shown = path.with_suffix(".svg") if missing else path
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if figure is not None:
             with _boxes_for_missing_characters():
                 figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
         if figure is None or missing:
             shown.write_text(writers[shown.suffix.lower()](), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     if missing:
         warnings.warn(
             f"no font on this machine has {missing!r}, so {path} shows boxes for them: look at "
@@ -215,48 +189,40 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
 
 
 def _font_for(text: str) -> tuple[Any, str]:
-    """Font properties whose families have the characters of a text, and those that none has."""
+    """Font properties whose families have the characters of a text, and those that none has.
+
+    matplotlib takes for each character the first of the families that has it.
+    """
     from matplotlib import font_manager, rcParams
 
-    families = list(rcParams["font.family"])
-    properties = font_manager.FontProperties(family=families)
-    default = font_manager.findfont(properties)
-    missing = _not_in(default, set(text))
-    known = {entry.fname for entry in font_manager.fontManager.ttflist}
-    best, best_path = missing, ""
-    for path in (
-        sorted({*known, *font_manager.findSystemFonts()}, key=_preference) if missing else []
-    ):
-        # macOS's font of last resort has every character, all drawn as boxes.
-        if "lastresort" in _file_key(path):
+    families, fonts = list(rcParams["font.family"]), font_manager.fontManager
+    missing = {character for character in text if not character.isspace()}
+    missing -= _covered(font_manager.findfont(font_manager.FontProperties()), missing)
+    if missing:  # perhaps by a font that was installed after matplotlib wrote its list of them
+        for path in {*font_manager.findSystemFonts()} - {font.fname for font in fonts.ttflist}:
+            with suppress(OSError, RuntimeError):
+                fonts.addfont(path)
+    for name in sorted(fonts.get_font_names(), key=_preference):
+        # The font of last resort has every character, all drawn as boxes.
+        if not missing or "lastresort" in name.lower().replace(" ", ""):
             continue
-        left = _not_in(path, missing)
-        if len(left) < len(best):
-            best, best_path = left, path
-        if not left:
-            break
-    if best_path:
-        if best_path not in known:
-            font_manager.fontManager.addfont(best_path)
-        families.append(font_manager.get_font(best_path).family_name)
-    return font_manager.FontProperties(family=families), "".join(sorted(best))
+        path = font_manager.findfont(font_manager.FontProperties(family=[name]))
+        if found := _covered(path, missing):
+            families.append(name)
+            missing -= found
+    return font_manager.FontProperties(family=families), "".join(sorted(missing))
 
 
-def _not_in(path: str, characters: Iterable[str]) -> set[str]:
+def _covered(path: str, characters: set[str]) -> set[str]:
     from matplotlib import font_manager
 
     try:
         font = font_manager.get_font(path)
     except (OSError, RuntimeError):
-        return set(characters)
-    return {c for c in characters if font.get_char_index(ord(c)) == 0 and not c.isspace()}
+        return set()
+    return {c for c in characters if font.get_char_index(ord(c))}
 
 
-def _file_key(path: str) -> str:
-    return Path(path).name.lower().replace("-", "").replace("_", "").replace(" ", "")
-
-
-def _preference(path: str) -> tuple[int, bool, str]:
-    key = _file_key(path)
-    rank = next((i for i, name in enumerate(_CHINESE_FONTS) if name in key), len(_CHINESE_FONTS))
-    return rank, any(weight in key for weight in _OTHER_WEIGHTS), path
+def _preference(name: str) -> tuple[int, str]:
+    begins = map(name.startswith, _CHINESE_FONTS)
+    return next((i for i, does in enumerate(begins) if does), len(_CHINESE_FONTS)), name

@@ -15,27 +15,6 @@ from dataclasses import dataclass
 _MAX_POINTS = 240
 _MAX_STRIPS = 120
 
-CHART_CSS = """
-.chart { margin: 0; min-width: 0; }
-.chart figcaption { display: flex; flex-wrap: wrap; gap: 0.15rem 1rem; align-items: baseline; }
-.chart .name { font-weight: 600; }
-.chart .key { color: var(--quiet); font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-.chart .key i { display: inline-block; width: 0.85rem; height: 3px; border-radius: 2px;
-  margin-right: 0.35rem; vertical-align: 0.2em; background: currentColor; }
-.chart svg { display: block; width: 100%; height: auto; overflow: visible; }
-.chart text { fill: var(--quiet); font-size: 12px; font-variant-numeric: tabular-nums; }
-.chart .grid { stroke: var(--grid); } .chart .axis { stroke: var(--axis); }
-.chart .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round;
-  stroke-linecap: round; }
-.chart .dot { fill: currentColor; stroke: var(--card); stroke-width: 2; }
-.chart .best { font-weight: 600; fill: var(--ink); }
-.chart .s0 { color: var(--series-0); } .chart .s1 { color: var(--series-1); }
-.chart .strip rect { fill: transparent; }
-.chart .strip line, .chart .strip circle { opacity: 0; pointer-events: none; }
-.chart .strip:hover line, .chart .strip:hover circle { opacity: 1; }
-.chart .strip line { stroke: var(--axis); }
-"""
-
 
 @dataclass(frozen=True)
 class Series:
@@ -86,7 +65,7 @@ def line_chart(
     width: int = 400,
     height: int = 220,
 ) -> str:
-    """Draw a chart over training steps as a `<figure>`; the page has to hold `CHART_CSS`.
+    """Draw a chart over training steps as a `<figure>`; the page has to hold `report.css`.
 
     Args:
         name: heading; escaped, as are the series' names.

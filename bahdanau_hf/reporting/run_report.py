@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -17,72 +16,16 @@ from typing import Any
 
 from ..alignment.record import Alignment
 from ..errors import InputError
+from ..files import as_mapping, is_number, read_json, write_whole
 from .attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
-from .charts import CHART_CSS, Series, line_chart
+from .charts import Series, line_chart
 
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
 _COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
 
-_CSS = f"""
-:root {{ color-scheme: light dark; --page: #f7f7f4; --card: #ffffff; --ink: #0b0b0b;
-  --quiet: #6b6a63; --grid: #e7e6e0; --axis: #c3c2b7; --series-0: #2a6fc9; --series-1: #d8602b;
-  --missed: #2a6fc9; --wrong: #ffe2d3; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --page: #0f0f0e; --card: #1a1a19; --ink: #f6f5f1;
-  --quiet: #a3a199; --grid: #2c2c2a; --axis: #4a4945; --series-0: #5b9ff0; --series-1: #ec7f4d;
-  --missed: #7db6fa; --wrong: #5c2a14; }} }}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--page);
-  color: var(--ink); font: 1rem/1.5 {FONT_STACK}; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.7rem; line-height: 1.2; margin: 0; }}
-h2 {{ font-size: 1.15rem; margin: 0 0 0.9rem; }}
-h3 {{ font-size: 0.95rem; margin: 1.4rem 0 0.5rem; }}
-p {{ margin: 0.35rem 0 0.9rem; }}
-section {{ background: var(--card); border: 1px solid var(--grid); border-radius: 12px;
-  padding: 1.25rem; margin-top: 1.25rem; }}
-.quiet, .absent {{ color: var(--quiet); }} .absent {{ font-style: italic; margin: 0; }}
-.signature {{ margin: 0.5rem 0 0; font: 0.78rem/1.4 ui-monospace, monospace; color: var(--quiet); }}
-.charts, .settings {{ display: grid; gap: 1rem 1.5rem; min-width: 0; }}
-.tiles {{ display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; align-items: end; }}
-.tiles div {{ display: flex; flex-direction: column; }}
-.tiles b {{ font-size: 1.4rem; line-height: 1.3; font-weight: 650; white-space: nowrap; }}
-.tiles .first b {{ font-size: 2.5rem; line-height: 1.1; }}
-.tiles span {{ color: var(--quiet); font-size: 0.85rem; order: 2; }}
-.charts {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }}
-.charts.small {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr));
-  margin-top: 1.5rem; }}
-.tiles + .settings {{ margin-top: 1.75rem; }}
-.settings {{ grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }}
-.settings h3 {{ margin-top: 0; }}
-table.values {{ border-collapse: collapse; width: 100%; font-size: 0.88rem; }}
-table.values th {{ font-weight: 400; color: var(--quiet); text-align: left;
-  overflow-wrap: break-word; }}
-table.values td {{ text-align: right; font-variant-numeric: tabular-nums; }}
-table.values th, table.values td {{ padding: 0.22rem 0.4rem 0.22rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--grid); }}
-ol.pairs {{ list-style: none; margin: 0; padding: 0; }}
-ol.pairs li {{ display: grid; grid-template-columns: 3rem 1fr; gap: 0 0.9rem;
-  padding: 0.7rem 0; border-top: 1px solid var(--grid); }}
-ol.pairs b {{ font-size: 1.1rem; font-variant-numeric: tabular-nums; text-align: right; }}
-ol.pairs dl {{ display: grid; grid-template-columns: 5.6rem 1fr; gap: 0.1rem 0.6rem; margin: 0; }}
-ol.pairs dt {{ color: var(--quiet); font-size: 0.82rem; line-height: 1.5rem; }}
-ol.pairs dd {{ margin: 0; }}
-mark {{ background: var(--wrong); color: inherit; border-radius: 3px; padding: 0 1px; }}
-u {{ text-decoration: underline dotted var(--missed) 2px; text-underline-offset: 4px; }}
-.bars {{ display: flex; align-items: flex-end; gap: 2px; height: 5.5rem; max-width: 30rem; }}
-.bars i {{ flex: 1; min-height: 1px; background: var(--series-0); border-radius: 3px 3px 0 0; }}
-.scale {{ display: flex; justify-content: space-between; max-width: 30rem; font-size: 0.8rem;
-  color: var(--quiet); border-top: 1px solid var(--axis); padding-top: 0.2rem; }}
-.maps {{ display: flex; flex-wrap: wrap; gap: 1.75rem 2.5rem; }} .maps > * {{ max-width: 100%; }}
-.alignment {{ --map-page: var(--card); --map-ink: var(--ink); --map-quiet: var(--quiet); }}
-@media (max-width: 34rem) {{
-  body {{ padding: 1.25rem 0.75rem 3rem; }} section {{ padding: 1rem; }}
-  ol.pairs li {{ grid-template-columns: 1fr; }} ol.pairs b {{ text-align: left; }}
-  ol.pairs dl {{ grid-template-columns: 1fr; }}
-  ol.pairs dt {{ margin-top: 0.3rem; line-height: 1.2; }}
-}}
-"""
+_CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def write_report(output_dir: str | Path) -> Path:
@@ -104,7 +47,7 @@ def write_report(output_dir: str | Path) -> Path:
     settings, settings_problem = _read_json(folder / "settings.json", dict)
     results, results_problem = _read_json(folder / "eval_results.json", dict)
     alignments, alignments_problem = _read_json(folder / "alignments.json", list)
-    data = _mapping(settings.get("data"))
+    data = as_mapping(settings.get("data"))
     languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
     name = folder.resolve().name
     direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
@@ -122,16 +65,13 @@ def write_report(output_dir: str | Path) -> Path:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>{escape(name)}: training report</title>\n"
-        f"<style>{CHART_CSS}{ALIGNMENT_CSS}{_CSS}</style>\n</head>\n<body>\n"
+        f"<style>:root {{ --fonts: {FONT_STACK}; }}\n{ALIGNMENT_CSS}{_CSS}</style>\n"
+        "</head>\n<body>\n"
         f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
         f"{escape(direction)}</p></header>\n{''.join(sections)}</body>\n</html>\n"
     )
-    path, draft = folder / "report.html", folder / "report.html.tmp"
-    try:
-        draft.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    path = folder / "report.html"
+    write_whole(path, page)
     return path
 
 
@@ -142,23 +82,13 @@ def _section(title: str, body: str, problem: str = "") -> str:
 
 def _read_json(path: Path, kind: type) -> tuple[Any, str]:
     """What a file holds and "", or an empty value and what is wrong with the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return kind(), f"{path.name} is not there yet."
-    except (OSError, ValueError) as error:
-        return kind(), f"{path.name} cannot be read: {error}"
-    if not isinstance(value, kind):
-        return kind(), f"{path.name} cannot be read: it does not hold a {kind.__name__}"
+    try:
+        value = read_json(path, kind)
+    except InputError as error:
+        return kind(), str(error).replace(str(path), path.name)
     return value, "" if value else f"{path.name} is empty."
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shown(value: Any) -> str:
@@ -171,7 +101,7 @@ def _shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e5 else f"{value:,.0f}"
-    if isinstance(value, list) and value and all(map(_is_number, value)):
+    if isinstance(value, list) and value and all(map(is_number, value)):
         return " / ".join(f"{number:.4g}" for number in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -200,14 +130,14 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     tiles: list[tuple[str, str]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
-            if _is_number(splits[split].get(key)):
+            if is_number(splits[split].get(key)):
                 tiles.append((f"{splits[split][key]:.2f}", f"{name}, {split}"))
-    if _is_number(results.get("train_runtime_seconds")):
+    if is_number(results.get("train_runtime_seconds")):
         tiles.append((_duration(results["train_runtime_seconds"]), "training time"))
-    if _is_number(settings.get("num_parameters")):
+    if is_number(settings.get("num_parameters")):
         tiles.append((_millions(settings["num_parameters"]), "parameters"))
-    pairs = _mapping(settings.get("num_pairs")).get("train")
-    if _is_number(pairs):
+    pairs = as_mapping(settings.get("num_pairs")).get("train")
+    if is_number(pairs):
         tiles.append((_shown(pairs), "training pairs"))
     boxes = "".join(
         f"<div{' class=first' if number == 0 else ''}><span>{escape(label)}</span>"
@@ -248,14 +178,14 @@ def _curves(path: Path) -> tuple[str, str]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if isinstance(row, dict) and _is_number(row.get("step")):
+        if isinstance(row, dict) and is_number(row.get("step")):
             rows.append(row)
         else:
             num_bad += 1
     rows.sort(key=lambda row: row["step"])
 
     def series(name: str, key: str, has_dots: bool = False) -> Series:
-        return Series(name, [(r["step"], r[key]) for r in rows if _is_number(r.get(key))], has_dots)
+        return Series(name, [(r["step"], r[key]) for r in rows if is_number(r.get(key))], has_dots)
 
     large = [
         line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),

@@ -23,7 +23,8 @@ from ..checkpoints.run_folder import (
 from ..checkpoints.save_load import load_weights, mean_weights
 from ..distributed import on_main_process
 from ..errors import InputError
-from ..hub.push import open_repository, push_folder, write_model_card
+from ..hub.model_card import write_model_card
+from ..hub.push import open_repository, push_folder
 from ..inference.alignment_error import alignment_quality
 from ..inference.translator import Translator
 from ..metrics.translation import score_translations

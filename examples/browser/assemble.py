@@ -1,11 +1,11 @@
-"""Puts the page together: a folder that any file server can serve, for an exported model.
+"""Assemble the page for an exported model: a folder that any file server can serve.
 
     bahdanau-hf export --model CHECKPOINT --output_dir exported
-    python examples/browser/assemble.py --model exported --output_dir site
-    python -m http.server --bind 127.0.0.1 --directory site 8000
+    python examples/browser/assemble.py --model exported --output_dir page
+    python -m http.server --bind 127.0.0.1 --directory page 8000
 
-ONNX Runtime and the tokenizer for browsers come from npm, in the versions of `package-lock.json`,
-which also knows their checksums. None of their install scripts is run.
+ONNX Runtime and the tokenizer for browsers come from npm, with the versions and checksums of
+`package-lock.json`. Their install scripts are not run.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def assemble(model: Path, output_dir: Path) -> None:
 
 
 def main() -> int:
-    """Assemble what the flags name."""
-    parser = argparse.ArgumentParser(description="Put together a page that translates.")
+    """Read the flags and assemble."""
+    parser = argparse.ArgumentParser(description="Assemble a page that translates.")
     parser.add_argument("--model", type=Path, required=True, help="the exported folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the page goes")
     args = parser.parse_args()

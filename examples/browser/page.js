@@ -29,7 +29,7 @@ function drawMap({ source, target, attention }) {
     row.append(element("th", token, { scope: "row" }));
     source.forEach((from, j) => {
       const weight = attention[i][j];
-      const label = `${token.trim()} looks at ${from.trim()}: ${weight.toFixed(2)}`;
+      const label = `${token.trim()} attends to ${from.trim()}: ${weight.toFixed(2)}`;
       const cell = element("td", "", { title: label });
       const svg = document.createElementNS(SVG, "svg");
       const box = document.createElementNS(SVG, "rect");

@@ -1,0 +1,157 @@
+"""Cuts a text into sentences, and a sentence that is too long into clauses, and joins them again.
+
+Nothing is dropped. Rules, not a model: they know full stops of Latin and of Chinese text,
+abbreviations, initials, numbers, quotes and ellipses. Where they are in doubt they do not cut: two
+sentences in one piece are still translated, half a sentence is translated worse.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+_CLOSING = "\"'’”»)\\]}〉》」』】）"
+_OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
+# A full stop of Chinese needs no space behind it; one of Latin text does, or "3.14" would be cut.
+_ENDS = re.compile(f"[。！？｡]+[{_CLOSING}]*|[.!?…]+[{_CLOSING}]*(?=\\s)")
+_SPACE = re.compile(r"\s+")
+_LAST_WORD = re.compile(r"[^\s" + _OPENING + r"]*$")
+_NEXT_SENTENCE = re.compile(f"[{_OPENING}\\s—–-]*[^\\W_a-z]")
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)+$")
+# A full stop behind these ends no sentence, or none where a number follows.
+_BEFORE_MORE = """
+    adj adm al apr approx aug ave bd bros bzw ca capt cf col dec dept dgl dr ed eds est fam feb gen
+    gov hon hr inc jan jr jul jun lt ltd mar messrs mme mr mrs ms mt mx nov oct prof rep rev sen sep
+    sept sgt sog sr st supt tel univ usw viz vs
+"""
+_BEFORE_NUMBERS = "art ch chap eq fig figs m no nos nr op p pg pp pt vol vols z"
+_ABBREVIATIONS = frozenset(_BEFORE_MORE.split())
+_NUMBERED = frozenset(_BEFORE_NUMBERS.split())
+# Where a sentence that is too long may be cut, best first.
+_CUTS = tuple(
+    re.compile(cut)
+    for cut in (
+        rf"[;；:：][{_CLOSING}]*\s*",
+        rf"[，、]\s*|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
+        r"\s+",
+        r"(?<=.)(?=.)",
+    )
+)
+
+
+class Piece(NamedTuple):
+    """A sentence and the white space behind it."""
+
+    text: str
+    space: str
+
+
+def split_sentences(text: str) -> list[Piece]:
+    """Cut a text into its sentences.
+
+    Line breaks always cut. Texts and spaces of all pieces, one after the other, are the text again;
+    a text that begins with white space begins with a piece without text.
+    """
+    pieces, start = [], len(text) - len(text.lstrip())
+    if start:
+        pieces.append(Piece("", text[:start]))
+    for end, after in sorted(_boundaries(text).items()):
+        if end > start:
+            pieces.append(Piece(text[start:end], text[end:after]))
+            start = after
+    return pieces
+
+
+def _boundaries(text: str) -> dict[int, int]:
+    """Where sentences end, and where the white space behind each of them does."""
+    spaces = {space.start(): space.end() for space in _SPACE.finditer(text)}
+    found = {end: after for end, after in spaces.items() if _breaks_line(text[end:after])}
+    found[len(text.rstrip())] = len(text)
+    for mark in _ENDS.finditer(text):
+        after = spaces.get(mark.end(), mark.end())
+        if after < len(text) and not _goes_on(text, mark, after):
+            found[mark.end()] = after
+    return found
+
+
+def _breaks_line(space: str) -> bool:
+    return bool(space) and space.splitlines() != [space]
+
+
+def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
+    """Whether the sentence goes on behind what looks like its end."""
+    mark = match.group()
+    if mark[0] in "。！？｡":
+        return False
+    if not _NEXT_SENTENCE.match(text, after):  # a small letter, or no letter at all
+        return True
+    if mark[0] != "." or mark.startswith(".."):
+        return False
+    before = text[max(0, match.start() - 32) : match.start()]
+    word = _LAST_WORD.search(before)
+    last = word.group() if word else ""
+    if last.lower() in _NUMBERED and text[after].isdecimal():
+        return True
+    return last.lower() in _ABBREVIATIONS or bool(_INITIALS.fullmatch(f"{last}."))
+
+
+def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:
+    """Cut a sentence into as few pieces as do, each of which fits.
+
+    It is cut behind semicolons and colons, where that does not do behind commas and dashes, then
+    between words, at last between characters.
+
+    Args:
+        sentence: what is cut.
+        fits: whether a piece is short enough; a single character always counts as such.
+
+    Returns:
+        Pieces that are the sentence again, as those of `split_sentences`.
+    """
+    return _cut(sentence, fits, 0)
+
+
+def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[Piece]:
+    if level == len(_CUTS) or fits(text):
+        return [_piece(text)]
+    places = [0, *(match.end() for match in _CUTS[level].finditer(text)), len(text)]
+    parts = [text[start:end] for start, end in pairwise(places) if start < end]
+    pieces: list[Piece] = []
+    held = ""
+    for part in parts:
+        if held and not fits(held + part):
+            pieces += _cut(held, fits, level + 1)
+            held = ""
+        held += part
+    return pieces + _cut(held, fits, level + 1)
+
+
+def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
+    """Join the translations of pieces, with the line breaks that stood between these.
+
+    Other white space becomes one space, or none beside a wide character: Chinese and Japanese
+    sentences follow each other without.
+
+    Args:
+        pieces: of a text.
+        texts: what stands in the place of each.
+    """
+    joined = []
+    for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
+        space = piece.space
+        if text and following and not _breaks_line(space):
+            space = "" if _is_wide(text[-1]) or _is_wide(following[0]) else " "
+        joined += [text, space]
+    return "".join(joined)
+
+
+def _is_wide(char: str) -> bool:
+    return unicodedata.east_asian_width(char) in "WF"
+
+
+def _piece(text: str) -> Piece:
+    bare = text.rstrip()
+    return Piece(bare, text[len(bare) :])

@@ -1,0 +1,294 @@
+"""Pairs are cleaned, split and encoded as stated, and whatever is left out is counted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from bahdanau_hf.data import preprocessing as data_module
+from bahdanau_hf.data.preprocessing import (
+    DroppedPairs,
+    clean_pairs,
+    encode_pairs,
+    pair_lengths,
+    split_validation,
+)
+from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.errors import InputError
+from bahdanau_hf.training.arguments import DataArguments
+from bahdanau_hf.training.pairs import RunPairs, cleaning_options, encoding_options, load_pairs
+from tests.helpers.made_pairs import PAIRS, Pairs, rows, table, write_tsv
+
+pytestmark = pytest.mark.usefixtures("quiet_and_private")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(*zip(*PAIRS, strict=True), vocab_size=400)
+
+
+# --- cleaning ------------------------------------------------------------------------------------
+
+
+def test_cleaning_counts_by_reason() -> None:
+    pairs = [
+        ("  Call\u00a0us. ", "联系我们。"),
+        ("", "空"),
+        ("Only spaces", " \u3000"),
+        ("Hi", "长" * 19),
+        ("Hi", "长" * 18),  # exactly nine times as long
+        ("x" * 65, "y" * 60),
+        ("e\u0301", "e"),
+    ]
+    args = DataArguments(max_source_length=1, max_target_length=9)
+    cleaned, dropped = clean_pairs(table(pairs), **cleaning_options(args))
+    assert rows(cleaned) == [("Call us.", "联系我们。"), ("Hi", "长" * 18), ("é", "e")]
+    expected = {"read": 7, "empty": 2, "too_long": 1, "unequal_lengths": 1, "kept": 3}
+    assert dropped.as_dict() == {**expected, "unknown_labels": 0}
+    assert list(cleaned.features) == ["translation"]
+    truncating = DataArguments(max_source_length=1, truncate_long_pairs=True)
+    _, dropped = clean_pairs(table(pairs), **cleaning_options(truncating))
+    assert dropped.counts["too long"] == 0
+    scored, dropped = clean_pairs(table(pairs), **cleaning_options(args), training=False)
+    assert dropped.counts == {"empty": 2}
+    assert len(scored) == 5
+
+
+def test_nothing_dropped_nothing_changed() -> None:
+    cleaned, dropped = clean_pairs(table(PAIRS))
+    assert rows(cleaned) == PAIRS
+    assert (dropped.total, dropped.kept) == (len(PAIRS), len(PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [("keep", "汉語"), ("simplified", "汉语"), ("traditional", "漢語")],
+)
+def test_chinese_script(script: str, expected: str) -> None:
+    if script != "keep":
+        pytest.importorskip("opencc")
+    for languages in (("en", "zh"), ("zh-Hans", "en")):
+        args = DataArguments(
+            chinese_script=script, source_lang=languages[0], target_lang=languages[1]
+        )
+        chinese_first = languages[0] != "en"
+        pair = ("汉語", "語 hanyu") if chinese_first else ("語 hanyu", "汉語")
+        cleaned, _ = clean_pairs(table([pair], *languages), **cleaning_options(args))
+        wanted = (expected, "語 hanyu") if chinese_first else ("語 hanyu", expected)
+        assert rows(cleaned, *languages) == [wanted]  # only the Chinese side is touched
+
+
+def test_chinese_script_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = DataArguments(chinese_script="simplified", source_lang="en", target_lang="de")
+    with pytest.raises(InputError, match="neither language is Chinese"):
+        clean_pairs(table([("a", "b")], "en", "de"), **cleaning_options(args))
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    data_module.script_converter.cache_clear()
+    with pytest.raises(InputError, match=r"needs OpenCC: pip install 'bahdanau-hf\[zh\]'"):
+        clean_pairs(table(PAIRS), **cleaning_options(DataArguments(chinese_script="simplified")))
+
+
+def test_dropped_pairs_add_up_and_print() -> None:
+    first, second = DroppedPairs(), DroppedPairs()
+    first.count([0, 0, 1, 3, 0, 0])
+    second.count([0, 2, 0, 0], unknown=[5, 0, 0, 1])
+    both = first + second
+    assert (both.total, both.kept, both.unknown_labels) == (6, 3, 6)
+    assert first.counts == {"empty": 1, "unequal lengths": 1}  # unchanged by the sum
+    pairs = RunPairs({}, {"train": [first, second], "test": [first]})
+    rows = [line.rsplit(maxsplit=2) for line in pairs.dropped_table().splitlines()]
+    assert rows == [
+        ["train", "test"],
+        ["read", "6", "6"],
+        ["empty", "1", "1"],
+        ["too long", "1", "0"],
+        ["unequal lengths", "1", "1"],
+        ["kept", "3", "4"],
+        ["unknown labels", "6", "0"],
+    ]
+    assert len({len(line) for line in pairs.dropped_table().splitlines()}) == 1  # columns
+
+
+# --- splitting -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("percentage", [5, 20, 60])
+def test_split_validation(percentage: float) -> None:
+    many = [(f"{a} {n}", f"{b}{n}") for n in range(25) for a, b in PAIRS]
+    # English sentences shared by neighbours: "I can run today. 0" has two translations, and so on.
+    many += [(a, b + "了") for a, b in many[::7]]
+    train, validation = split_validation(table(many), percentage)
+    assert sorted(rows(train) + rows(validation)) == sorted(many)
+    assert len(validation) / len(many) == pytest.approx(percentage / 100, abs=0.03)
+    for side in (0, 1):
+        assert not {r[side] for r in rows(train)} & {r[side] for r in rows(validation)}
+    # What is in validation stays there when other pairs come or go.
+    _, fewer = split_validation(table(many[:1000]), percentage)
+    assert set(rows(fewer)) <= set(rows(validation))
+
+
+def test_split_validation_of_few_pairs() -> None:
+    pairs = [("one", "一"), ("two", "二"), ("three", "三")]
+    train, validation = split_validation(table(pairs), 0.001)
+    assert (len(train), len(validation)) == (2, 1)
+    for hopeless in (pairs[:1], [("one", "一"), ("One!", "壹")]):
+        with pytest.raises(InputError, match=r"cannot cut a validation split .* --validation_file"):
+            split_validation(table(hopeless), 50)
+
+
+def test_split_validation_of_a_stream() -> None:
+    many = [(f"{a} {n}", f"{b}{n}") for n in range(9) for a, b in PAIRS]
+    train, validation = split_validation(table(many).to_iterable_dataset(), 10)
+    assert isinstance(validation, Dataset)
+    assert sorted(rows(train) + rows(validation)) == sorted(many)
+    assert len(validation) / len(many) == pytest.approx(0.1, abs=0.04)
+    assert not {en for en, _ in rows(train)} & {en for en, _ in rows(validation)}
+    reverse = table([(b, a) for a, b in many], "zh", "en").to_iterable_dataset()
+    assert rows(split_validation(reverse, 10)[1]) == rows(validation)
+
+
+def test_load_pairs(tmp_path: Path) -> None:
+    dirty = [*PAIRS, ("", "空"), ("Hi", "长" * 90)]
+    args = DataArguments(train_file=write_tsv(tmp_path / "train.tsv", dirty))
+    splits, dropped = load_pairs(args)
+    assert set(splits) == {"train", "validation"}
+    assert sorted(rows(splits["train"]) + rows(splits["validation"])) == sorted(PAIRS)
+    assert (dropped["train"].total, dropped["train"].kept) == (len(dirty), len(PAIRS))
+    args = DataArguments(
+        train_file=args.train_file,
+        test_file=write_tsv(tmp_path / "test.tsv", [("Hi", "长" * 90)]),
+        max_eval_samples=3,
+    )
+    splits, _ = load_pairs(args)
+    assert len(splits["validation"]) == 3
+    assert rows(splits["test"]) == [("Hi", "长" * 90)]  # never made easier by cleaning
+    args = DataArguments(train_file=write_tsv(tmp_path / "bad.tsv", [("", "空"), ("", "无")]))
+    with pytest.raises(InputError, match=r"^no pair of train is left after cleaning \(2 empty\)$"):
+        load_pairs(args)
+
+
+# --- encoding ------------------------------------------------------------------------------------
+
+
+def test_encoding_is_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded, dropped = encode_pairs(table(PAIRS), tokenizer)
+    assert len(encoded) == dropped.total == dropped.kept == len(PAIRS)
+    assert set(encoded.features) == {"input_ids", "attention_mask", "labels"}
+    for row, (source, target) in zip(encoded, PAIRS, strict=True):
+        assert row == dict(tokenizer(source, text_target=target))
+    sources, targets = pair_lengths(encoded)
+    assert sources.tolist() == [len(row["input_ids"]) for row in encoded]
+    assert targets.tolist() == [len(row["labels"]) for row in encoded]
+    chosen = encoded.select([5, 3, 3, 11])
+    assert pair_lengths(chosen)[0].tolist() == sources[[5, 3, 3, 11]].tolist()
+
+
+def test_encoding_the_other_way(tokenizer: PreTrainedTokenizerFast) -> None:
+    args = DataArguments(source_lang="zh", target_lang="en")
+    pairs = [(b, a) for a, b in PAIRS]
+    reverse = train_tokenizer(*zip(*pairs, strict=True), vocab_size=400)
+    encoded, dropped = encode_pairs(table(pairs, "zh", "en"), reverse, **encoding_options(args))
+    assert dropped.unknown_labels == 0
+    assert reverse.decode(encoded[0]["labels"], skip_special_tokens=True) == PAIRS[0][0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("truncate", [True, False])
+def test_long_pairs(tokenizer: PreTrainedTokenizerFast, training: bool, truncate: bool) -> None:
+    pairs = [("I can run", "我会跑"), ("I can run today", "我会跑"), ("I can run", "我会跑了又跑")]
+    full = [tokenizer(a, text_target=b) for a, b in pairs]
+    most = (len(full[0]["input_ids"]), len(full[0]["labels"]))
+    args = DataArguments(
+        max_source_length=most[0], max_target_length=most[1], truncate_long_pairs=truncate
+    )
+    # What an earlier call left in the tokenizer does not matter.
+    tokenizer(["I", "I can run"], padding=True, truncation=True, max_length=2)
+    encoded, dropped = encode_pairs(
+        table(pairs), tokenizer, **encoding_options(args), training=training
+    )
+    if training and not truncate:
+        assert dropped.as_dict()["too_long"] == 2
+        assert len(encoded) == 1
+        return
+    assert dropped.kept == 3
+    for row, whole in zip(encoded, full, strict=True):
+        for name, length in zip(("input_ids", "labels"), most, strict=True):
+            if len(whole[name]) <= length:
+                assert row[name] == whole[name]
+            else:
+                assert row[name] == [*whole[name][: length - 1], tokenizer.eos_token_id]
+        assert row["attention_mask"] == [1] * len(row["input_ids"])
+
+
+def test_labels_outside_the_target_part_become_unknown(tokenizer: PreTrainedTokenizerFast) -> None:
+    size = target_vocab_size(tokenizer)
+    target = "我 can run 猫"
+    whole = tokenizer(target)["input_ids"]
+    outside = [i for i in whole if i >= size]
+    assert outside
+    encoded, dropped = encode_pairs(table([("can run", target)]), tokenizer)
+    assert encoded[0]["labels"] == [i if i < size else 3 for i in whole]
+    assert max(encoded[0]["input_ids"]) >= size  # the source may use the whole vocabulary
+    assert dropped.unknown_labels == len(outside)
+    long = DataArguments(max_target_length=2)
+    assert (
+        encode_pairs(table([("can run", target)]), tokenizer, **encoding_options(long))[
+            1
+        ].unknown_labels
+        == 0
+    )
+
+
+def test_unknown_words_of_word_char_are_counted() -> None:
+    tokenizer = train_tokenizer(*zip(*PAIRS, strict=True), kind="word-char")
+    _, dropped = encode_pairs(table([("zebra", "斑马和我")]), tokenizer)
+    assert dropped.unknown_labels == 3
+
+
+def test_workers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    pairs = [*PAIRS, ("", "空"), ("I can run猫", "我 can run")]
+    results = []
+    for workers in (None, 2):
+        args = DataArguments(preprocessing_num_workers=workers, max_target_length=7)
+        cleaned, first = clean_pairs(table(pairs), **cleaning_options(args))
+        encoded, second = encode_pairs(cleaned, tokenizer, **encoding_options(args))
+        results.append((encoded[:], (first + second).as_dict()))
+    assert results[0] == results[1]
+
+
+def test_stream_equals_table(tokenizer: PreTrainedTokenizerFast) -> None:
+    pairs = [*PAIRS, ("", "空"), ("Hi", "长" * 60), ("I can run", "我 can run " * 3)] * 9
+    args = DataArguments(max_target_length=9)
+    cleaned, first = clean_pairs(table(pairs), **cleaning_options(args))
+    encoded, second = encode_pairs(cleaned, tokenizer, **encoding_options(args))
+    stream, stream_first = clean_pairs(table(pairs).to_iterable_dataset(), **cleaning_options(args))
+    stream, stream_second = encode_pairs(stream, tokenizer, **encoding_options(args))
+    assert stream_first.total == stream_second.total == 0  # nothing is read yet
+    assert list(stream) == list(encoded)
+    assert (stream_first + stream_second).as_dict() == (first + second).as_dict()
+    assert second.counts["too long"] > 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=9))
+def test_every_pair_is_kept_or_counted(tokenizer: PreTrainedTokenizerFast, pairs: Pairs) -> None:
+    pairs = [
+        (a.encode("utf-8", "ignore").decode(), b.encode("utf-8", "ignore").decode())
+        for a, b in pairs
+    ]
+    args = DataArguments(max_source_length=6, max_target_length=6)
+    cleaned, first = clean_pairs(table(pairs), **cleaning_options(args))
+    assert first.total == len(pairs)
+    assert first.kept == len(cleaned)
+    if len(cleaned):
+        encoded, second = encode_pairs(cleaned, tokenizer, **encoding_options(args))
+        assert (first + second).kept == len(encoded)
+        sources, targets = pair_lengths(encoded)
+        assert np.all((sources >= 2) & (sources <= 6) & (targets >= 2) & (targets <= 6))

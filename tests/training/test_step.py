@@ -1,0 +1,144 @@
+"""One optimizer step: its gradient, what it reports, and the rate and decay it takes place with."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.training.arguments import TrainArguments
+from bahdanau_hf.training.pairs import make_collator
+from bahdanau_hf.training.run import Run, make_optimizer
+from bahdanau_hf.training.step import take_step
+from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
+
+
+def features(run: Run, indices: Iterator[int] | range) -> list[dict[str, Any]]:
+    return [run.pairs.encoded["train"][i] for i in indices]
+
+
+def gradients(run: Run) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in run.bare_model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def gradients_of_step(run: Run, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What `take_step` hands to the optimizer."""
+    seen: dict[str, torch.Tensor] = {}
+    run.optimizer.optimizer.register_step_pre_hook(lambda *_: seen.update(gradients(run)))
+    take_step(run, batches)
+    return seen
+
+
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_is_that_of_the_mean_over_all_target_tokens(
+    tmp_path: Path, smoothing: float
+) -> None:
+    run = prepare(tmp_path, **NO_DROPOUT, label_smoothing_factor=smoothing, max_grad_norm=0)
+    batch = make_collator(run.settings.data)(features(run, range(11)))
+    logits = run.bare_model(**batch).logits
+    real = batch["labels"] != IGNORED_LABEL
+    log_probabilities = F.log_softmax(logits[real], dim=-1)
+    chosen = log_probabilities.gather(1, batch["labels"][real][:, None])
+    losses = -(1 - smoothing) * chosen.squeeze(1) - smoothing * log_probabilities.mean(1)
+    losses.mean().backward()
+    expected = gradients(run)
+    run.optimizer.zero_grad()
+    assert_close(gradients_of_step(run, [batch]), expected)
+
+
+def test_micro_batches_of_unlike_size_give_the_gradient_of_one_batch(tmp_path: Path) -> None:
+    changes = {**NO_DROPOUT, "label_smoothing_factor": 0.1, "max_grad_norm": 0}
+    collator = make_collator(prepare(tmp_path / "a", **changes).settings.data)
+    results: list[dict[str, torch.Tensor]] = []
+    for accumulation, cuts in ((1, [0, 11]), (2, [0, 3, 11]), (3, [0, 1, 7, 11]), (3, [0, 5, 11])):
+        folder = tmp_path / f"{len(results)}"
+        run = prepare(folder, **changes, gradient_accumulation_steps=accumulation)
+        # A last step of a pass may hold fewer micro-batches than the others.
+        parts = [range(a, b) for a, b in itertools.pairwise(cuts)]
+        batches = [collator(features(run, part)) for part in parts]
+        results.append(gradients_of_step(run, batches))
+    for result in results[1:]:
+        assert_close(result, results[0])
+
+
+def test_tutorial_loss_is_the_tutorials(tmp_path: Path) -> None:
+    run = prepare(tmp_path, **NO_DROPOUT, loss_reduction="tutorial", max_grad_norm=0)
+    batch = make_collator(run.settings.data)(features(run, range(7)))
+    real = batch["labels"] != IGNORED_LABEL
+    labels = batch["labels"].masked_fill(~real, 0)
+    logits = run.bare_model(**batch).logits
+    # MaskedSoftmaxCELoss of the tutorial, then `l.sum().backward()`.
+    unweighted = F.cross_entropy(logits.permute(0, 2, 1), labels, reduction="none")
+    (unweighted * real).mean(dim=1).sum().backward()
+    expected = gradients(run)
+    run.optimizer.zero_grad()
+    assert_close(gradients_of_step(run, [batch]), expected)
+
+
+def test_step_reports_loss_tokens_and_norm_and_clips(tmp_path: Path) -> None:
+    run = prepare(tmp_path, **NO_DROPOUT, max_grad_norm=0.01)
+    batch = make_collator(run.settings.data)(features(run, range(5)))
+    loss = run.bare_model(**batch).loss.item()
+    num_tokens = int((batch["labels"] != IGNORED_LABEL).sum())
+    seen: dict[str, torch.Tensor] = {}
+    run.optimizer.optimizer.register_step_pre_hook(lambda *_: seen.update(gradients(run)))
+    done = take_step(run, [batch], lambda: {"a": False, "b": True})
+    assert done.num_tokens == num_tokens
+    assert done.loss_sum == pytest.approx(loss * num_tokens, rel=1e-5)
+    assert done.reasons_to_stop == {"b"}
+    clipped = torch.stack([gradient.norm() for gradient in seen.values()]).norm()
+    assert done.grad_norm > 0.1
+    assert float(clipped) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_weights_and_not_biases_or_embeddings_decay(tmp_path: Path) -> None:
+    model = prepare(tmp_path).bare_model
+    optimizer = make_optimizer(model, TrainArguments(weight_decay=0.25))
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        is_spared = "bias" in name or "embed_tokens" in name
+        assert decay.pop(id(parameter)) == (0 if is_spared else 0.25), name
+    assert not decay
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0, 0.5, 1, 0.8535534, 0.5, 0.1464466]),
+        ("constant", [1, 1, 1, 1, 1, 1]),
+        ("constant_with_warmup", [0, 0.5, 1, 1, 1, 1]),
+        ("inverse_sqrt", [0, 0.5, 1, (2 / 3) ** 0.5, 0.5**0.5, 0.4**0.5]),
+    ],
+)
+def test_schedules(tmp_path: Path, schedule: str, expected: list[float]) -> None:
+    warmup = 0 if schedule == "constant" else 2
+    run = prepare(
+        tmp_path,
+        lr_scheduler_type=schedule,
+        num_warmup_steps=warmup,
+        max_train_steps=6,
+        learning_rate=0.125,
+        eval_steps=100,
+    )
+    run.train()
+    rates = [line["learning_rate"] for line in logged(tmp_path) if "learning_rate" in line]
+    assert rates == pytest.approx([0.125 * share for share in expected])
