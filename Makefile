@@ -7,7 +7,7 @@ RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
-CODE := bahdanau_hf scripts tests benchmarks examples docs
+CODE := bahdanau_hf scripts tests benchmarks experiments examples docs
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
@@ -128,7 +128,7 @@ bench: $(VENV)/.installed  ## measure speed on this machine
 	$(BIN)/python benchmarks/run.py
 
 fuzz: $(VENV)/.installed  ## 50,000 inputs that nobody expects; SEED=2 for others
-	$(BIN)/python -m benchmarks.fuzz --cases 50000 --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.stress.fuzz --cases 50000 --seed $(or $(SEED),1)
 
 demo: $(VENV)/.installed-demo  ## a page to try a checkpoint in the browser
 	@test -f $(RUN)/config.json || { \

@@ -65,7 +65,9 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "bahdanau_hf", "benchmarks/*.py")
+        changed = git(
+            "status", "--porcelain", "--", "bahdanau_hf", "benchmarks/*.py", "experiments/*.py"
+        )
         return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

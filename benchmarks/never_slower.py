@@ -80,7 +80,7 @@ def measure_here(quick: bool, folder: Path) -> Section:
 
 
 def make_deep() -> BahdanauForConditionalGeneration:
-    """The model of recipes/base.yaml in the width and with the vocabulary of the others."""
+    """The model of configs/base.yaml in the width and with the vocabulary of the others."""
     torch.manual_seed(0)
     dropouts = dict.fromkeys(("embedding_dropout", "readout_dropout"), 0.0)
     sizes = {"vocab_size": TARGET_SIZE, "encoder_vocab_size": SOURCE_SIZE}

@@ -14,7 +14,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "bahdanau_hf/pairs/README.md"),
-    *("benchmarks/*.md", "benchmarks/*.py", "benchmarks/*.yaml", "benchmarks/results/**/*.svg"),
+    *("benchmarks/*.md", "benchmarks/*.py", "benchmarks/results/**/*.svg", "tests/*.md"),
+    *("experiments/*.md", "experiments/*.py", "experiments/*.yaml", "experiments/results/**/*.svg"),
 )
 
 
@@ -30,5 +31,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between `docs/` and the rest into links within one tree."""
     if page.file.generated_by is None:  # a page of docs/: the repository's root is here
-        return re.sub(r"\]\(((?:\.\./)*)\.\./(?=[A-Z]|b\w+/)", r"](\1", markdown)
+        return re.sub(r"\]\(((?:\.\./)*)\.\./(?=[A-Z]|[bet]\w+/)", r"](\1", markdown)
     return re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)

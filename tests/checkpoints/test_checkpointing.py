@@ -1,6 +1,7 @@
 """Checkpoints are whole, safe to read and belong to their run; the run's folder is looked after."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -16,12 +17,19 @@ from bahdanau_hf import BahdanauForConditionalGeneration, InputError
 from bahdanau_hf.checkpoints.run_folder import (
     cut_metrics,
     find_checkpoint,
+    is_plain_name,
     list_checkpoints,
     log_metrics,
+    move_files,
     prepare_output_dir,
+    remove,
+    remove_checkpoint,
     remove_checkpoints,
+    seal_checkpoint,
     set_aside_later,
+    share_files,
     verify_checkpoint,
+    write_json,
 )
 from bahdanau_hf.checkpoints.save_load import (
     check_identity,
@@ -429,3 +437,162 @@ def test_errors_of_the_main_process_reach_all() -> None:
 
     with pytest.raises(InputError, match="no such file"):
         on_main_process(accelerator, fail)
+
+
+# --- what a mutation tester found untested (tests/mutations.md) ----------------------------------
+
+
+def test_what_stands_in_the_way_is_replaced(tmp_path: Path, caplog: Any) -> None:
+    """Folders that hold something, as the remains of a killed run do."""
+    for name in ("checkpoint-5", "checkpoint-5.abandoned", ".removed-checkpoint-4", "checkpoint-4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("x")
+    set_aside_later(tmp_path, 4)
+    message = "Resuming before step 5: its checkpoint is now checkpoint-5.abandoned"
+    assert caplog.messages == [message]
+    assert [path.name for path in (tmp_path / "checkpoint-5.abandoned").iterdir()] == [
+        "checkpoint-5"
+    ]
+    remove_checkpoint(tmp_path / "checkpoint-4")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5.abandoned"]
+
+
+@pytest.mark.parametrize("write", [write_json, log_metrics])
+def test_what_cannot_be_written_is_named(tmp_path: Path, write: Any) -> None:
+    folder = tmp_path / "missing"
+    path = folder / "metrics.jsonl"
+    with pytest.raises(InputError, match=f"^cannot write {path}: No such file or directory"):
+        write(path if write is write_json else folder, {"step": 1})
+
+
+def test_json_is_written_whole_and_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"名": [1, 2]})
+    expected = '{\n  "名": [\n    1,\n    2\n  ]\n}\n'
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_emptied_into_another(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+        (folder / "model").write_text(folder.name)
+    move_files(source, target)
+    assert not source.exists()
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"model": "source"}
+
+
+def test_files_folders_and_links_are_removed(tmp_path: Path) -> None:
+    kept, link, file = tmp_path / "kept", tmp_path / "link", tmp_path / "file"
+    kept.mkdir()
+    (kept / "x").touch()
+    link.symlink_to(kept)
+    file.touch()
+    for path in (link, file, tmp_path / "missing"):
+        remove(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "x").exists()
+    remove(kept)
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_plain"),
+    [
+        ("a.b", True),
+        ("X", True),
+        ("", False),
+        (".", False),
+        ("..", False),
+        (7, False),
+        (("a",), False),
+    ]
+    + [(f"a{sign}b", False) for sign in "/\\:\0"],
+)
+def test_plain_names(name: object, is_plain: bool) -> None:
+    assert is_plain_name(name) is is_plain
+
+
+def test_sealing_names_every_file_and_flushes_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    flushed, opened = [], {}
+    real_open, real_fsync = os.open, os.fsync
+
+    def watched_open(path: Any, *args: Any) -> int:
+        descriptor = real_open(path, *args)
+        opened[descriptor] = Path(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", watched_open)
+    monkeypatch.setattr(os, "fsync", lambda d: (flushed.append(opened[d]), real_fsync(d)))
+    seal_checkpoint(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    expected = {"format": 1, "files": {"a": {"sha256": abc, "bytes": 3}}}
+    assert manifest.read_text(encoding="utf-8") == json.dumps(expected, indent=2) + "\n"
+    assert {tmp_path, tmp_path / "a", manifest} <= set(flushed)
+
+
+def test_private_weights_are_shared(tmp_path: Path) -> None:
+    for name, mode in (("config.json", 0o640), ("model.safetensors", 0o600), ("x.bin", 0o600)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    share_files(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640, "x.bin": 0o600}
+
+
+def test_a_checkpoint_that_is_passed_over_is_told(tmp_path: Path, caplog: Any) -> None:
+    path = tmp_path / "checkpoint-7"
+    path.mkdir()
+    with pytest.raises(InputError, match=f"^no checkpoint in {tmp_path} is whole: start the run"):
+        find_checkpoint(tmp_path, "latest")
+    (message,) = caplog.messages
+    assert message.startswith(f"{path} is no checkpoint of a run (its manifest.json is missing")
+    assert message.endswith("use --model_name_or_path. Trying the one before it.")
+
+
+def test_remains_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    remains = (".model.unfinished-12", ".removed-checkpoint-3")
+    for name in (*remains, ".git", ".removed-checkpoint-x", "checkpoint-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    prepare_output_dir(tmp_path, overwrite=False, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".git",
+        ".removed-checkpoint-x",
+        "checkpoint-1",
+    ]
+
+
+def test_refusals_of_a_folder_in_full(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.touch()
+    with pytest.raises(InputError) as caught:
+        prepare_output_dir(folder, overwrite=False, resume=False)
+    assert str(caught.value) == f"cannot write to --output_dir {folder}: File exists"
+    with pytest.raises(InputError) as caught:
+        prepare_output_dir(tmp_path, overwrite=False, resume=False)
+    assert str(caught.value) == (
+        f"--output_dir {tmp_path} is not empty (it holds run): name another, or add "
+        "--resume_from_checkpoint latest to go on, or --overwrite_output_dir to start afresh"
+    )
+
+
+def test_one_file_of_a_checkpoint_can_be_verified(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    seal_checkpoint(tmp_path)
+    (tmp_path / "b").write_text("x")
+    verify_checkpoint(tmp_path, "a")
+    verify_checkpoint(tmp_path, "c")
+    for only in ("b", None):
+        with pytest.raises(InputError, match=r"is damaged: b is not as it was written$"):
+            verify_checkpoint(tmp_path, only)
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = {"../b": manifest["files"]["b"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match=r"manifest\.json names '\.\./b', no file of this folder$"):
+        verify_checkpoint(tmp_path)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq
 
-from bahdanau_hf.data.batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
+from bahdanau_hf.data import batching
+from bahdanau_hf.data.batching import (
+    NO_LINK,
+    LengthBucketBatchSampler,
+    PairCollator,
+    StreamBatcher,
+)
 from bahdanau_hf.data.tokenization import train_tokenizer
 from bahdanau_hf.errors import InputError
 
@@ -367,3 +373,97 @@ def test_mistakes_of_streams() -> None:
     )
     with pytest.raises(InputError, match="a stream is read by one worker"):
         next(iter(loader))
+
+
+# --- what a mutation tester found untested (tests/mutations.md) ----------------------------------
+
+
+def test_collator_pads_links_as_labels() -> None:
+    features = [
+        {"input_ids": [5, 6, 2], "labels": [4, 2], "best_sources": [1, NO_LINK]},
+        {"input_ids": [7, 2], "labels": [4, 5, 2], "best_sources": [0, 1, 0]},
+    ]
+    batch = PairCollator()(features)
+    assert batch["best_sources"].tolist() == [[1, NO_LINK, NO_LINK], [0, 1, 0]]
+    batch = PairCollator(pad_to=(3, 4))(features)  # as long as the longest source
+    assert batch["input_ids"].shape == (2, 3)
+    assert batch["best_sources"].tolist() == [[1, *[NO_LINK] * 3], [0, 1, 0, NO_LINK]]
+    assert PairCollator()(features[:1])["best_sources"].tolist() == [[1, NO_LINK]]
+
+
+def test_collator_keeps_a_mask_that_is_given() -> None:
+    features = [{"input_ids": [5, 6, 2], "attention_mask": [1, 0, 1]}, {"input_ids": [5, 2]}]
+    assert PairCollator()(features)["attention_mask"].tolist() == [[1, 0, 1], [1, 1, 0]]
+
+
+def test_a_stream_groups_by_length_unless_told_otherwise() -> None:
+    options: dict[str, Any] = {"batch_size": 5, "seed": 0}
+
+    def first(**more: Any) -> list[list[int]]:
+        batcher = StreamBatcher(stream_of(50), buffer_size=50, **options, **more)
+        return [numbers(batch) for batch in islice(iter(batcher), 10)]
+
+    assert first() == first(bucket=True) != first(bucket=False)
+
+
+def test_one_worker_reads_a_stream() -> None:
+    def batcher() -> StreamBatcher:
+        return StreamBatcher(stream_of(50), buffer_size=20, batch_size=5, seed=0)
+
+    loader = DataLoader(batcher(), batch_size=None, num_workers=1)
+    found = [numbers(batch) for batch in islice(iter(loader), 3)]
+    assert found == [numbers(batch) for batch in islice(iter(batcher()), 3)]
+
+
+def test_passes_that_are_done_are_not_read_again() -> None:
+    class Counted:
+        def __init__(self) -> None:
+            self.read = 0
+
+        def __iter__(self) -> Any:
+            for feature in stream_of(50):
+                self.read += 1
+                yield feature
+
+    stream = Counted()
+    options: dict[str, Any] = {"buffer_size": 20, "batch_size": 5, "seed": 0}
+    batcher = StreamBatcher(stream, **options)
+    iterator = iter(batcher)
+    expected = [numbers(next(iterator)) for _ in range(41)][-1]  # window 10: four passes before
+    state = batcher.state_dict()
+    assert state == {"window": 10, "batches_done": 1, "pairs_per_pass": 50}
+    resumed = StreamBatcher(stream, **options)
+    resumed.load_state_dict(state | {"batches_done": 0})
+    stream.read = 0
+    assert numbers(next(iter(resumed))) == expected
+    assert stream.read <= 21
+
+
+def test_windows_are_sorted_up_and_down_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_STEPS_PER_WINDOW", 2)
+    sides = lengths(500)
+    longest = np.maximum(*sides)
+    for options, fit in (
+        ({"batch_size": 7}, 7),
+        ({"max_tokens": 90}, int(90 / longest.mean()) + 1),
+    ):
+        sampler = LengthBucketBatchSampler(*sides, seed=0, world_size=3, **options)
+        order = sampler._by_length(np.arange(500), np.random.default_rng(0))
+        window = 2 * 3 * fit
+        for number, start in enumerate(range(0, 500, window)):
+            piece = order[start : start + window]
+            assert sorted(piece) == list(range(start, min(start + window, 500)))
+            rising = piece if number % 2 == 0 else piece[::-1]
+            assert np.all(np.diff(sides[1][rising]) >= 0)
+            assert np.any(np.diff(sides[1][rising]) > 0)
+
+
+def test_pairs_of_one_length_meet_others_in_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_STEPS_PER_WINDOW", 1)
+    sampler = LengthBucketBatchSampler([5] * 400, [5] * 400, batch_size=4, seed=0)
+    epochs = [{frozenset(batch) for batch in steps_of(sampler, epoch)} for epoch in range(2)]
+    as_given = {frozenset(range(i, i + 4)) for i in range(0, 400, 4)}
+    for batches in (*epochs, as_given):
+        assert frozenset.union(*batches) == set(range(400))
+    assert not epochs[0] & epochs[1]
+    assert not epochs[0] & as_given

@@ -225,7 +225,8 @@ def card_rows(splits: dict[str, list[Pair]]) -> list[str]:
         f"| English words | {len(english_words):,} |",
         f"| Chinese characters | {len(characters):,} |",
         f"| words per sentence: mean, median, longest | {of_lengths(lengths)} |",
-        f"| characters per sentence, with marks: mean, median, longest | {of_lengths(marks)} |",
+        "| characters per sentence with punctuation: mean, median, longest "
+        f"| {of_lengths(marks)} |",
         f"| questions | {sum(english.endswith('?') for english, _ in pairs):,} |",
     ]
 

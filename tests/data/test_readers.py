@@ -16,7 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bahdanau_hf.data.readers import file_stamp, find_columns, open_pairs
+from bahdanau_hf.data import readers
+from bahdanau_hf.data.readers import (
+    _ROWS_LOOKED_AT,
+    file_stamp,
+    find_columns,
+    open_pairs,
+)
 from bahdanau_hf.errors import InputError
 
 Pairs = list[tuple[str, str]]
@@ -282,3 +288,174 @@ def test_stamp_changes_with_the_file(tmp_path: Path) -> None:
     assert file_stamp(str(path)) == before
     path.write_bytes(tsv(PAIRS[1:]))
     assert file_stamp(str(path)) != before
+
+
+# --- what a mutation tester found untested (tests/mutations.md) ----------------------------------
+
+
+@pytest.mark.parametrize("names", ["English\tGerman", "source\tid", "translation\tid"])
+def test_a_header_of_other_columns_is_no_pair(tmp_path: Path, names: str) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(f"{names}\nHi.\tHallo.\n")
+    with pytest.raises(InputError, match="no columns for en and zh"):
+        read(path)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(39, "x" * 39), (40, "x" * 36 + " ...")])
+def test_long_names_of_columns_are_cut(tmp_path: Path, length: int, shown: str) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(f"en\t{'x' * length}\nHi.\tHallo.\n")
+    with pytest.raises(InputError, match=re.escape(f"it has: 'en', '{shown}'.")):
+        read(path)
+
+
+@pytest.mark.parametrize(("in_first", "is_swapped"), [(3, True), (2, False)])
+@pytest.mark.parametrize("target", ["zh", "en"])
+def test_a_side_is_chinese_with_over_twice_as_many_lines_of_it(
+    tmp_path: Path, target: str, in_first: int, is_swapped: bool
+) -> None:
+    rows = [("甲", "a")] * in_first + [("b", "乙")]
+    path = tmp_path / "a.tsv"
+    source = "en" if target == "zh" else "zh"
+    if target == "en":
+        rows = [row[::-1] for row in rows]
+    path.write_text("".join(f"{a}\t{b}\n" for a, b in rows), encoding="utf-8")
+    expected = [row[::-1] for row in rows] if is_swapped else rows
+    assert read(path, source, target) == expected
+
+
+def test_names_of_aligned_files_decide_where_the_script_does_not(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_text("yes\n")
+    (tmp_path / "b.de").write_text("ja\n")
+    assert read(f"{tmp_path}/b.de,{tmp_path}/a.en", "en", "de") == [("yes", "ja")]
+
+
+@pytest.mark.parametrize("suffixes", [("en", "zh"), ("txt", "txt")])
+def test_aligned_files_longer_than_what_is_looked_at(
+    tmp_path: Path, suffixes: tuple[str, str]
+) -> None:
+    number = _ROWS_LOOKED_AT + 3
+    paths = [tmp_path / f"{name}.{suffix}" for name, suffix in zip("ab", suffixes, strict=True)]
+    for path, letter in zip(paths, "x甲", strict=True):
+        path.write_text("".join(f"{letter}{i}\n" for i in range(number)), encoding="utf-8")
+    expected = [(f"x{i}", f"甲{i}") for i in range(number)]
+    assert read(",".join(map(str, paths))) == expected
+
+
+def test_aligned_files_of_unknown_names_and_unequal_length(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("one\ntwo\nthree\n")
+    b.write_text("一\n二\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read(f"{a},{b}")
+    assert str(caught.value) == f"{a} has 3 lines and {b} has 2: aligned files need the same number"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"translation": "Hi"}', "'translation' must hold an object, not text"),
+        ('{"translation": null}', "'translation' must hold an object, not null"),
+        ('{"en": {}, "zh": "A"}', "'en' must be text, not an object"),
+        (f'{{"en": "Hi", "zh": {"7" * 50}}}', f"'zh' must be text, not {'7' * 40}"),
+        (
+            '{"id": 1}',
+            "no columns for en and zh; it has: 'id'. Name them en and zh, or source and target",
+        ),
+    ],
+)
+def test_flaws_of_records_in_full(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}:1: {message}"
+
+
+def test_null_in_a_record_is_an_empty_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"en": null, "zh": "A"}\n')
+    assert read(path) == [("", "A")]
+
+
+def test_json_of_nothing_but_space(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(" \n\n")
+    with pytest.raises(InputError, match=r"a\.json holds no pair$"):
+        read(path)
+
+
+def test_a_list_may_begin_with_space_whatever_the_file_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('  [\n{"en": "Hi",\n"zh": "A"}]')
+    assert read(path) == [("Hi", "A")]
+
+
+def test_flaws_of_parquet_name_the_row_and_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"en": [["A"]] * 3, "zh": ["B"] * 3}), path)
+    with pytest.raises(InputError, match=r"a\.parquet: row 1: 'en' must be text, not a list$"):
+        read(path)
+    rows = [*[{"en": "A", "zh": "B"}] * 2, None]
+    pq.write_table(pa.table({"translation": pa.array(rows)}), path)
+    with pytest.raises(InputError, match=r"a\.parquet: row 3: 'translation' must hold an object"):
+        read(path)
+    path.write_bytes(b"PAR1 but no more")
+    with pytest.raises(InputError, match=r"row 1: not readable as Parquet: .*[Pp]arquet .*$"):
+        read(path)
+
+
+def test_stamp_of_two_files(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.en", tmp_path / "b.zh"]
+    for path in paths:
+        path.write_text("x\n")
+    first, second = (f"2:{path.stat().st_mtime_ns}" for path in paths)
+    assert file_stamp(",".join(map(str, paths))) == f"{first} {second}"
+
+
+@pytest.mark.parametrize(
+    ("names", "languages", "expected"),
+    [
+        (["en", "zh", "non_english"], ("en", "zh"), ("en", "zh")),
+        (["en", "zh", "non_english"], ("zh", "en"), ("zh", "en")),
+        (["English", "NonEnglish"], ("en", "zh"), ("English", "NonEnglish")),
+        (["en US", "zh CN"], ("en", "zh"), ("en US", "zh CN")),
+    ],
+)
+def test_columns_by_name(
+    names: list[str], languages: tuple[str, str], expected: tuple[str, str]
+) -> None:
+    assert find_columns(names, *languages) == expected
+
+
+def test_a_large_gzip_file_that_shrank_as_text_does_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_UNZIPPED_BYTES", 100)
+    path = tmp_path / "a.tsv.gz"
+    pairs = [(f"sentence {i}", f"句子 {i}") for i in range(99)]
+    path.write_bytes(gzip.compress(tsv(pairs)))
+    assert read(path) == pairs
+
+
+def test_a_row_too_long_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("en\tzh\na\tb\tc\n")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == (
+        f"{path}:2: 3 columns where line 1 has 2; a tab or comma too many or too few?"
+    )
+
+
+@pytest.mark.parametrize("names", ["a.tsv", "a.txt,b.txt"])
+def test_pairs_come_before_the_file_is_read_to_its_end(tmp_path: Path, names: str) -> None:
+    """A file of any size is looked at, not held."""
+    line = b"x\ty\n" if names == "a.tsv" else b"x\n"
+    paths = [tmp_path / name for name in names.split(",")]
+    for path in paths:
+        path.write_bytes(line * (_ROWS_LOOKED_AT + 5) + b"\xff\n")
+    pairs = open_pairs(",".join(map(str, paths)), "en", "zh")
+    assert len([next(pairs) for _ in range(_ROWS_LOOKED_AT + 5)]) == _ROWS_LOOKED_AT + 5
+    with pytest.raises(InputError, match=rf"a\.t..:{_ROWS_LOOKED_AT + 6}: not UTF-8"):
+        next(pairs)

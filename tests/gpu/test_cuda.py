@@ -18,7 +18,6 @@ from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_c
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.usefixtures("refusals"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 

@@ -1,6 +1,6 @@
 """The door to the ways of computing for a GPU: open where there is one, and nothing behind it read.
 
-What is behind it: `test_graph.py` and, on a device, `test_gpu.py`.
+What is behind it: `test_cuda_graphs.py` and, on a device, `test_cuda.py`.
 """
 
 import subprocess

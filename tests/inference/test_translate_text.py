@@ -11,19 +11,9 @@ import torch
 from transformers import GenerationConfig
 
 from bahdanau_hf import InputError, Translator
-from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
+from tests.helpers.tiny_checkpoint import PAIRS
 
 SOURCES, TARGETS = zip(*PAIRS, strict=True)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def translator(checkpoint: Path) -> Translator:
-    return Translator.from_pretrained(checkpoint, device="cpu")
 
 
 def test_lines_and_paragraphs_stay(translator: Translator) -> None:

@@ -1,5 +1,6 @@
 """README and docs are true: their Python runs, their commands are understood, their links work."""
 
+import importlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bahdanau_hf.cli import _parser as command_parser
+from bahdanau_hf.cli import COMMANDS, _read_flags
 from bahdanau_hf.cli import main as command
 from bahdanau_hf.training.arguments import parse_arguments
 from tests.helpers.house_rules import (
@@ -27,7 +28,8 @@ from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint
 RECIPES = sorted((ROOT / "bahdanau_hf" / "recipes").glob("*.yaml"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [ROOT / "README.md", *DOCS]
-OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "benchmarks").glob("*.md")]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("benchmarks/*.md")]
+OTHERS += [*ROOT.glob("experiments/*.md"), *ROOT.glob("tests/*.md")]
 OTHERS += [ROOT / "bahdanau_hf" / "pairs" / "README.md"]
 
 
@@ -57,8 +59,8 @@ PYTHON = [
 ]
 
 
-COMMAND = r"(.+ \| )?bahdanau-hf (\w+) "
-OF_THE_COMMAND = {"train", "export", "push", "demo", "convert"}
+COMMAND = r"(.+ \| )?bahdanau-hf ([\w-]+) "
+OF_THE_COMMAND = {"train", "train-tokenizer", "export", "push", "demo", "convert"}
 
 
 def of_command(name: str) -> list[str]:
@@ -69,7 +71,11 @@ def is_launch(line: str) -> bool:
     return line.startswith("accelerate launch ")
 
 
-TRAINING = [*of_command("train"), *filter(is_launch, shell_lines())]
+TRAINING = [
+    *of_command("train"),
+    *of_command("train-tokenizer"),
+    *filter(is_launch, shell_lines()),
+]
 MAKE = [line for line in shell_lines() if line.startswith("make ")]
 EXPORTING, PUSHING = of_command("export"), of_command("push")
 SHOWING, CONVERTING = of_command("demo"), of_command("convert")
@@ -188,21 +194,24 @@ def test_training_commands_are_understood(line: str) -> None:
 
 def training_arguments(line: str) -> list[str]:
     """What follows the program's name."""
-    started_as = r".*? (?:scripts/train\.py|-m bahdanau_hf\.train|train) "
+    started_as = r".*? (?:scripts/train\.py|-m bahdanau_hf\.train|train|train-tokenizer) "
     return shlex.split(re.sub(f"^{started_as}", "", line))
 
 
 @pytest.mark.parametrize("line", [*PUSHING, *SHOWING, *CONVERTING, *EXPORTING])
 def test_other_commands_are_understood(line: str) -> None:
-    command_parser().parse_args(shlex.split(line)[1:])
+    _, name, *rest = shlex.split(line)
+    _read_flags(name, importlib.import_module(f"bahdanau_hf.cli.{name}"), rest)
+
+
+def test_the_page_of_commands_has_them_all() -> None:
+    text = read(ROOT / "docs" / "using.md").partition("| command | does |\n")[2]
+    assert re.findall(r"^\| `([\w-]+)` \|", text.partition("\n\n")[0], re.M) == [*COMMANDS]
 
 
 @pytest.mark.parametrize("line", RUNNING)
 def test_scripts_know_the_flags(line: str) -> None:
     words = shlex.split(line)
-    if "train_tokenizer" in words[1]:
-        parse_arguments(words[2:])
-        return
     text = read(ROOT / words[1])
     flags = [word for word in words[2:] if word.startswith("--")]
     assert all(f'"{flag}"' in text for flag in flags), flags
@@ -232,7 +241,9 @@ def test_make_targets_and_recipes_exist() -> None:
 
 @pytest.mark.parametrize("path", [*GUIDES, *OTHERS], ids=page_name)
 def test_files_that_are_named_exist(path: Path) -> None:
-    for name in re.findall(r"`((?:bahdanau_hf|benchmarks|scripts|tests)/[\w./]*)`", read(path)):
+    for name in re.findall(
+        r"`((?:bahdanau_hf|benchmarks|experiments|scripts|tests)/[\w./]*)`", read(path)
+    ):
         assert (ROOT / name).exists(), name
 
 

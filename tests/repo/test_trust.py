@@ -19,7 +19,7 @@ from bahdanau_hf.checkpoints.run_folder import seal_checkpoint, verify_checkpoin
 from bahdanau_hf.inference.translator import Translator
 from tests.helpers.places import ROOT
 
-FOLDERS = ("bahdanau_hf", "scripts", "examples", "benchmarks")
+FOLDERS = ("bahdanau_hf", "scripts", "examples", "benchmarks", "experiments")
 CODE = sorted(
     path
     for folder in FOLDERS

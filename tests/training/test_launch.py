@@ -235,14 +235,14 @@ def test_two_hosts_train_one_model() -> None:
         subprocess.run(["unshare", "--net", "ip", "link"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("namespaces are not permitted here, or there is no ip")
-    done = launch(ROOT / "benchmarks" / "two_hosts.py")
+    done = launch("-m", "tests.stress.two_hosts")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 processes on 2 hosts, 6 steps")
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    done = launch(ROOT / "benchmarks" / "kill_test.py", "--kills", 4)
+    done = launch("-m", "tests.stress.kill", "--kills", 4)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 kills" in done.stdout
 

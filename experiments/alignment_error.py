@@ -1,6 +1,6 @@
 """Alignment error rate of attention, of a statistical aligner, and of what knows nothing.
 
-    python -m benchmarks.alignment_error runs/en_zh [runs/guided ...] --backward runs/zh_en [...]
+    python -m experiments.alignment_error runs/en_zh [runs/guided ...] --backward runs/zh_en [...]
 
 On the 150 hand-made alignments of the bundled pairs; models are runs on the bundled pairs. Each is
 scored alone, and each with the backward model at the same place of the list, of whose links and

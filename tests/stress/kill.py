@@ -1,6 +1,6 @@
 """Kills a training run with SIGKILL again and again, and sees that nothing was lost.
 
-    python benchmarks/kill_test.py --kills 50
+    python -m tests.stress.kill --kills 50
 
 A tiny run that saves every step is trained once undisturbed. Then it is trained again, killed at a
 random moment (every other time while a checkpoint or the release is being written), examined,
@@ -35,7 +35,7 @@ from bahdanau_hf.checkpoints.run_folder import list_checkpoints, verify_checkpoi
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.train import main as train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STEPS = 60
 CLOCKS = {"seconds", "logged_seconds", "tokens_per_second"}
 RECIPE = {

@@ -1,8 +1,8 @@
 """Does attention help, and more so in long sentences? And against a transformer?
 
-    python -m benchmarks.attention_study tune NAME RECIPE --train_file ... --validation_file ...
-    python -m benchmarks.attention_study measure NAME RECIPE --train_file ... --test_file ...
-    python -m benchmarks.attention_study render
+    python -m experiments.attention_study tune NAME RECIPE --train_file ... --validation_file ...
+    python -m experiments.attention_study measure NAME RECIPE --train_file ... --test_file ...
+    python -m experiments.attention_study render
 
 Three systems of as many parameters learn the same batches: ours with attention, ours without (the
 plain seq2seq, made wider), and MarianMT of transformers. Each gets the same CPU time. As the time
@@ -12,9 +12,9 @@ turns, and each then gets the number of steps that the budget buys at the rate i
 `tune` tries learning rates, warm-ups, dropout and label smoothing for each system and keeps what
 translates validation best; a second call with other values adds to the first.
 `measure` trains with each seed and scores the test split, greedily and with beams, in all and by
-length of the source. Both leave NAME-tune.json and NAME.json in benchmarks/results/study, numbers
+length of the source. Both leave NAME-tune.json and NAME.json in experiments/results/study, numbers
 alone; translations stay in --work_dir, and a second call goes on where the first one stopped.
-`render` draws the figure and puts the tables into benchmarks/study.md. What these do not know of
+`render` draws the figure and puts the tables into experiments/study.md. What these do not know of
 flags goes to the recipe, as with scripts/train.py.
 """
 
@@ -37,8 +37,8 @@ import transformers
 from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length
 from bahdanau_hf.metrics.translation import score_translations
 from bahdanau_hf.training.arguments import parse_arguments
+from benchmarks.machine import command_line, describe_machine
 
-from .machine import command_line, describe_machine
 from .seeds import compare_means
 from .study_report import render
 from .study_systems import SYSTEMS, count
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.attention_study",
+        prog="python -m experiments.attention_study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -303,7 +303,7 @@ def comparisons(
 def about(study: Study, args: argparse.Namespace) -> dict[str, Any]:
     """What a reader needs to know to run it again."""
     machine = describe_machine()
-    machine["command"] = command_line("benchmarks.attention_study")
+    machine["command"] = command_line("experiments.attention_study")
     return {
         "machine": machine,
         "name": args.name,

@@ -1,6 +1,6 @@
 """The tutorial's own experiment: learn 2,000 short pairs, then translate the same pairs again.
 
-    python -m benchmarks.tutorial_experiment PAIRS.tsv --held_out TEST.tsv
+    python -m experiments.tutorial_experiment PAIRS.tsv --held_out TEST.tsv
 
 It counts the sentences whose BLEU-2, the tutorial's, is above 0 and above 0.8. As the pairs are
 those that were learnt, this measures memory: BLEU on held-out pairs stands beside it. The ceiling
@@ -50,11 +50,11 @@ from bahdanau_hf.training.setup import (
     prepare_tokenizer,
     start_accelerator,
 )
+from benchmarks.machine import command_line, describe_machine
+from benchmarks.plain_seq2seq import PlainSeq2Seq
+from benchmarks.stopwatch import Contender, race
 
 from . import tutorial_program
-from .machine import command_line, describe_machine
-from .plain_seq2seq import PlainSeq2Seq
-from .stopwatch import Contender, race
 from .tutorial_ceiling import ceiling, characters, encode, held_out, likeliest, texts
 from .tutorial_report import table
 
@@ -159,7 +159,7 @@ def keep(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def this_run() -> dict[str, Any]:
     """Machine and command."""
-    return describe_machine() | {"command": command_line("benchmarks.tutorial_experiment")}
+    return describe_machine() | {"command": command_line("experiments.tutorial_experiment")}
 
 
 def measure(recipe: str, seed: int, args: argparse.Namespace) -> Result:

@@ -7,21 +7,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.stopwatch import race
+from experiments import quality, tutorial_experiment, tutorial_report
 from tests.helpers.made_pairs import PAIRS, write_tsv
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the benchmarks are not installed
-
-from benchmarks import (  # noqa: E402
-    ledger,
-    quality,
-    script_choice,
-    tutorial_experiment,
-    tutorial_report,
-)
-from benchmarks.ledger_report import ledger_tables  # noqa: E402
-from benchmarks.stopwatch import Timing, race  # noqa: E402
-
+ROOT = Path(__file__).parents[2]
 MACHINE = {"command": "a command", "date": "a day", "commit": "abc", "processor": "a processor"}
 
 
@@ -86,96 +76,8 @@ def test_pages_have_their_marks(tmp_path, monkeypatch) -> None:
     assert quality.main(["render", "--readme"]) == 0
     for page, copy in zip(kept, made, strict=True):
         assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), (
-            "run python -m benchmarks.quality render --readme"
+            "run python -m experiments.quality render --readme"
         )
-
-
-# Scripts
-
-
-def test_what_the_choice_of_script_costs() -> None:
-    """The script is told by one English word, which the fit has to find."""
-    pytest.importorskip("opencc")
-    traditional, simplified = "我們今天在家說話。", "我们今天在家说话。"
-    pairs = [(f"We talk here, {name}.", traditional) for name in ("Ann", "Bob", "Eve")]
-    pairs += [(f"We talk now, {name}.", simplified) for name in ("Ann", "Bob", "Eve")]
-    splits = {"train": 200 * pairs, "validation": pairs, "test": pairs}
-    sources = [source for source, _ in pairs]
-    found = script_choice.measure(sources, [simplified] * len(pairs), splits)
-    assert found["references"] == {"simplified": 3, "traditional": 3}
-    assert found["simplified_references"] == found["as_the_reference"] == pytest.approx(100)
-    assert found["foretold_right"] == 1
-    assert found["foretold"] == pytest.approx(100)
-    assert 20 < found["all_simplified"] < 80
-    assert 20 < found["all_traditional"] < 80
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("我们", "simplified"), ("我們", "traditional"), ("我", "both"), ("我們说", "mixed")],
-)
-def test_script(text: str, expected: str) -> None:
-    pytest.importorskip("opencc")
-    assert script_choice.script(text) == expected
-
-
-# The ledger
-
-
-def test_an_idea_counts_if_every_seed_is_ahead(tmp_path) -> None:
-    def keep(name: str, *bleu: float) -> None:
-        runs = [{"seed": seed, "bleu": value} for seed, value in enumerate(bleu)]
-        result = {"machine": MACHINE, "cpu_seconds": 100, "signature": "a signature", "runs": runs}
-        (tmp_path / f"{name}.json").write_text(json.dumps(result))
-
-    assert "not measured" in ledger_tables(tmp_path)
-    keep("as-it-is", 20, 21)
-    keep("wider", 20.5, 25)
-    keep("untied", 22, 23)
-    keep("xavier", 18, 19)
-    keep("residual", 25)
-    table = ledger_tables(tmp_path)
-    assert "| +2.2 | 20.5, 25.0 | no: within the spread |" in table
-    assert "| +2.0 | 22.0, 23.0 | worth a full training |" in table
-    assert "| -2.0 | 18.0, 19.0 | no |" in table
-    assert "| +4.5 | 25.0 | open: one seed |" in table
-    assert "2,000 instead of 4,000 subwords | `--vocab_size=2000` | −1 | not measured" in table
-    assert "| coverage loss, 0.1 | `Coverage` | 0 | not measured" in table
-
-
-def test_the_ledger_tries_what_is_missing(tmp_path, monkeypatch, capsys) -> None:
-    path = write_tsv(tmp_path / "pairs.tsv", PAIRS)
-    ideas = {
-        "wider": ledger.Idea("wide", ("--hidden_size=16",), ""),
-        "distillation": ledger.IDEAS["distillation"],
-        "layer-norm": ledger.IDEAS["layer-norm"],
-    }
-    monkeypatch.setattr(ledger, "IDEAS", ideas)
-    monkeypatch.setattr(ledger, "race", fixed_race)
-    command = [f"--train_file={path}", f"--validation_file={path}", "--tokenizer_kind=word-char"]
-    command += ["--hidden_size=8", "--embedding_size=8", f"--output_dir={tmp_path / 'run'}"]
-    command += ["--cpu_seconds", "0.3", "--seeds", "1", "--results", str(tmp_path / "ledger")]
-    command += ["--max_length_ratio=20", "--ideas", *ideas]
-    assert ledger.main(command) == 0
-    assert "distillation is left out: it needs --distilled" in capsys.readouterr().out
-    assert not (tmp_path / "ledger" / "distillation.json").exists()
-    first, wider, normalised = (
-        json.loads((tmp_path / "ledger" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("as-it-is", "wider", "layer-norm")
-    )
-    assert (first["steps"], wider["steps"]) == (3, 2), "the wider one is slower"
-    assert normalised["steps"] == 2
-    assert wider["flags"] == ["--hidden_size=16"]
-    monkeypatch.setattr(ledger, "try_idea", lambda *args: pytest.fail("it was done"))
-    assert ledger.main(command) == 0
-
-
-def fixed_race(contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Ten steps a second alone; three quarters of that beside the recipe as it is."""
-    for contender in contenders.values():
-        contender.run()  # side by side, whatever a method has replaced
-    seconds = {"as it is": 0.75, "variant": 1.0}
-    return {name: Timing([seconds[name]], 10) for name in contenders}
 
 
 # The tutorial's experiment
@@ -199,7 +101,7 @@ def test_the_vocabulary_makes_the_ceiling(tmp_path, monkeypatch) -> None:
     assert (
         f"| {len(pairs)} / {len(pairs)} | {len(pairs)} / {len(pairs)} | {len(pairs)} | – |" in table
     )
-    assert "`python -m benchmarks.tutorial_experiment pairs.tsv --seeds 1" in table
+    assert "`python -m experiments.tutorial_experiment pairs.tsv --seeds 1" in table
     assert str(tmp_path) not in table, "no path of this machine"
     monkeypatch.setattr(tutorial_experiment, "race", lambda them, rounds: race(them, 1, 0))
     program = tmp_path / "program.py"

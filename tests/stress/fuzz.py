@@ -1,8 +1,8 @@
 """Feeds the readers, the tokenizer, the commands and the loader what strangers might send.
 
-    python -m benchmarks.fuzz --cases 50000 --seed 1
-    python -m benchmarks.fuzz --target checkpoint --cases 500
-    python -m benchmarks.fuzz --target data --case 1234 --seed 1    # one case again
+    python -m tests.stress.fuzz --cases 50000 --seed 1
+    python -m tests.stress.fuzz --target checkpoint --cases 500
+    python -m tests.stress.fuzz --target data --case 1234 --seed 1    # one case again
 
 Whatever comes in, what comes out is the right result or an `InputError` of one line; everything
 else is a finding: it is printed with the command that repeats it, and the run ends with status 1.
@@ -97,7 +97,7 @@ def _run(target: Callable[[Random], bool], name: str, number: int, seed: int) ->
         return target(Random(f"{seed} {name} {number}"))
     except Exception:
         traceback.print_exc(limit=-6)
-        print(f"^ python -m benchmarks.fuzz --target {name} --case {number} --seed {seed}\n")
+        print(f"^ python -m tests.stress.fuzz --target {name} --case {number} --seed {seed}\n")
         return None
 
 

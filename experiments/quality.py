@@ -1,13 +1,13 @@
 """How well recipes translate: train one, score its test split, keep the numbers, show the table.
 
-    python -m benchmarks.quality run base-simplified --data FOLDER
-    python -m benchmarks.quality render
+    python -m experiments.quality run base-simplified --data FOLDER
+    python -m experiments.quality render
 
 FOLDER holds train.tsv, validation.tsv and test.tsv (or .tsv.gz). `run` starts scripts/train.py as a
 user would, counts the CPU time of all its processes, validation and scoring included, then lets
 `bahdanau-hf score` translate the test split greedily and with 5 beams, and leaves the numbers in
-benchmarks/results/quality. A training that is there already is not done again, and what it took
-counts. `render` puts the tables into benchmarks/quality.md, and with --readme the table of results
+experiments/results/quality. A training that is there already is not done again, and what it took
+counts. `render` puts the tables into experiments/quality.md, and with --readme the table of results
 into README.md and docs/results.md, where their marks are.
 """
 
@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ledger_report import ledger_tables
-from .machine import ROOT, describe_machine
+from benchmarks.machine import ROOT, describe_machine
+
 from .study_report import update_marks
 from .tutorial_report import tutorial_tables
 
@@ -102,48 +102,17 @@ RECIPES = {
         {},
     ),
 }
-# What was ahead among the ledger's short trainings; to be compared with base-simplified.
-IDEAS = {
-    "idea-unguided": Recipe(
-        "no guided attention",
-        ("base", "--guided_attention_weight=0"),
-        "simplified",
-        2400,
-        {},
-    ),
-    "idea-characters": Recipe(
-        "no guided attention, and words and characters instead of subwords",
-        ("base", "--guided_attention_weight=0", "--tokenizer_kind=word-char"),
-        "simplified",
-        2400,
-        {},
-    ),
-    "idea-no-dropout": Recipe(
-        "no dropout instead of 0.3",
-        ("base", "--embedding_dropout=0", "--readout_dropout=0"),
-        "simplified",
-        2400,
-        {},
-    ),
-    "idea-distillation": Recipe(
-        "the translations of `base-simplified` as targets",
-        ("base",),
-        "simplified",
-        2400,
-        {},
-    ),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked for."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality",
+        prog="python -m experiments.quality",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=["run", "render"])
-    parser.add_argument("name", nargs="?", choices=[*RECIPES, *IDEAS])
+    parser.add_argument("name", nargs="?", choices=RECIPES)
     parser.add_argument("--data", type=Path, help="folder of the three splits")
     parser.add_argument("--output_dir", type=Path, help="of the runs; default runs/NAME")
     parser.add_argument("--threads", type=int, default=1)
@@ -156,10 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = load_results(args.results)
         texts = {
             "targets": target_table(results),
-            "scripts": script_table(args.results / "script_choice.json"),
-            "length_penalty": length_penalty_table(args.results / "length_penalty.json"),
-            "ledger": ledger_tables(args.results / "ledger"),
-            "whole": idea_table(results),
             "tutorial": tutorial_tables(args.results.parent / "tutorial.json"),
         }
         update_marks(PAGE, texts)
@@ -169,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args.name is None or args.data is None:
         parser.error("run needs a name and --data")
-    folder = args.output_dir or ROOT / "runs" / ((RECIPES | IDEAS)[args.name].folder or args.name)
+    folder = args.output_dir or ROOT / "runs" / (RECIPES[args.name].folder or args.name)
     result = run(args.name, args.data, folder, args.threads)
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / f"{args.name}.json"
@@ -180,9 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(name: str, data: Path, output_dir: Path, threads: int) -> dict[str, Any]:
     """Train a recipe and score it."""
-    recipe = (RECIPES | IDEAS)[name]
+    recipe = RECIPES[name]
     machine = describe_machine()
-    machine["command"] = f"python -m benchmarks.quality run {name} --data FOLDER"
+    machine["command"] = f"python -m experiments.quality run {name} --data FOLDER"
     machine["threads_used"] = threads
     files = {split: split_file(data, split) for split in ("train", "validation", "test")}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision=bf16"]
@@ -235,14 +200,13 @@ def score(
     chinese_script: str,
     beams: int,
     threads: int,
-    flags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores of a run by `bahdanau-hf score`, or of several together."""
     command = [sys.executable, "-m", "bahdanau_hf", "score", f"--model={runs[0]}"]
     if len(runs) > 1:
         command += ["--ensemble", *map(str, runs[1:])]
     command += [f"--test_file={test_file}", f"--num_beams={beams}"]
-    command += [f"--chinese_script={chinese_script}", *flags]
+    command += [f"--chinese_script={chinese_script}"]
     done = subprocess.run(
         command, cwd=ROOT, check=True, env=environment(threads), stdout=subprocess.PIPE
     )
@@ -276,7 +240,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """What `run` has left, by name."""
-    paths = {name: folder / f"{name}.json" for name in RECIPES | IDEAS}
+    paths = {name: folder / f"{name}.json" for name in RECIPES}
     return {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name, path in paths.items()
@@ -314,7 +278,7 @@ def target_table(results: dict[str, dict[str, Any]]) -> str:
 def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str:
     """How to get a row again, and how it was got."""
     flags = " ".join(recipe.flags)
-    line = f"- `{name}`: `python -m benchmarks.quality run {name} --data FOLDER`, that is "
+    line = f"- `{name}`: `python -m experiments.quality run {name} --data FOLDER`, that is "
     line += f"`scripts/train.py {flags} --chinese_script={recipe.chinese_script}` in bfloat16"
     line += ", an ensemble of several seeds." if len(recipe.seeds) > 1 else "."
     if result:
@@ -327,70 +291,6 @@ def recipe_note(name: str, recipe: Recipe, result: dict[str, Any] | None) -> str
             f"`{result['scores'][str(BEAMS[-1])]['bleu_signature']}`."
         )
     return line
-
-
-def idea_table(results: dict[str, dict[str, Any]]) -> str:
-    """Whole trainings, each with one thing changed, beside the recipe as it is."""
-    lines = [
-        "| idea | validation, 5 beams | test, greedy | test, 5 beams | CPU-seconds | epochs |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    notes = []
-    rows = {"base-simplified": "the recipe unchanged"}
-    rows |= {name: idea.title for name, idea in IDEAS.items()}
-    for name, title in rows.items():
-        result = results.get(name)
-        if result is None:
-            lines.append(f"| {title} (`{name}`) | not measured | | | | |")
-            continue
-        greedy, beam = (result["scores"][str(n)]["bleu"] for n in BEAMS)
-        lines.append(
-            f"| {title} (`{name}`) | {result['validation_bleu'][0]:.1f} | {greedy:.1f} "
-            f"| {beam:.1f} | {result['cpu_seconds']:,} | {result['epochs']:.0f} |"
-        )
-        notes.append(recipe_note(name, (RECIPES | IDEAS)[name], result))
-    return "\n".join([*lines, "", *notes[1:]])
-
-
-def script_table(path: Path) -> str:
-    """What the choice of script costs, as `script_choice.py` measured it."""
-    if not path.exists():
-        return "Not measured."
-    result = json.loads(path.read_text(encoding="utf-8"))
-    kinds = ", ".join(f"{number} {kind}" for kind, number in result["references"].items())
-    rows = {
-        "Simplified, references converted to Simplified": "simplified_references",
-        "Simplified": "all_simplified",
-        "converted to Traditional": "all_traditional",
-        "each in the likelier script for its English sentence": "foretold",
-        "each in the script of its reference (upper bound)": "as_the_reference",
-    }
-    lines = ["| translations of `base-simplified`, 5 beams | BLEU |", "| --- | ---: |"]
-    lines += [f"| {title} | {result[name]:.1f} |" for title, name in rows.items()]
-    machine = result["machine"]
-    return "\n".join(lines) + (
-        f"\n\nScripts of the references: {kinds}. The likelier script is right in "
-        f"{result['foretold_right']:.0%} of the validation pairs. `{machine['command']}`; "
-        f"{machine['date']}, commit {machine['commit']}."
-    )
-
-
-def length_penalty_table(path: Path) -> str:
-    """BLEU on validation by length penalty, as `length_penalty.py` measured it."""
-    if not path.exists():
-        return "Not measured."
-    result = json.loads(path.read_text(encoding="utf-8"))
-    found = {"greedy": result["greedy"], **result["penalties"]}
-    machine = result["machine"]
-    lines = [
-        f"| length penalty, {result['beams']} beams | {' | '.join(found)} |",
-        f"| --- |{' ---: |' * len(found)}",
-        f"| BLEU, validation | {' | '.join(f'{bleu:.1f}' for bleu in found.values())} |",
-        "",
-        f"`{machine['command']}`; {machine['date']}, commit {machine['commit']}; "
-        f"{result['num_sentences']:,} sentences; `{result['signature']}`.",
-    ]
-    return "\n".join(lines)
 
 
 def verdict(wanted: float | None, bleu: float | None, used: float, budget: float) -> str:

@@ -20,9 +20,8 @@ from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
 from bahdanau_hf.training.arguments import DataArguments, ModelArguments, TrainArguments
 from bahdanau_hf.training.run import make_optimizer
 from bahdanau_hf.training.setup import prepare_features, prepare_tokenizer
+from benchmarks.stopwatch import Contender, race
 
-from .ledger_methods import Method
-from .stopwatch import Contender, race
 from .study_systems import Batch, batch_loss, make_system
 
 RACE_BATCHES = 10
@@ -126,25 +125,12 @@ class Learner:
         model: the system; changed in place.
         total_steps: of the schedule.
         warmup: share of the steps in which the rate rises.
-        method: what it does besides; default: nothing.
     """
 
     def __init__(
-        self,
-        study: Study,
-        model: PreTrainedModel,
-        total_steps: int,
-        warmup: float,
-        method: Method | None = None,
+        self, study: Study, model: PreTrainedModel, total_steps: int, warmup: float
     ) -> None:
         self.study, self.model, args = study, model.train(), study.train_args
-        self.method, self.total_steps, self.done, self.waiting = (
-            method or Method(),
-            total_steps,
-            0,
-            0,
-        )
-        self.method.build(model)
         self.optimizer = make_optimizer(model, args)
         self.scheduler = get_scheduler(
             args.lr_scheduler_type,
@@ -155,32 +141,26 @@ class Learner:
 
     def step(self, batch: Batch) -> float:
         """Take a step; returns the loss."""
-        args, share = self.study.train_args, self.done / self.total_steps
+        args = self.study.train_args
         with self.study.autocast():
-            batch = self.method.batch(batch, share)
-            loss = self.method.loss(self.model, batch, args.label_smoothing_factor)
-        wanted = self.method.batches_a_step(share)
-        (loss / wanted).backward()
-        self.done, self.waiting = self.done + 1, self.waiting + 1
-        if self.waiting >= wanted:
-            if args.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.waiting = 0
-            self.method.after_step(self.model, share)
+            loss = batch_loss(self.model, batch, args.label_smoothing_factor)
+        loss.backward()
+        if args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.scheduler.step()
         return loss.item()
 
 
-def racer(study: Study, system: str, method: Method | None = None) -> Contender:
+def racer(study: Study, system: str) -> Contender:
     """Some steps of training, for a race; the batches are drawn from a whole pass."""
     sampler, collate = study.sampler(seed=0), PairCollator()
     chosen = [rows for _, rows in zip(range(RACE_BATCHES), sampler, strict=False)]
     batches = [collate(study.encoded.__getitems__(rows)) for rows in chosen]
     slow = dataclasses.replace(study.train_args, learning_rate=1e-4)
     study = dataclasses.replace(study, train_args=slow)
-    learner = Learner(study, study.make(system, 0), 10**6, 0.0, method)
+    learner = Learner(study, study.make(system, 0), 10**6, 0.0)
     return Contender(lambda: [learner.step(batch) for batch in batches], len(batches))
 
 
@@ -194,12 +174,7 @@ def race_training(study: Study, systems: Sequence[str], rounds: int = 3) -> dict
 
 
 def learn(
-    study: Study,
-    model: PreTrainedModel,
-    steps: int,
-    seed: int,
-    warmup: float,
-    method: Method | None = None,
+    study: Study, model: PreTrainedModel, steps: int, seed: int, warmup: float
 ) -> dict[str, float]:
     """Train for so many steps.
 
@@ -207,7 +182,7 @@ def learn(
         `cpu_seconds` of training, `epochs`, `target_tokens`, and the mean `train_loss` of the last
         tenth, smoothing included.
     """
-    learner = Learner(study, model, steps, warmup, method)
+    learner = Learner(study, model, steps, warmup)
     torch.manual_seed(seed)  # dropout
     batches, losses, tokens, rows = study.batches(seed), [], 0, 0
     began = time.process_time()
@@ -216,7 +191,6 @@ def learn(
         losses.append(learner.step(batch))
         tokens += int((batch["labels"] != IGNORED_LABEL).sum())
         rows += len(batch["labels"])
-    learner.method.finish(model)
     return {
         "cpu_seconds": round(time.process_time() - began, 1),
         "epochs": round(rows / len(study.encoded), 2),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sys
 import tracemalloc
 import unicodedata
 from pathlib import Path
@@ -15,15 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not installed
-
 from bahdanau_hf import InputError
 from bahdanau_hf.data import readers as pair_files
 from bahdanau_hf.data.readers import open_pairs
 from bahdanau_hf.modeling import text_bahdanau
 from bahdanau_hf.modeling.text_bahdanau import clean_text
-from benchmarks import fuzz
-from benchmarks.fuzz_targets import Targets
+from tests.stress import fuzz
+from tests.stress.fuzz_targets import Targets
 
 SEEDS = st.integers(0, 2**32)
 MEBIBYTE = 2**20
@@ -60,7 +57,7 @@ def test_a_finding_is_printed_with_the_command_that_repeats_it(
 
     assert fuzz._run(target, "data", 7, 3) is None
     out, err = capsys.readouterr()
-    assert "python -m benchmarks.fuzz --target data --case 7 --seed 3" in out
+    assert "python -m tests.stress.fuzz --target data --case 7 --seed 3" in out
     assert "KeyError" in err
     fuzz._run(target, "data", 7, 3)
     fuzz._run(target, "data", 8, 3)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.int8_quality MODEL TEST_FILE`: what fewer bits cost in quality, and gain.
+"""`python -m experiments.int8_quality MODEL TEST_FILE`: what fewer bits cost in quality, and gain.
 
 Prints BLEU and chrF with their signatures, and sentences per CPU second on one thread, of a trained
 checkpoint in each number format, greedy and with beams.
@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="benchmarks.int8_quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="experiments.int8_quality", description=__doc__)
     parser.add_argument("model", help="folder of a trained checkpoint")
     parser.add_argument("test_file", type=Path, help="pairs, as `bahdanau-hf score` reads them")
     parser.add_argument("--chinese_script", default="keep", choices=["keep", "simplified"])

@@ -1,4 +1,4 @@
-"""How the page stands many visitors: `python benchmarks/demo_load.py --model runs/quickstart`.
+"""How the page stands many visitors: `python -m tests.stress.demo_load --model runs/quickstart`.
 
 Starts the page on loopback and lets a number of visitors (`--visitors`) ask for some time
 (`--seconds`): each sends a sentence, reads what the page streams back to its end, and sends the
@@ -18,7 +18,6 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ import psutil  # type: ignore[import-untyped]
 
 from bahdanau_hf.data.preprocessing import load_pairs
 from bahdanau_hf.training.arguments import DataArguments
+from benchmarks.machine import command_line, describe_machine, machine_text
 
-APP = Path(__file__).parents[1] / "scripts" / "app.py"
+APP = Path(__file__).parents[2] / "scripts" / "app.py"
 WARM_UP = 50  # requests before memory is first read: libraries allocate on first use
 DRAIN_SECONDS = 300  # how long those who still wait at the end may wait
 
@@ -144,9 +144,8 @@ def main() -> int:
               f"longest {waits[-1]:.1f}")  # fmt: skip
     for reason in sorted(set(tally.lost))[:5]:
         print(f"  {reason}")
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    machine = import_module("benchmarks.machine")
-    print(machine.machine_text(machine.describe_machine()).replace("run.py", "demo_load.py"))
+    command = command_line("tests.stress.demo_load")
+    print(machine_text(describe_machine() | {"command": command}))
     return 1 if tally.lost else 0
 
 

@@ -1,4 +1,6 @@
-"""Trains one model on two simulated hosts, as two machines would: `python benchmarks/two_hosts.py`.
+"""Trains one model on two simulated hosts, as two machines would.
+
+    python -m tests.stress.two_hosts
 
 Each host is a network namespace of its own; a virtual cable is all that joins them. On both the
 same command is given, accelerate's multi-node launch. What they trained must be what one process
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "accelerate" / "multi_node_cpu.yaml"
 SCRIPT = ROOT / "scripts" / "train.py"
 HOSTS = ("bahdanau-a", "bahdanau-b")

@@ -18,11 +18,7 @@ from transformers import MarianConfig, MarianMTModel
 
 from bahdanau_hf.modeling import matmul_bahdanau, recurrence_bahdanau
 from bahdanau_hf.modeling.processor_bahdanau import processor
-
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the benchmarks are not installed
-
-from benchmarks import (  # noqa: E402
+from benchmarks import (
     ctranslate2_peer,
     engines,
     gpu_speed,
@@ -33,22 +29,22 @@ from benchmarks import (  # noqa: E402
     results,
     suite,
 )
-from benchmarks.contenders import (  # noqa: E402
+from benchmarks.contenders import (
     copy_weights_back,
     counterparts,
     make_marian,
     make_ours,
     make_plain,
 )
-from benchmarks.decoding_speed import fix_lengths, one_by_one  # noqa: E402
-from benchmarks.equality import Check, losses_and_gradients  # noqa: E402
-from benchmarks.machine import describe_machine, machine_text  # noqa: E402
-from benchmarks.memory import Size, in_own_process  # noqa: E402
-from benchmarks.picture import draw  # noqa: E402
-from benchmarks.readme_tables import tables, update_readme  # noqa: E402
-from benchmarks.stopwatch import Contender, Timing, growth, race  # noqa: E402
-from benchmarks.training_speed import Training, multiplications  # noqa: E402
-from benchmarks.workload import (  # noqa: E402
+from benchmarks.decoding_speed import fix_lengths, one_by_one
+from benchmarks.equality import Check, losses_and_gradients
+from benchmarks.machine import describe_machine, machine_text
+from benchmarks.memory import Size, in_own_process
+from benchmarks.picture import draw
+from benchmarks.readme_tables import tables, update_readme
+from benchmarks.stopwatch import Contender, Timing, growth, race
+from benchmarks.training_speed import Training, multiplications
+from benchmarks.workload import (
     EOS,
     bucketed_batches,
     even_batch,
@@ -56,6 +52,7 @@ from benchmarks.workload import (  # noqa: E402
     sentence_lengths,
 )
 
+ROOT = Path(__file__).parents[2]
 WIDTHS = {"embedding_size": 11, "hidden_size": 17, "target_size": 50}
 
 

@@ -1,7 +1,6 @@
 """The study is fair: one size, one set of batches, one loss; and its numbers are the ones shown."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.helpers.made_pairs import PAIRS, write_tsv
-
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # the benchmarks are not installed
-
-from bahdanau_hf.metrics.analysis import compare_systems  # noqa: E402
-from bahdanau_hf.training.arguments import parse_arguments  # noqa: E402
-from benchmarks import attention_study, study_report  # noqa: E402
-from benchmarks.seeds import compare_means  # noqa: E402
-from benchmarks.study_systems import SYSTEMS, batch_loss, count  # noqa: E402
-from benchmarks.study_training import (  # noqa: E402
+from bahdanau_hf.metrics.analysis import compare_systems
+from bahdanau_hf.training.arguments import parse_arguments
+from experiments import attention_study, study_report
+from experiments.seeds import compare_means
+from experiments.study_systems import SYSTEMS, batch_loss, count
+from experiments.study_training import (
     Setting,
     Study,
     learn,
     prepare_study,
     translate,
 )
+from tests.helpers.made_pairs import PAIRS, write_tsv
 
 
 def flags(folder: Path) -> list[str]:
@@ -231,7 +226,7 @@ def test_the_page_is_made_of_the_results(tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
     study_report.render(attention_study.RESULTS)
     assert page.read_text(encoding="utf-8") == shown, (
-        "run python -m benchmarks.attention_study render"
+        "run python -m experiments.attention_study render"
     )
 
 

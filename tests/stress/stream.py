@@ -1,7 +1,7 @@
 """Sends millions of generated pairs through the whole data path and watches the memory.
 
-    python benchmarks/stream_test.py --pairs 10000000
-    python benchmarks/stream_test.py --tsv_bytes 5000000000 --folder /tmp/large
+    python -m tests.stress.stream --pairs 10000000
+    python -m tests.stress.stream --tsv_bytes 5000000000 --folder /tmp/large
 
 The first streams: reading, cleaning, encoding, shuffling in a bounded buffer, batching, padding.
 Every pair carries its number, so that the batches themselves tell which pairs were given, how
