@@ -24,11 +24,10 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from .data.tokenization import EOS_ID, SPECIAL_TOKENS
+from .data.tokenization import SPECIAL_TOKENS, wrap_tokenizer
 from .errors import InputError
 from .files import writing
 from .languages import CJK_MARKS, CJK_SCRIPTS
@@ -285,23 +284,13 @@ def make_tokenizer(
     cjk = CJK_SCRIPTS + CJK_MARKS
     pieces = rf"[{cjk}]|[^ {cjk}][^ {marks}{cjk}]*"
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "removed", invert=True)
-    backend.post_processor = TemplateProcessing(
-        single="$A <eos>", pair="$A <eos> $B:1 <eos>:1", special_tokens=[("<eos>", EOS_ID)]
-    )
     characters = all(len(token) <= 1 for token in target_tokens if token not in SPECIAL_TOKENS)
     backend.decoder = (
         decoders.Fuse() if characters else decoders.WordPiece(prefix="##", cleanup=False)
     )
     backend.add_special_tokens(list(SPECIAL_TOKENS))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        split_special_tokens=True,
+    return wrap_tokenizer(
+        backend,
         model_max_length=num_steps,
         target_vocab_size=len(target_tokens),
         tokenizer_kind="tutorial",

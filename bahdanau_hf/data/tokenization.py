@@ -120,10 +120,22 @@ def train_tokenizer(
     target_size = len(order)
     order += _tokens_by_id(backend, set(range(backend.get_vocab_size())) - used)
     backend = _renumbered(backend, order)
+    length = {} if model_max_length is None else {"model_max_length": model_max_length}
+    return wrap_tokenizer(
+        backend,
+        target_vocab_size=target_size,
+        tokenizer_kind=kind,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        **length,
+    )
+
+
+def wrap_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
+    """Make transformers' tokenizer of one with our special tokens: sentences end in `<eos>`."""
     backend.post_processor = TemplateProcessing(
         single="$A <eos>", pair="$A <eos> $B:1 <eos>:1", special_tokens=[("<eos>", EOS_ID)]
     )
-    length = {} if model_max_length is None else {"model_max_length": model_max_length}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
@@ -133,11 +145,7 @@ def train_tokenizer(
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,  # "<eos>" typed by somebody is text, not the end of a sentence
-        target_vocab_size=target_size,
-        tokenizer_kind=kind,
-        source_lang=source_lang,
-        target_lang=target_lang,
-        **length,
+        **settings,
     )
 
 

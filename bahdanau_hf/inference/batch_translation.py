@@ -13,24 +13,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from ..alignment.record import Alignment
 from ..alignment.words import Span, Word, align_words, read_spans, split_words
-from ..modeling.pipeline_bahdanau import name_attention, read_attention
+from ..modeling.pipeline_bahdanau import name_attention
 from ..modeling.text_bahdanau import SPECIAL_TOKENS, UNK_ID, clean_text
 
 UNK_TOKEN = SPECIAL_TOKENS[UNK_ID]
-
-
-def attention_weights(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    sources: Sequence[list[int]],
-    targets: Sequence[list[int]],
-) -> list[np.ndarray]:
-    """`read_attention` as arrays."""
-    return [weights.numpy() for weights in read_attention(model, tokenizer, sources, targets)]
 
 
 def make_alignment(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import psutil  # type: ignore[import-untyped]
 
-MOST_KEPT = 192 << 20  # bytes; to fetch as many again takes a tenth of a second at the worst
+MOST_KEPT = 256 << 20  # bytes; to fetch as many again takes a tenth of a second at the worst
 
 
 class KeptMemory:

@@ -30,9 +30,10 @@ from ..modeling.pipeline_bahdanau import (
     evaluating,
     find_translations,
     max_source_length,
+    read_attention,
     source_batch,
 )
-from .batch_translation import attention_weights, join_tokens, make_alignment, replace_tokens
+from .batch_translation import join_tokens, make_alignment, replace_tokens
 from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
@@ -297,7 +298,8 @@ class Translator:
             for start in range(0, len(sentences), self.batch_size):
                 rows = slice(start, start + self.batch_size)
                 ids = [sentence.ids for sentence in sentences[rows]]
-                weights += attention_weights(self.model, self.tokenizer, ids, target_ids[rows])
+                found = read_attention(self.model, self.tokenizer, ids, target_ids[rows])
+                weights += [tensor.numpy() for tensor in found]
         tok = self.tokenizer
         return [
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
@@ -401,9 +403,9 @@ class Translator:
         ]
         looked = [pair for pair, does in zip(pairs, looks, strict=True) if does]
         sources, targets = [s.ids for s, _ in looked], [h.ids for _, h in looked]
-        weights = iter(attention_weights(self.model, self.tokenizer, sources, targets))
+        weights = iter(read_attention(self.model, self.tokenizer, sources, targets))
         translations = (
-            self._look_up(s, h, next(weights), request)
+            self._look_up(s, h, next(weights).numpy(), request)
             if does
             else Translation(s.text, h.text, h.score, None, s.truncated)
             for (s, h), does in zip(pairs, looks, strict=True)

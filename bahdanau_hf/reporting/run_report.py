@@ -91,6 +91,16 @@ def _read_json(path: Path, kind: type) -> tuple[Any, str]:
     return value, "" if value else f"{path.name} is empty."
 
 
+def _read_text(path: Path) -> tuple[str, str]:
+    """What a file holds, and what is wrong with it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace"), ""
+    except FileNotFoundError:
+        return "", f"{path.name} is not there yet."
+    except OSError as error:
+        return "", f"cannot read {path.name}: {error}"
+
+
 def _shown(value: Any) -> str:
     """A setting or result as text for the page; not yet escaped."""
     if value is None:
@@ -166,14 +176,11 @@ def _millions(count: float) -> str:
 
 def _curves(path: Path) -> tuple[str, str]:
     """Charts of what was logged, and what is wrong with the log."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return "", f"{path.name} is not there yet."
-    except OSError as error:
-        return "", f"{path.name} cannot be read: {error}"
+    text, problem = _read_text(path)
+    if problem:
+        return "", problem
     rows, num_bad = [], 0
-    for line in filter(str.strip, lines):
+    for line in filter(str.strip, text.splitlines()):
         try:
             row = json.loads(line)
         except ValueError:
@@ -214,12 +221,10 @@ def _curves(path: Path) -> tuple[str, str]:
 
 def _translations(path: Path, languages: tuple[str, str]) -> tuple[str, str]:
     """Worst and best translations with the spread of scores, and what is wrong with the file."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return "", f"{path.name} is not there yet."
-    except OSError as error:
-        return "", f"{path.name} cannot be read: {error}"
+    text, problem = _read_text(path)
+    if problem:
+        return "", problem
+    lines = text.split("\n")
     if lines[0].rstrip("\r").split("\t") != _COLUMNS:
         return "", f"{path.name} cannot be read: its first line must be {', '.join(_COLUMNS)}"
     rows: list[tuple[float, list[str]]] = []

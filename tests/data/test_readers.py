@@ -459,3 +459,27 @@ def test_pairs_come_before_the_file_is_read_to_its_end(tmp_path: Path, names: st
     assert len([next(pairs) for _ in range(_ROWS_LOOKED_AT + 5)]) == _ROWS_LOOKED_AT + 5
     with pytest.raises(InputError, match=rf"a\.t..:{_ROWS_LOOKED_AT + 6}: not UTF-8"):
         next(pairs)
+
+
+def test_byte_order_marks(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("en\tzh\n\ufeffHi.\t嗨。\n", encoding="utf-8-sig")
+    assert read(path) == [("\ufeffHi.", "嗨。")]  # the first alone is none of the text
+    path.write_bytes("\ufeffen\tzh\n".encode("utf-16-be"))
+    with pytest.raises(InputError, match=r"a\.tsv:1: the file is in UTF-16; save it as UTF-8$"):
+        read(path)
+    path.write_bytes(b"en\tzh\n\xff\n")
+    with pytest.raises(InputError, match=r"\(byte 0xff at 1\); convert the file to UTF-8$"):
+        read(path)
+
+
+def test_lines_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_LONGEST_LINE_BYTES", 2**20)
+    path = tmp_path / "a.tsv"
+    long = "x" * (2**20 - 3)  # with a tab, a letter and the line's end: the limit
+    path.write_text(f"en\tzh\n{long}\ty\n")
+    assert read(path) == [(long, "y")]
+    path.write_text(f"en\tzh\n{long}x\ty\n")
+    message = "a line of more than 1 MiB; give a pair a line, of JSON an object a line"
+    with pytest.raises(InputError, match=rf"a\.tsv:2: {message}$"):
+        read(path)

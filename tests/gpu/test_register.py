@@ -21,6 +21,7 @@ from tests.helpers.places import ROOT
 PROGRAM = """
 import sys, torch
 torch.cuda.device_count = lambda: {devices}
+from bahdanau_hf import BahdanauModel
 from bahdanau_hf.modeling.modeling_bahdanau import implementations
 print(*implementations())
 print([name for name in sys.modules if name.startswith("bahdanau_hf.gpu.")])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bahdanau_hf import InputError
-from bahdanau_hf.inference.batch_translation import attention_weights, make_alignment
+from bahdanau_hf.inference.batch_translation import make_alignment
 from bahdanau_hf.inference.translator import Translator
-from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
+from bahdanau_hf.modeling.pipeline_bahdanau import find_translations, read_attention
 from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, SPELT, encode, make_checkpoint
 
 
@@ -165,7 +165,7 @@ def test_bytes_of_a_character_are_shown_as_one(translator: Translator) -> None:
     tokenizer, model = translator.tokenizer, translator.model
     source = tokenizer("饕I know.")["input_ids"]
     target = tokenizer("我饕😀")["input_ids"]
-    (raw,) = attention_weights(model, tokenizer, [source], [target])
+    (raw,) = read_attention(model, tokenizer, [source], [target])
     alignment = make_alignment(tokenizer, raw, source, target)
     assert alignment.source_tokens[0] == "饕"
     assert alignment.target_tokens == ["我", "饕", "😀", "<eos>"]
@@ -182,7 +182,7 @@ def test_bytes_of_a_character_are_shown_as_one(translator: Translator) -> None:
     np.testing.assert_allclose(alignment.weights, expected.numpy(), atol=1e-6)
     # Half a character is none.
     halves = source[1:], [*target[1:3], 2]
-    (raw,) = attention_weights(model, tokenizer, *([ids] for ids in halves))
+    (raw,) = read_attention(model, tokenizer, *([ids] for ids in halves))
     broken = make_alignment(tokenizer, raw, *halves)
     assert broken.source_tokens[:2] == broken.target_tokens[:2] == ["\ufffd", "\ufffd"]
 
