@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, InputError, cli
 from bahdanau_hf.checkpoints.run_folder import seal_checkpoint
+from bahdanau_hf.cli import translate
 from bahdanau_hf.data.readers import open_pairs
 from bahdanau_hf.data.sources import pair_table
 from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
@@ -229,7 +230,7 @@ class Targets:
         if random.random() < 0.2:
             arguments += ["--replace_unknown"]
         with (
-            mock.patch.object(cli, "load_translator", return_value=self.translator),
+            mock.patch.object(translate, "load_translator", return_value=self.translator),
             mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(content))),
             mock.patch.object(sys, "stdout", io.TextIOWrapper(out)),
             mock.patch.object(sys, "stderr", err),
