@@ -1,10 +1,11 @@
-"""Translate standard input: a line in, a line out. Blank lines stay blank."""
+"""Translate standard input: a line in, a line out; with `--text`, sentence by sentence."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import InputError
@@ -26,6 +27,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_search(parser)
     parser.add_argument(
+        "--text",
+        action="store_true",
+        help="the input is running text: split its lines into sentences, and too long sentences at "
+        "clauses; line breaks stay",
+    )
+    parser.add_argument(
         "--n_best",
         type=positive,
         default=1,
@@ -44,11 +51,14 @@ def run(args: argparse.Namespace) -> None:
     """Translate line by line.
 
     Raises:
-        InputError: standard input or output is closed, or the model cannot be loaded.
+        InputError: standard input or output is closed, the model cannot be loaded, or flags that
+            exclude each other.
     """
     from ..inference.translator import WINDOW_BATCHES
     from ..modeling.matmul_bahdanau import fixed_weights
 
+    if args.text and (args.n_best > 1 or args.scores):
+        raise InputError("--text joins sentences: leave out --n_best and --scores")
     if sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to translate")
     output, options = standard_output(), search_options(args)
@@ -58,8 +68,15 @@ def run(args: argparse.Namespace) -> None:
         print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
     one_by_one = is_interactive or args.batch_size == 1
     window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
+    lines = _lines(sys.stdin.buffer)
+    if args.text:
+        with fixed_weights():
+            while chunk := "".join(islice(lines, window)):
+                output.write(translator.translate_text(chunk, **options).text.encode())
+                output.flush()
+        return
     results = translator.stream(
-        _lines(sys.stdin.buffer),
+        lines,
         window=window,
         num_return_sequences=args.n_best,
         return_scores=args.scores,

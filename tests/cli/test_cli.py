@@ -237,6 +237,17 @@ def test_windows_do_not_change_the_order(call: Call) -> None:
         assert out == "".join(f"{target}\n" for target in targets)
 
 
+def test_running_text_keeps_its_lines(call: Call, translator: Translator) -> None:
+    """Sentence by sentence, whatever is read together; without a line break at its end, too."""
+    text = "Call us. I know.\n\n  He runs. We know him." * 5
+    expected = translator.translate_text(text).text
+    assert expected.count("\n") == text.count("\n")
+    for batch_size in ("1", "2", "64"):
+        found = call("translate", "--text", "--batch_size", batch_size, stdin=text.encode())
+        assert found == (0, expected, "")
+    assert call("translate", "--text") == (0, "", "")
+
+
 def test_scores_and_alternatives(call: Call, translator: Translator) -> None:
     text = "Call us.\n\nWhere is my tea?\n"
     sources = text.splitlines()
@@ -452,6 +463,7 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
         (["score", "--test_file", name["latin.tsv"]], "latin.tsv:2: not UTF-8"),
         (["score", "--test_file", none, "--source_lang", "zh"], "trained for source_lang en"),
         (["score", "--predictions", name["two"], "--references", name["two"]], "one of the two"),
+        (["translate", "--text", "--scores"], "--text joins sentences"),
         (["translate", "--device", "abacus"], "cannot run on device 'abacus'"),
     ]
     alone: list[tuple[list[str], str]] = [

@@ -173,7 +173,9 @@ def test_tests_stand_where_they_are_looked_for() -> None:
     """A folder for each package; and what several share is a helper, so that none needs another."""
     tests = ROOT / "tests"
     assert {path.name for path in PACKAGES} <= {path.name for path in tests.iterdir()}
-    other = re.compile(r"^\s*(?:from|import) (?:tests\.(?!helpers\b|stress\b)|test_|conftest\b)", re.M)
+    other = re.compile(
+        r"^\s*(?:from|import) (?:tests\.(?!helpers\b|stress\b)|test_|conftest\b)", re.M
+    )
     for path in tests.rglob("*.py"):
         assert not other.search(path.read_text(encoding="utf-8")), path
     tested = re.compile(r"^\s*(?:from|import) tests\.stress\.test_", re.M)
