@@ -119,10 +119,9 @@ def train_tokenizer(
     order = [*SPECIAL_TOKENS, *_tokens_by_id(backend, used)]
     target_size = len(order)
     order += _tokens_by_id(backend, set(range(backend.get_vocab_size())) - used)
-    backend = _renumbered(backend, order)
     length = {} if model_max_length is None else {"model_max_length": model_max_length}
     return wrap_tokenizer(
-        backend,
+        _renumbered(backend, order),
         target_vocab_size=target_size,
         tokenizer_kind=kind,
         source_lang=source_lang,
