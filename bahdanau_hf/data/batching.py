@@ -229,12 +229,9 @@ class PairCollator:
             "input_ids": _padded(sources, PAD_ID, source),
             "attention_mask": _padded(masks, 0, source),
         }
-        if "labels" in features[0]:
-            labels = [feature["labels"] for feature in features]
-            batch["labels"] = _padded(labels, IGNORED_LABEL, target)
-        if "best_sources" in features[0]:
-            links = [feature["best_sources"] for feature in features]
-            batch["best_sources"] = _padded(links, NO_LINK, target)
+        for name, filler in (("labels", IGNORED_LABEL), ("best_sources", NO_LINK)):
+            if name in features[0]:
+                batch[name] = _padded([feature[name] for feature in features], filler, target)
         return batch
 
 

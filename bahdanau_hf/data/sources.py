@@ -194,18 +194,11 @@ def hub_pairs(
     streaming: bool = False,
     num_held_out: int,
 ) -> dict[str, AnyDataset]:
-    """Read a data set of the Hub, or a local folder that looks like one.
+    """Read `train`, and `validation` and `test` where they are, of a data set of the Hub.
 
-    Args:
-        name: repository or folder.
-        configuration: which of its configurations, such as `en-zh`.
-        source_lang: language code of the source.
-        target_lang: language code of the target.
-        streaming: have `train` as a stream.
-        num_held_out: then, the most pairs that are read of every other split.
-
-    Returns:
-        `train`, and `validation` and `test` where it has them.
+    A local folder that looks like one will do. `configuration` is one of the data set's, such as
+    `en-zh`. With `streaming`, `train` is a stream, and of every other split at most `num_held_out`
+    pairs are read.
 
     Raises:
         InputError: it cannot be loaded, has no `train` or no such columns; no language code.

@@ -158,10 +158,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Load a tokenizer of ours from a folder or a Hub repository; runs no code, asks nothing.
 
-    Args:
-        path: folder, or name of a repository.
-        revision: branch, tag or commit of the repository.
-        **hub: `subfolder`, `token` and `local_files_only` as those of `from_pretrained`.
+    A `revision` is a branch, tag or commit of the repository; `subfolder`, `token` and
+    `local_files_only` are those of `from_pretrained`.
 
     Raises:
         InputError: nothing there, unreadable, or not one of ours (other ids 0 to 3).
