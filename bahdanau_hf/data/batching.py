@@ -42,9 +42,7 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
             pairs to give every rank a batch in the last step).
         max_tokens: most tokens in a batch: pairs times the longest side of any of them, padding
             included. At least one of `batch_size` and `max_tokens` is needed; both may be given.
-        seed: the run's seed.
-        rank: this process, from 0.
-        world_size: number of processes.
+        rank: this process, of `world_size`, from 0.
         shuffle: False: the same order in every epoch, by length or, without `bucket`, as given.
         bucket: False: pairs of any length share a batch.
 

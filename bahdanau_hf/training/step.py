@@ -73,7 +73,7 @@ def take_step(
 
     Raises:
         NonFiniteError: before the weights are touched, on every process.
-        OutOfMemory: the batches do not fit into memory, halved neither where that is exact.
+        OutOfMemory: the batches do not fit into memory, nor their halves where halving is exact.
     """
     accelerator, args = run.accelerator, run.settings.train
     began = time.monotonic()
