@@ -24,11 +24,7 @@ _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Broke
 
 
 def on_main_process(accelerator: Accelerator | PartialState, function: Callable[[], T]) -> T:
-    """Let the main process alone do something, and give its result to all.
-
-    Args:
-        accelerator: the run's.
-        function: takes nothing; its result must pickle.
+    """Let the main process alone do something, and give its result, which must pickle, to all.
 
     Raises:
         InputError: on every process, if the main process met one. Any other error is raised where
@@ -117,8 +113,7 @@ def start_promised_processes(program: Sequence[str]) -> None:
     was_promised = environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment
     if not was_promised or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
         return
-    torchrun = _promised_launch(psutil.Process(os.getppid()).cmdline())
-    if torchrun:
+    if torchrun := _promised_launch(psutil.Process(os.getppid()).cmdline()):
         run = [sys.executable, "-m", "torch.distributed.run", *torchrun, *program]
         os.execv(sys.executable, run)
 
@@ -126,8 +121,7 @@ def start_promised_processes(program: Sequence[str]) -> None:
 def _promised_launch(command: Sequence[str]) -> list[str]:
     """How `torchrun` starts what a launch was asked for; nothing, if that is one process.
 
-    Args:
-        command: the launch's own command line; a configuration file speaks where it is silent.
+    A configuration file speaks where the launch's own command line is silent.
     """
     if "launch" not in command or "--mpirun_hostfile" in command:
         return []

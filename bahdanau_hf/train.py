@@ -102,10 +102,9 @@ def print_scores(name: str, split: ScoredSplit) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a training; returns the exit status.
+    """Run a training and return the exit status.
 
-    Args:
-        arguments: recipe and flags; default: this process's, which `accelerate launch` has started.
+    Without `arguments`, recipe and flags are this process's, which `accelerate launch` has started.
     """
     try:
         settings = parse_arguments(sys.argv[1:] if arguments is None else arguments)

@@ -62,20 +62,16 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         text = json.dumps(facts, ensure_ascii=False, indent=2)
     else:
-        lines = (f"{name}: {_shown(value)}" for name, value in facts.items())
-        text = "\n".join(lines)
+        shown = {name: "not installed" if v is None else v for name, v in facts.items()}
+        text = "\n".join(f"{name}: {value}" for name, value in shown.items())
     standard_output().write(f"{text}\n".encode())
 
 
 def environment(model: BahdanauForConditionalGeneration | None = None) -> Facts:
-    """Collect the facts in the order in which they are printed.
+    """Collect the facts in the order in which they are printed; `None` is not installed.
 
-    Args:
-        model: whose way of computing is told; default: what a model takes unless told otherwise.
-
-    Returns:
-        Values by name: text, numbers, `None` for what is not installed. Environment variables come
-        last, under their own names, and only those that are set.
+    The way of computing is the model's or, without one, what a model takes unless told otherwise.
+    Environment variables come last, under their own names, and only those that are set.
     """
     import torch
 
@@ -167,7 +163,3 @@ def _without_private_parts(value: str) -> str:
     elif "/" in value or "\\" in value:
         return "a path"
     return value if value.isprintable() else ascii(value)
-
-
-def _shown(value: str | int | None) -> str | int:
-    return "not installed" if value is None else value

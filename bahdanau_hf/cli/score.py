@@ -79,19 +79,20 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: flags that do not go together, or files that do not.
     """
-    given = {
-        name: getattr(args, name) is not None
-        for name in ("model", "test_file", "predictions", "references")
-    }
+    given = [*_given(args, "model", "test_file", "predictions", "references")]
     if args.backward_model is not None and not args.alignments:
         raise InputError("--backward_model goes with --alignments")
     if args.ensemble and (args.alignments or args.model is None):
         raise InputError("--ensemble goes with --model and --test_file: several translate together")
     if args.alignments:
-        result = _score_alignments(args, given)
-    elif [name for name, is_given in given.items() if is_given] == ["model", "test_file"]:
+        if given != ["model"]:
+            raise InputError(
+                "--alignments goes with --model alone: its pairs come with the package"
+            )
+        result = _score_alignments(args)
+    elif given == ["model", "test_file"]:
         result = _score_model(args)
-    elif not any((given["model"], given["test_file"])) and given["predictions"]:
+    elif given in (["predictions"], ["predictions", "references"]):
         result = _score_files(args)
     else:
         raise InputError(
@@ -100,9 +101,13 @@ def run(args: argparse.Namespace) -> None:
     standard_output().write(json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
 
 
-def _score_alignments(args: argparse.Namespace, given: dict[str, bool]) -> dict[str, Any]:
-    if [name for name, is_given in given.items() if is_given] != ["model"]:
-        raise InputError("--alignments goes with --model alone: its pairs come with the package")
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those flags of these names that were given, in this order."""
+    values = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _score_alignments(args: argparse.Namespace) -> dict[str, Any]:
     translator, backward = load_translator(args), None
     if args.backward_model is not None:
         other = argparse.Namespace(**{**vars(args), "model": args.backward_model, "revision": None})
@@ -110,10 +115,9 @@ def _score_alignments(args: argparse.Namespace, given: dict[str, bool]) -> dict[
 
     from ..inference.alignment_error import alignment_quality
 
-    models = {"model": args.model, "backward_model": args.backward_model}
     return {
         **alignment_quality(translator, backward),
-        **{name: value for name, value in models.items() if value is not None},
+        **_given(args, "model", "backward_model"),
     }
 
 
@@ -197,10 +201,9 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
             )
     source_lang, target_lang = args.source_lang or "en", args.target_lang or "zh"
     references = [list(row) for row in zip(*(columns[n] for n in args.references), strict=True)]
-    files = {name: getattr(args, name) for name in ("predictions", "references", "sources")}
     return {
         **_scores(columns.get(args.sources), predictions, references, source_lang, target_lang),
-        **{name: value for name, value in files.items() if value is not None},
+        **_given(args, "predictions", "references", "sources"),
         "target_lang": target_lang,
         **_comparison(args, predictions, columns.get(args.compare), references, target_lang),
     }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .options import (
@@ -68,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
         print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
     one_by_one = is_interactive or args.batch_size == 1
     window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
-    lines = _lines(sys.stdin.buffer)
+    # Only LF ends a line; bytes that are no UTF-8 are replaced.
+    lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
     if args.text:
         with fixed_weights():
             while chunk := "".join(islice(lines, window)):
@@ -91,9 +91,3 @@ def run(args: argparse.Namespace) -> None:
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    """Lines of text; only LF ends one, and bytes that are no UTF-8 are replaced."""
-    for line in file:
-        yield line.decode(errors="replace")

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 from ..errors import InputError
+from ..modeling.text_bahdanau import PAD_ID
 
 Feature = Mapping[str, Any]
 
@@ -41,12 +42,9 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
             pairs to give every rank a batch in the last step).
         max_tokens: most tokens in a batch: pairs times the longest side of any of them, padding
             included. At least one of `batch_size` and `max_tokens` is needed; both may be given.
-        seed: the run's seed.
-        rank: this process, from 0.
-        world_size: number of processes.
+        rank: this process, of `world_size`, from 0.
         shuffle: False: the same order in every epoch, by length or, without `bucket`, as given.
         bucket: False: pairs of any length share a batch.
-        drop_last: leave out what does not fill a whole step, instead of dividing it.
 
     Raises:
         InputError: fewer pairs than processes, or a pair that does not fit into `max_tokens`.
@@ -65,7 +63,6 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         world_size: int = 1,
         shuffle: bool = True,
         bucket: bool = True,
-        drop_last: bool = False,
     ) -> None:
         self._sources = np.asarray(source_lengths, dtype=np.int64)
         self._targets = np.asarray(target_lengths, dtype=np.int64)
@@ -90,9 +87,8 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
             )
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.shuffle, self.bucket, self.drop_last = shuffle, bucket, drop_last
+        self.shuffle, self.bucket = shuffle, bucket
         self.epoch = 0
-        self._batches_done = 0
         self._start = 0
         self._planned: tuple[int, list[list[np.ndarray]]] | None = None
 
@@ -102,32 +98,20 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches, after `load_state_dict` from where that run stood."""
-        steps = self._steps()
-        self._batches_done, self._start = self._start, 0
-        for step in steps[self._batches_done :]:
-            self._batches_done += 1
+        steps, self._start = self._steps()[self._start :], 0
+        for step in steps:
             yield step[self.rank].tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to iterate; another one than before starts at its beginning."""
         if epoch != self.epoch:
-            self._batches_done = self._start = 0
+            self._start = 0
         self.epoch = epoch
 
-    def state_dict(self, batches_done: int | None = None) -> dict[str, int]:
-        """Where this run stands in the epoch.
-
-        Args:
-            batches_done: batches that were trained on. Default: those that were handed out, which
-                is more when a data loader's workers fetch ahead.
-        """
-        done = self._batches_done if batches_done is None else batches_done
-        return {"epoch": self.epoch, "batches_done": done}
-
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Let the next iteration go on where `state_dict` was taken."""
+        """Let the next iteration begin in this `epoch`, after so many `batches_done`."""
         self.epoch = int(state["epoch"])
-        self._batches_done = self._start = int(state["batches_done"])
+        self._start = int(state["batches_done"])
 
     # --- planning an epoch -----------------------------------------------------------------------
 
@@ -144,11 +128,9 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         batches = self._cut(self._by_length(order, random) if self.bucket else order)
         full = len(batches) - len(batches) % self.world_size
         steps = [batches[i : i + self.world_size] for i in range(0, full, self.world_size)]
-        if full < len(batches) and not self.drop_last:
+        if full < len(batches):
             steps.append(self._fill_step(batches[full:], steps))
             steps = [step for step in steps if step]
-        if not steps:
-            raise InputError(f"{number} pairs do not fill one step of {self.world_size} processes")
         if self.shuffle:
             steps = [steps[i] for i in random.permutation(len(steps))]
             steps = [[step[i] for i in random.permutation(self.world_size)] for step in steps]
@@ -219,12 +201,10 @@ class PairCollator:
     """Pads features into tensors: `input_ids`, `attention_mask` and, if given, the others.
 
     Args:
-        pad_token_id: what fills `input_ids`; labels are filled with -100.
         pad_to: fixed lengths (source, target); default: the longest of the batch.
     """
 
-    def __init__(self, pad_token_id: int = 0, pad_to: tuple[int, int] | None = None) -> None:
-        self.pad_token_id = pad_token_id
+    def __init__(self, pad_to: tuple[int, int] | None = None) -> None:
         self.pad_to = pad_to
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, torch.Tensor]:
@@ -244,15 +224,12 @@ class PairCollator:
             for feature, ids in zip(features, sources, strict=True)
         ]
         batch = {
-            "input_ids": _padded(sources, self.pad_token_id, source),
+            "input_ids": _padded(sources, PAD_ID, source),
             "attention_mask": _padded(masks, 0, source),
         }
-        if "labels" in features[0]:
-            labels = [feature["labels"] for feature in features]
-            batch["labels"] = _padded(labels, IGNORED_LABEL, target)
-        if "best_sources" in features[0]:
-            links = [feature["best_sources"] for feature in features]
-            batch["best_sources"] = _padded(links, NO_LINK, target)
+        for name, filler in (("labels", IGNORED_LABEL), ("best_sources", NO_LINK)):
+            if name in features[0]:
+                batch[name] = _padded([feature[name] for feature in features], filler, target)
         return batch
 
 
@@ -277,39 +254,18 @@ class StreamBatcher(IterableDataset):
     Args:
         dataset: any re-iterable of features, such as an encoded `datasets.IterableDataset`.
         buffer_size: pairs held in memory and shuffled together.
-        batch_size: as in `LengthBucketBatchSampler`.
-        max_tokens: as in `LengthBucketBatchSampler`.
-        seed: the run's seed.
-        rank: this process, from 0.
-        world_size: number of processes.
-        bucket: False: pairs of any length share a batch.
+        **sampling: as those of `LengthBucketBatchSampler`.
 
     Raises:
         InputError: on iteration: an empty stream, or a window smaller than `world_size`.
     """
 
     def __init__(
-        self,
-        dataset: Iterable[Feature],
-        *,
-        buffer_size: int = 10_000,
-        batch_size: int | None = None,
-        max_tokens: int | None = None,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        bucket: bool = True,
+        self, dataset: Iterable[Feature], *, buffer_size: int = 10_000, **sampling: Any
     ) -> None:
         self.dataset = dataset
         self.buffer_size = buffer_size
-        self.options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "max_tokens": max_tokens,
-            "seed": seed,
-            "rank": rank,
-            "world_size": world_size,
-            "bucket": bucket,
-        }
+        self.sampling = sampling
         self._window = 0
         self._batches_done = 0
         self._pairs_per_pass: int | None = None
@@ -325,7 +281,7 @@ class StreamBatcher(IterableDataset):
             sampler = LengthBucketBatchSampler(
                 [len(feature["input_ids"]) for feature in window],
                 [len(feature["labels"]) for feature in window],
-                **self.options,
+                **self.sampling,
             )
             sampler.load_state_dict({"epoch": self._window, "batches_done": self._batches_done})
             for indices in sampler:

@@ -6,6 +6,7 @@ Pairs that are left out are counted by reason, never in silence. Reading is in `
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -97,22 +98,12 @@ def clean_pairs(
     preprocessing_num_workers: int | None = None,
     training: bool = True,
 ) -> tuple[AnyDataset, DroppedPairs]:
-    """Clean the text of both sides and drop what cannot be learnt from.
+    """Clean the text of both sides, and drop and count what cannot be learnt from.
 
-    Args:
-        dataset: rows with `translation`.
-        source_lang: language code of the source.
-        target_lang: language code of the target.
-        chinese_script: `keep`, or turn Chinese into `simplified` or `traditional` characters.
-        max_source_length: tokens; what has over 64 times as many characters is dropped.
-        max_target_length: the same for targets.
-        max_length_ratio: pairs more unequal than this, in characters, are dropped.
-        truncate_long_pairs: over-long pairs will be cut: drop none.
-        preprocessing_num_workers: processes; default: this one.
-        training: False for pairs that are scored: only empty ones are dropped.
-
-    Returns:
-        The cleaned pairs, and how many were dropped for which reason.
+    Dropped are empty pairs and, in training alone, those more unequal than `max_length_ratio` in
+    characters and those whose characters are over 64 times the tokens that their side may have;
+    the latter stay where they will be truncated. `chinese_script` is `keep`, `simplified` or
+    `traditional`. Without `preprocessing_num_workers` this process does the work.
 
     Raises:
         InputError: `chinese_script` without Chinese, or without the extra `[zh]`.
@@ -130,7 +121,7 @@ def clean_pairs(
             _MOST_CHARACTERS_PER_TOKEN * max_source_length,
             _MOST_CHARACTERS_PER_TOKEN * max_target_length,
         ),
-        max_ratio=max_length_ratio if training else None,
+        max_ratio=max_length_ratio if training else math.inf,
         drop_long=training and not truncate_long_pairs,
     )
     features = {**translation_features(*languages)}
@@ -143,7 +134,7 @@ def _clean_batch(
     languages: tuple[str, str],
     script: str,
     most_characters: tuple[int, int],
-    max_ratio: float | None,
+    max_ratio: float,
     drop_long: bool,
 ) -> Batch:
     rows, reasons = [], []
@@ -161,7 +152,7 @@ def _clean_batch(
             reason = _EMPTY
         elif drop_long and any(n > most for n, most in zip(lengths, most_characters, strict=True)):
             reason = _TOO_LONG
-        elif max_ratio is not None and max(lengths) > max_ratio * min(lengths):
+        elif max(lengths) > max_ratio * min(lengths):
             reason = _UNEQUAL
         rows.append(texts)
         reasons.append(reason)
@@ -235,9 +226,6 @@ def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset
         dataset: cleaned pairs.
         percentage: about this share goes to validation, in (0, 100); at least one pair.
 
-    Returns:
-        Train and validation.
-
     Raises:
         InputError: nothing is left for one of the two parts.
     """
@@ -283,16 +271,9 @@ def encode_pairs(
 ) -> tuple[AnyDataset, DroppedPairs]:
     """Turn cleaned pairs into token ids, each side with `<eos>` at its end.
 
-    Args:
-        dataset: cleaned rows with `translation`.
-        tokenizer: one of ours.
-        source_lang: language code of the source.
-        target_lang: language code of the target.
-        max_source_length: tokens, `<eos>` included.
-        max_target_length: tokens, `<eos>` included.
-        truncate_long_pairs: cut over-long pairs instead of dropping them.
-        preprocessing_num_workers: processes; default: this one.
-        training: False for pairs that are scored: over-long ones are cut, never dropped.
+    The lengths are in tokens, `<eos>` included. Longer pairs are dropped; with
+    `truncate_long_pairs`, and outside of training, they are truncated. Without
+    `preprocessing_num_workers` this process does the work.
 
     Returns:
         Rows of `input_ids`, `attention_mask` and `labels`, and what was dropped. A label outside

@@ -78,15 +78,13 @@ def open_pairs(spec: str, source_lang: str, target_lang: str) -> Iterator[Pair]:
 
     Args:
         spec: `pairs.tsv`, `pairs.jsonl.gz`, ... or `a.en,a.zh`.
-        source_lang: language code of the source.
-        target_lang: language code of the target.
-
-    Returns:
-        An iterator of `(source, target)`; what is wrong inside a file is raised on the way.
+        source_lang: of the first text of each pair that is read.
+        target_lang: of the second.
 
     Raises:
         InputError: a file that is missing, empty, of an unknown kind or in the wrong encoding, a
             row with too many or too few columns, files of unequal length; with file and line.
+            What is wrong inside a file is raised on the way.
     """
     paths = pair_paths(spec)
     for path in paths:
@@ -115,7 +113,8 @@ def _pairs(paths: Sequence[Path], source_lang: str, target_lang: str) -> Iterato
     path = paths[0]
     suffix = _suffix(path)
     if suffix in (".tsv", ".txt"):
-        return _read_table(path, _tsv_rows(path), source_lang, target_lang)
+        rows = ((number, line.split("\t")) for number, line in _lines(path))
+        return _read_table(path, rows, source_lang, target_lang)
     if suffix == ".csv":
         return _read_table(path, _csv_rows(path), source_lang, target_lang)
     if suffix in (".json", ".jsonl", ".ndjson"):
@@ -220,10 +219,6 @@ def _decode(raw: bytes, path: Path, number: int) -> str:
         ) from None
 
 
-def _tsv_rows(path: Path) -> Iterator[Row]:
-    return ((number, line.split("\t")) for number, line in _lines(path))
-
-
 def _csv_rows(path: Path) -> Iterator[Row]:
     reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
     while True:
@@ -263,8 +258,9 @@ def _read_table(
         elif not any(field.strip() for field in fields):
             yield "", ""
         else:
+            columns_here = "1 column" if len(fields) == 1 else f"{len(fields)} columns"
             raise InputError(
-                f"{path}:{number}: {_columns(len(fields))} where line 1 has {len(names)}; "
+                f"{path}:{number}: {columns_here} where line 1 has {len(names)}; "
                 "a tab or comma too many or too few?"
             )
 
@@ -281,21 +277,14 @@ def _is_attributed(fields: Sequence[str]) -> bool:
     return len(fields) == 3 and "attribution" in fields[2].lower()
 
 
-def _columns(count: int) -> str:
-    return "1 column" if count == 1 else f"{count} columns"
-
-
 def _chinese_first(rows: Sequence[Sequence[str]], source_lang: str, target_lang: str) -> bool:
     """Whether the target side stands first, as far as the script tells."""
-    han = [0, 0]
-    for fields in rows:
-        for side in (0, 1):
-            if side < len(fields) and _HAN.search(fields[side]):
-                han[side] += 1
+    first = sum(1 for fields in rows if _HAN.search(fields[0]))
+    second = sum(1 for fields in rows if len(fields) > 1 and _HAN.search(fields[1]))
     if base_language(target_lang) == "zh":
-        return han[0] > 2 * han[1]
+        return first > 2 * second
     if base_language(source_lang) == "zh":
-        return han[1] > 2 * han[0]
+        return second > 2 * first
     return False
 
 

@@ -36,11 +36,7 @@ _SPLIT_NAMES = {
 
 
 def check_languages(source_lang: str, target_lang: str) -> None:
-    """See that both are codes, before they become names of columns.
-
-    Raises:
-        InputError: one of them is not.
-    """
+    """Raise an `InputError` unless both are language codes, fit to name columns."""
     for flag, code in {"source_lang": source_lang, "target_lang": target_lang}.items():
         if not _LANGUAGE_CODE.fullmatch(code):
             raise InputError(f"--{flag} {code!r} is no language code, such as en, zh or zh-Hant")
@@ -149,16 +145,9 @@ def sentence_key(text: str) -> str:
 def file_pairs(
     spec: str, source_lang: str, target_lang: str, *, streaming: bool = False
 ) -> AnyDataset:
-    """Read one file, or two aligned ones; see `open_pairs`.
+    """Read one file, or two aligned ones, into a table with the one column `translation`.
 
-    Args:
-        spec: what to read.
-        source_lang: language code of the source.
-        target_lang: language code of the target.
-        streaming: never hold it all at once; what is wrong in a file is told on the way.
-
-    Returns:
-        A table with the one column `translation`, or a stream of its rows.
+    With `streaming` a stream of its rows, which tells on the way what is wrong in a file.
 
     Raises:
         InputError: see `open_pairs`; something that is no language code.
@@ -205,18 +194,11 @@ def hub_pairs(
     streaming: bool = False,
     num_held_out: int,
 ) -> dict[str, AnyDataset]:
-    """Read a data set of the Hub, or a local folder that looks like one.
+    """Read `train`, and `validation` and `test` where they are, of a data set of the Hub.
 
-    Args:
-        name: repository or folder.
-        configuration: which of its configurations, such as `en-zh`.
-        source_lang: language code of the source.
-        target_lang: language code of the target.
-        streaming: have `train` as a stream.
-        num_held_out: then, the most pairs that are read of every other split.
-
-    Returns:
-        `train`, and `validation` and `test` where it has them.
+    A local folder that looks like one will do. `configuration` is one of the data set's, such as
+    `en-zh`. With `streaming`, `train` is a stream, and of every other split at most `num_held_out`
+    pairs are read.
 
     Raises:
         InputError: it cannot be loaded, has no `train` or no such columns; no language code.

@@ -119,10 +119,9 @@ def train_tokenizer(
     order = [*SPECIAL_TOKENS, *_tokens_by_id(backend, used)]
     target_size = len(order)
     order += _tokens_by_id(backend, set(range(backend.get_vocab_size())) - used)
-    backend = _renumbered(backend, order)
     length = {} if model_max_length is None else {"model_max_length": model_max_length}
     return wrap_tokenizer(
-        backend,
+        _renumbered(backend, order),
         target_vocab_size=target_size,
         tokenizer_kind=kind,
         source_lang=source_lang,
@@ -159,10 +158,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Load a tokenizer of ours from a folder or a Hub repository; runs no code, asks nothing.
 
-    Args:
-        path: folder, or name of a repository.
-        revision: branch, tag or commit of the repository.
-        **hub: `subfolder`, `token` and `local_files_only` as those of `from_pretrained`.
+    A `revision` is a branch, tag or commit of the repository; `subfolder`, `token` and
+    `local_files_only` are those of `from_pretrained`.
 
     Raises:
         InputError: nothing there, unreadable, or not one of ours (other ids 0 to 3).

@@ -216,10 +216,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str | Path) -> list[str]:
-    """Turn a YAML recipe into flags, in the file's order.
-
-    Args:
-        recipe: the name of a recipe that comes with the package, or a file.
+    """Turn a YAML file, or a recipe of the package by its name, into flags, in the file's order.
 
     Raises:
         InputError: no such recipe, not a flat mapping, or a key that no field knows.
@@ -253,11 +250,7 @@ def read_recipe(recipe: str | Path) -> list[str]:
 
 
 def parse_arguments(arguments: Sequence[str], program: str = "bahdanau-hf train") -> Settings:
-    """Parse `[RECIPE] [flags]`; a flag overrides the recipe.
-
-    Args:
-        arguments: the command line after the program's name.
-        program: what `--help` calls the program.
+    """Parse `[RECIPE] [flags]`; a flag overrides the recipe. `--help` names the `program`.
 
     Raises:
         InputError: unknown flag or key, a value of the wrong type, or sizes that make no sense.

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.utils import get_mixed_precision_context_manager
 from transformers import PreTrainedModel
 
-from ..alignment.record import Alignment
 from ..checkpoints.run_folder import write_json, write_whole
 from ..data.batching import IGNORED_LABEL
 from ..data.preprocessing import pair_lengths
@@ -49,10 +48,6 @@ def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> I
     leaves it there. Only what passes through it is computed in that precision: of `generate` not
     the encoder, and not the searches that take their steps themselves, which besides want a model
     as it was built. So it is taken off meanwhile, and the precision holds for everything.
-
-    Args:
-        accelerator: the run's.
-        model: unwrapped; as it was afterwards.
     """
     wrapper = model.__dict__.pop("forward", None)
     try:
@@ -168,13 +163,9 @@ def write_test_results(run: Run, test: ScoredSplit) -> None:
 def translate_some(
     run: Run, sources: Sequence[str], number: int, **options: Any
 ) -> list[Translation]:
-    """Translate, with alignments, sentences spread evenly over a split; always the same ones.
+    """Translate, with alignments, up to `number` sentences spread evenly; always the same ones.
 
-    Args:
-        run: its model's mode is left as it was; of one without attention nothing comes.
-        sources: the split.
-        number: how many, at most.
-        **options: as those of `Translator.translate`.
+    A model without attention gives none. The options are those of `Translator.translate`.
     """
     if not run.bare_model.config.use_attention or not sources:
         return []
@@ -185,7 +176,7 @@ def translate_some(
         )
 
 
-def write_alignments(run: Run, folder: Path, sources: Sequence[str]) -> list[Alignment]:
+def write_alignments(run: Run, folder: Path, sources: Sequence[str]) -> None:
     """Draw attention maps of some sentences of a split.
 
     Writes `alignments.json`, and the map of one of them as `alignment.svg` and, where the extra
@@ -194,7 +185,7 @@ def write_alignments(run: Run, folder: Path, sources: Sequence[str]) -> list[Ali
     translations = translate_some(run, sources, NUM_ALIGNMENTS)
     alignments = [t.alignment for t in translations if t.alignment is not None]
     if not alignments:
-        return []
+        return
     write_json(folder / "alignments.json", [a.as_dict() for a in alignments])
     # One that fills a page well: of middling length.
     by_length = sorted(alignments, key=lambda a: len(a.source_tokens) + len(a.target_tokens))
@@ -203,6 +194,5 @@ def write_alignments(run: Run, folder: Path, sources: Sequence[str]) -> list[Ali
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        return alignments
+        return
     save_alignment(shown, folder / "alignment.png")
-    return alignments

@@ -33,12 +33,7 @@ OUT_OF_TIME = "out of time"
 
 
 class TrainingInterrupted(Exception):
-    """A signal asked the run to stop; what it was is saved.
-
-    Attributes:
-        signum: the signal.
-        checkpoint: where to go on from.
-    """
+    """A signal asked the run to stop; it is saved, and can go on from `checkpoint`."""
 
     def __init__(self, signum: int, checkpoint: Path):
         super().__init__(f"{signal.Signals(signum).name}: stopped, saved as {checkpoint}")
@@ -50,12 +45,8 @@ class TrainingInterrupted(Exception):
 class Control:
     """What is to be done after a step, in the words of transformers' `TrainerControl`.
 
-    Attributes:
-        should_log: write a line of the log.
-        should_evaluate: measure the model on validation; this may decide to save or to stop.
-        should_save: write a checkpoint.
-        interrupted_by: the signal that any process has received, to stop at once.
-        should_stop: there is no further step to take; `state.finished` says why.
+    An evaluation may decide to save or to stop; `state.finished` says why to stop.
+    `interrupted_by` is the signal that any process has received, to stop at once.
     """
 
     should_log: bool
@@ -69,10 +60,7 @@ def train(run: Run) -> TrainerState:
     """Train until the steps, the time or the patience are used up.
 
     Evaluations, lines of the log and checkpoints come when the arguments say; after the last step
-    there is always an evaluation and a checkpoint.
-
-    Returns:
-        How far it has come: `run.state`.
+    there is always an evaluation and a checkpoint. Returns `run.state`.
 
     Raises:
         NonFiniteError: loss, gradient or weights are not finite.

@@ -120,12 +120,9 @@ def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, Dr
 
 @dataclass
 class RunPairs:
-    """The pairs of a run: text as it is scored, and features as they are learnt from.
+    """The pairs of a run by split: text as it is scored, and the token ids of what is learnt from.
 
-    Attributes:
-        texts: cleaned pairs by split.
-        dropped_on_the_way: what reading and what encoding left out, by split.
-        encoded: `train` and `validation` as token ids.
+    `dropped_on_the_way` holds what reading and what encoding left out.
     """
 
     texts: dict[str, AnyDataset]
@@ -176,11 +173,9 @@ class RunPairs:
 
 
 def data_fingerprint(encoded: AnyDataset, spec: str | None) -> str:
-    """SHA-256 of features in their order; of a stream, of samples of the file that it reads.
+    """SHA-256 of features in their order; of a stream, of samples of the files of `spec`.
 
-    Args:
-        encoded: features of a split.
-        spec: the file or files that a stream reads; of a stream of the Hub nothing can be said.
+    Of a stream of the Hub nothing can be said.
     """
     if not isinstance(encoded, Dataset):
         return sample_digest(spec) if spec else "stream"
@@ -213,13 +208,7 @@ def sample_digest(spec: str) -> str:
 
 
 class TrainingBatches:
-    """The micro-batches of this process, epoch after epoch, from any place in an epoch.
-
-    Args:
-        accelerator: rank and number of processes.
-        settings: how batches are filled and padded, seed, workers.
-        encoded: training features.
-    """
+    """The micro-batches of this process, epoch after epoch, from any place in an epoch."""
 
     def __init__(self, accelerator: Accelerator, settings: Settings, encoded: Any) -> None:
         train = settings.train
@@ -242,18 +231,12 @@ class TrainingBatches:
         return len(self.sampler)
 
     def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
-        """Yield the micro-batches of each optimizer step to the end of the epoch.
+        """Yield the micro-batches of each optimizer step, and whether the epoch ends with them.
 
-        Args:
-            state: `epoch` and `batches_done` say where to begin.
-            per_step: micro-batches a step; the last step of an epoch may have fewer.
-
-        Yields:
-            The micro-batches, and whether the epoch ends with them.
+        It begins where `state` stands; the last step of an epoch may have fewer than `per_step`.
         """
         left = self.batches_in(state.epoch) - state.batches_done
-        position = {"epoch": state.epoch, "batches_done": state.batches_done}
-        self.sampler.load_state_dict(position)
+        self.sampler.load_state_dict({"epoch": state.epoch, "batches_done": state.batches_done})
         group: list[Batch] = []
         for batch in self.loader:
             group.append(batch)
@@ -271,8 +254,6 @@ class TrainingBatches:
 
 class StreamedBatches:
     """The micro-batches of this process from a stream, which is one epoch without end.
-
-    Arguments as those of `TrainingBatches`.
 
     Raises:
         InputError: workers were asked for; they would read ahead of what is trained on.

@@ -87,10 +87,9 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
 def _held_alignments_out(run: Run) -> bool:
     """Whether the bundled alignments are of sentences like the run's, and not of its training's."""
     data = run.settings.data
-    is_bundled = not data.train_file and not data.dataset_name
-    return (
-        is_bundled and data.chinese_script != "traditional" and run.bare_model.config.use_attention
-    )
+    if data.train_file or data.dataset_name or data.chinese_script == "traditional":
+        return False
+    return bool(run.bare_model.config.use_attention)
 
 
 def choose_weights(run: Run) -> dict[str, Any]:
@@ -108,8 +107,8 @@ def choose_weights(run: Run) -> dict[str, Any]:
     verify_checkpoint(folder)
     load_weights(run.bare_model, folder)
     result = {"weights": folder.name, "best_step": best["step"], "loss": best["eval_loss"]}
-    steps = [line["step"] for line in state.validations[-wanted:]] if wanted else []
-    steps = [step for step in steps if step in kept]
+    last = state.validations[-wanted:] if wanted else []
+    steps = [line["step"] for line in last if line["step"] in kept]
     if len(steps) < 2:
         return result
     for step in steps:
@@ -161,13 +160,9 @@ def open_hub(accelerator: Accelerator, settings: Settings) -> None:
         InputError: it cannot be reached, or refuses the token, its rights or the name.
     """
     args = settings.train
+    name, private, token = repository_name(args), args.hub_private_repo, args.hub_token
     if args.push_to_hub:
-        on_main_process(
-            accelerator,
-            lambda: open_repository(
-                repository_name(args), private=args.hub_private_repo, token=args.hub_token
-            ),
-        )
+        on_main_process(accelerator, lambda: open_repository(name, private=private, token=token))
 
 
 def publish_step(run: Run) -> None:
@@ -234,10 +229,9 @@ def _results(run: Run) -> dict[str, Any]:
     """The last validation in the form of a finished run's `eval_results.json`."""
     line = run.state.validations[-1]
     _, references = run.texts("validation", run.settings.train.max_eval_translations)
+    target_lang = run.settings.data.target_lang
     # Signatures do not depend on the sentences.
-    signed = score_translations(
-        references[:1], references[:1], target_lang=run.settings.data.target_lang
-    )
+    signed = score_translations(references[:1], references[:1], target_lang=target_lang)
     validation = {
         "bleu": line["eval_bleu"],
         "bleu_signature": signed.bleu_signature,

@@ -41,17 +41,10 @@ class Run:
     """A training from its first step to its release: `train`, then `finish`.
 
     Attributes:
-        accelerator: placement and the other processes.
-        settings: all that the run was told.
-        pairs: texts and features of each split.
-        tokenizer: the model's.
         model: as `accelerator.prepare` wrapped it.
         identity: what a resumed run must share.
-        batches: what every process learns from.
-        optimizer: prepared.
         scheduler: steps once an optimizer step.
         total_steps: optimizer steps of the whole run.
-        state: how far it has come.
         pushes: what goes to the Hub on the way; `None`: nothing does.
         reported_at: when `report.html` was last written, in seconds of the run.
     """
@@ -97,10 +90,8 @@ class Run:
     @property
     def is_late(self) -> bool:
         """Whether the time for training is over."""
-        return (
-            self.settings.train.max_train_seconds is not None
-            and self.seconds > self.settings.train.max_train_seconds
-        )
+        limit = self.settings.train.max_train_seconds
+        return limit is not None and self.seconds > limit
 
     def reason_to_stop(self, *, out_of_time: bool = False) -> str:
         """Why there is no further step to take; empty if there is one."""
@@ -162,13 +153,13 @@ class Run:
             scheduler=self.scheduler,
             identity=self.identity,
         )
-        best = self.state.best_step
-        keep = set() if best is None else {best}
-        if self.settings.train.average_last_checkpoints:
-            recent = self.state.validations[-self.settings.train.average_last_checkpoints :]
-            keep |= {line["step"] for line in recent}
         if self.accelerator.is_main_process:
-            remove_checkpoints(self.output_dir, self.settings.train.save_total_limit, keep)
+            train, best = self.settings.train, self.state.best_step
+            keep = set() if best is None else {best}
+            if train.average_last_checkpoints:
+                recent = self.state.validations[-train.average_last_checkpoints :]
+                keep |= {line["step"] for line in recent}
+            remove_checkpoints(self.output_dir, train.save_total_limit, keep)
         return folder
 
 

@@ -125,12 +125,10 @@ def open_output_dir(accelerator: Accelerator, settings: Settings) -> Path | None
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
 
     def look() -> Path | None:
-        if wanted is not None:
-            checkpoint = find_checkpoint(output_dir, wanted)
-        prepare_output_dir(
-            output_dir, overwrite=args.overwrite_output_dir, resume=wanted is not None
-        )
-        return None if wanted is None else checkpoint
+        checkpoint = None if wanted is None else find_checkpoint(output_dir, wanted)
+        overwrite, resume = args.overwrite_output_dir, checkpoint is not None
+        prepare_output_dir(output_dir, overwrite=overwrite, resume=resume)
+        return checkpoint
 
     return on_main_process(accelerator, look)
 
@@ -143,12 +141,9 @@ def prepare_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Load the tokenizer of the checkpoint or as told, or train one on the training pairs.
 
-    Args:
-        accelerator: the main process does the work, the others receive the result.
-        settings: `tokenizer_name`, else `model_name_or_path`, is loaded; else kind, size and
-            languages of a new tokenizer.
-        train_pairs: cleaned pairs; of a stream the first `shuffle_buffer_size` are used.
-        checkpoint: the checkpoint that the run resumes from.
+    In this order: the `checkpoint` that the run resumes from, `tokenizer_name`,
+    `model_name_or_path`, a new one. Of a stream of pairs the first `shuffle_buffer_size` are used.
+    The main process does the work, the others receive the result.
 
     Raises:
         InputError: a tokenizer that cannot be loaded, or one for other languages.
@@ -232,16 +227,12 @@ def _reason(error: Exception) -> str:
     return line.removeprefix("ValueError: ").removeprefix("TypeError: ")
 
 
-def run_settings(
-    accelerator: Accelerator, settings: Settings, pairs: RunPairs, model: PreTrainedModel
-) -> dict[str, Any]:
+def run_settings(run: Run) -> dict[str, Any]:
     """What `settings.json` holds: all that the run was told, what it counted, the versions."""
-    told = {name: dataclasses.asdict(group) for name, group in settings._asdict().items()}
+    told = {name: dataclasses.asdict(group) for name, group in run.settings._asdict().items()}
     del told["train"]["hub_token"]
     packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "sacrebleu")
-    counted = {k: v for k, v in pairs.texts.items() if isinstance(v, Dataset)} | {
-        k: v for k, v in pairs.encoded.items() if isinstance(v, Dataset)
-    }
+    splits = run.pairs.texts | run.pairs.encoded
     return {
         **told,
         "versions": {
@@ -249,17 +240,17 @@ def run_settings(
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
-        "precision": precision_name(accelerator.mixed_precision),
-        "num_parameters": model.num_parameters(),
-        "num_pairs": {name: len(split) for name, split in counted.items()},
-        "dropped": {name: lost.as_dict() for name, lost in pairs.dropped.items()},
+        "precision": precision_name(run.accelerator.mixed_precision),
+        "num_parameters": run.bare_model.num_parameters(),
+        "num_pairs": {name: len(v) for name, v in splits.items() if isinstance(v, Dataset)},
+        "dropped": {name: lost.as_dict() for name, lost in run.pairs.dropped.items()},
     }
 
 
 def start_records(run: Run) -> None:
     """Write `settings.json` and start the trackers; earlier scores no longer hold."""
     run.accelerator.wait_for_everyone()
-    told = run_settings(run.accelerator, run.settings, run.pairs, run.bare_model)
+    told = run_settings(run)
     if run.accelerator.is_main_process:
         run.results_file.unlink(missing_ok=True)
         write_json(run.output_dir / "settings.json", told)

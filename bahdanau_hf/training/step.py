@@ -47,7 +47,6 @@ class StepDone:
         num_tokens: real target tokens.
         grad_norm: norm of the gradient before clipping; not finite if the step was skipped.
         reasons_to_stop: those that any process has.
-        seconds: what it took.
         was_skipped: whether the gradient scaler met an overflow and left the weights alone.
     """
 
@@ -74,7 +73,7 @@ def take_step(
 
     Raises:
         NonFiniteError: before the weights are touched, on every process.
-        OutOfMemory: the batches do not fit into memory, halved neither where that is exact.
+        OutOfMemory: the batches do not fit into memory, nor their halves where halving is exact.
     """
     accelerator, args = run.accelerator, run.settings.train
     began = time.monotonic()
@@ -86,8 +85,8 @@ def take_step(
         for batch in micro_batches
     ]
     own_loss = _add_gradients(run, micro_batches, divisors)
-    norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
-    grad_norm = float(norm)
+    max_norm = args.max_grad_norm or math.inf
+    grad_norm = float(accelerator.clip_grad_norm_(run.model.parameters(), max_norm))
     own_reasons = reasons_to_stop()
     loss_sum, *counts = sum_over_processes(accelerator, [own_loss, *own_reasons.values()])
     reasons = frozenset(name for name, n in zip(own_reasons, counts, strict=True) if n)

@@ -42,9 +42,7 @@ _OUR_EXTRA = {"tensorboard", "trackio"}
 def choose_trackers(report_to: str, run_name: str) -> list[str | GeneralTracker]:
     """The trackers of `--report_to`, as `Accelerator(log_with=…)` takes them.
 
-    Args:
-        report_to: names with commas between them; `none` or nothing for no tracker.
-        run_name: what visdom calls the run's environment.
+    Visdom calls the run's environment by `run_name`.
 
     Raises:
         InputError: a tracker that is unknown or not installed, or no visdom server that answers.
@@ -72,13 +70,9 @@ def choose_trackers(report_to: str, run_name: str) -> list[str | GeneralTracker]
 def start_trackers(
     accelerator: Accelerator, output_dir: Path, settings: Mapping[str, Any], step: int
 ) -> None:
-    """Begin to report a run under the name of its folder.
+    """Begin to report a run, which stands at `step`, under the name of its folder.
 
-    Args:
-        accelerator: made with `choose_trackers`.
-        output_dir: the run's folder.
-        settings: what the run was told; see `run_settings`.
-        step: how far it has come already; TensorBoard forgets what it holds of later steps.
+    TensorBoard forgets what it holds of later steps. For `settings` see `run_settings`.
     """
     name = output_dir.resolve().name
     accelerator.init_trackers(
@@ -103,13 +97,7 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def log_attention(accelerator: Accelerator, translations: Sequence[Translation], step: int) -> None:
-    """Send attention maps to the trackers; on the main process.
-
-    Args:
-        accelerator: its trackers are started.
-        translations: always of the same sentences, with alignments.
-        step: optimizer steps taken.
-    """
+    """Send attention maps to the trackers, always of the same sentences; on the main process."""
     takers = [t for t in accelerator.trackers if t.name in ("tensorboard", "trackio", "wandb")]
     for number, translation in enumerate(translations, start=1):
         if translation.alignment is None:
@@ -184,11 +172,7 @@ class VisdomTracker(GeneralTracker):
         return self.url
 
     def look_for_server(self) -> None:
-        """See that the server answers.
-
-        Raises:
-            InputError: it does not.
-        """
+        """Raise an `InputError` if the server does not answer."""
         try:
             self._post("win_exists", {"win": "settings", "eid": self.env})
         except (OSError, ValueError) as error:
@@ -232,14 +216,16 @@ class VisdomTracker(GeneralTracker):
         colours = [[0, f"rgb{EMPTY}"], [1, f"rgb{LIGHT_HOT}"]]
         trace = {"type": "heatmap", "z": weights, "zmin": 0, "zmax": 1, "colorscale": colours}
         trace["text"] = [[f"{row} ← {column}" for column in source] for row in target]
+        columns, rows = list(range(len(source))), list(range(len(target)))
         axes = {
-            "xaxis": {"tickvals": list(range(len(source))), "ticktext": source, "side": "top"},
-            "yaxis": {"tickvals": list(range(len(target))), "ticktext": target},
+            "xaxis": {"tickvals": columns, "ticktext": source, "side": "top"},
+            "yaxis": {"tickvals": rows, "ticktext": target, "autorange": "reversed"},
         }
-        axes["yaxis"]["autorange"] = "reversed"
         self._draw(name, [trace], axes, caption)
 
     def _draw(self, window: str, data: list[Any], axes: dict[str, Any], title: str) -> None:
+        if time.monotonic() < self._rests_until:
+            return
         message = {
             "win": window,
             "eid": self.env,
@@ -247,22 +233,20 @@ class VisdomTracker(GeneralTracker):
             "layout": {"title": _plotly_text(title), **axes},
             "opts": {"title": title},
         }
-        if time.monotonic() < self._rests_until:
-            return
         try:
             self._post("events", message)
         except (OSError, ValueError) as error:
             logger.warning("the visdom server at %s does not answer: %s", self.url, error)
             self._rests_until = time.monotonic() + _REST_SECONDS
 
-    def _post(self, endpoint: str, message: dict[str, Any]) -> str:
+    def _post(self, endpoint: str, message: dict[str, Any]) -> None:
         request = urllib.request.Request(
             f"{self.url}/{endpoint}",
             data=json.dumps(message).encode(),
             headers={"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-            return str(answer.read().decode("utf-8", "replace"))
+            answer.read()
 
 
 def _plotly_text(text: str) -> str:

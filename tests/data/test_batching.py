@@ -188,16 +188,6 @@ def test_ragged_end(number: int, world_size: int, batch_size: int, sizes: list[l
     assert found == [sorted(step, reverse=True) for step in zip(*sizes, strict=True)]
 
 
-def test_drop_last_leaves_out_the_ragged_end() -> None:
-    ranks = all_ranks(lengths(30), 2, batch_size=4, seed=0, drop_last=True)
-    assert [len(rank) for rank in ranks] == [4, 4]  # seven full batches and a half: eight
-    ranks = all_ranks(lengths(34), 2, batch_size=4, seed=0, drop_last=True)
-    used = [i for rank in ranks for batch in rank for i in batch]
-    assert len(used) == len(set(used)) == 32
-    with pytest.raises(InputError, match="3 pairs do not fill one step of 2 processes"):
-        all_ranks(lengths(3), 2, batch_size=4, seed=0, drop_last=True)
-
-
 @pytest.mark.parametrize("done", [0, 1, 7, 19, 20])
 def test_resuming_inside_an_epoch(done: int) -> None:
     sides = lengths(640)
@@ -205,8 +195,7 @@ def test_resuming_inside_an_epoch(done: int) -> None:
     whole.set_epoch(3)
     run = iter(whole)
     before = list(islice(run, done))
-    state = whole.state_dict()
-    assert state == {"epoch": 3, "batches_done": done}
+    state = {"epoch": 3, "batches_done": done}
     rest = list(run)
     assert len(before) + len(rest) == len(whole) == 20
 
@@ -219,11 +208,10 @@ def test_resuming_inside_an_epoch(done: int) -> None:
     assert steps_of(resumed, 4) == steps_of(whole, 4)
 
 
-def test_state_counts_what_was_trained_not_what_was_fetched() -> None:
+def test_a_sampler_that_was_read_further_goes_back() -> None:
     sampler = LengthBucketBatchSampler(*lengths(640), batch_size=32, seed=1)
     fetched = list(islice(iter(sampler), 9))
-    state = sampler.state_dict(batches_done=5)
-    sampler.load_state_dict(state)
+    sampler.load_state_dict({"epoch": 0, "batches_done": 5})
     assert list(islice(iter(sampler), 4)) == fetched[5:]
 
 
@@ -265,8 +253,8 @@ def test_collator_known_answer() -> None:
 
 
 def test_collator_with_fixed_lengths() -> None:
-    batch = PairCollator(pad_token_id=9, pad_to=(5, 6))(FEATURES)
-    assert batch["input_ids"].tolist() == [[5, 6, 2, 9, 9], [7, 2, 9, 9, 9]]
+    batch = PairCollator(pad_to=(5, 6))(FEATURES)
+    assert batch["input_ids"].tolist() == [[5, 6, 2, 0, 0], [7, 2, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
     assert batch["labels"].shape == (2, 6)
     with pytest.raises(ValueError, match="expected at most 3 tokens, received 4"):
@@ -285,7 +273,7 @@ def test_the_collator_of_transformers_does_the_same() -> None:
         dict(tokenizer(source, text_target=target))
         for source, target in [("call us", "不"), ("no", "联系我们"), ("no, call", "不")]
     ]
-    ours = PairCollator(tokenizer.pad_token_id)(features)
+    ours = PairCollator()(features)
     theirs = DataCollatorForSeq2Seq(tokenizer)(features)
     assert set(theirs) == set(ours)
     for name, tensor in ours.items():
