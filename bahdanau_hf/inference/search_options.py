@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
+from ..data.tokenization import UNK_ID
 from ..errors import InputError
 from ..modeling.pipeline_bahdanau import beam_number, limit_argument, new_token_limit
 
@@ -33,6 +34,10 @@ class SearchRequest(NamedTuple):
     max_new_tokens: int
     replacements: Mapping[str, str] | None
     generate_kwargs: dict[str, Any]
+
+    def looks_up(self, ids: list[int]) -> bool:
+        """Whether it must be known where the model looked while it wrote these."""
+        return self.return_alignments or (self.replacements is not None and UNK_ID in ids)
 
 
 def make_request(

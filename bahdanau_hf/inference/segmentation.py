@@ -116,7 +116,8 @@ def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:
 
 def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[Piece]:
     if level == len(_CUTS) or fits(text):
-        return [_piece(text)]
+        bare = text.rstrip()
+        return [Piece(bare, text[len(bare) :])]
     places = [0, *(match.end() for match in _CUTS[level].finditer(text)), len(text)]
     parts = [text[start:end] for start, end in pairwise(places) if start < end]
     pieces: list[Piece] = []
@@ -150,8 +151,3 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
 
 def _is_wide(char: str) -> bool:
     return unicodedata.east_asian_width(char) in "WF"
-
-
-def _piece(text: str) -> Piece:
-    bare = text.rstrip()
-    return Piece(bare, text[len(bare) :])
