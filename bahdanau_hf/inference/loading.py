@@ -38,14 +38,7 @@ def load_model(
 ) -> BahdanauForConditionalGeneration:
     """Load the model of a folder or a Hub repository; no code in it is run.
 
-    Args:
-        path_or_repo: folder, or name of a repository.
-        revision: branch, tag or commit of the repository.
-        dtype: default: as saved.
-        subfolder: folder of the checkpoint inside folder or repository.
-        variant: middle of the weights' file name, such as `"fp16"`.
-        token: access token of the Hub; default: the one of `hf auth login`.
-        local_files_only: ask the Hub for nothing.
+    The arguments are those of `Translator.from_pretrained`; `dtype` is one of floats.
 
     Raises:
         InputError: nothing there, another kind of model, or files that are damaged, missing or do

@@ -259,15 +259,7 @@ class Translator:
         return self.align_pairs([source], [target])[0]
 
     def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
-        """Align sentences with translations that are given, as `align` does one.
-
-        Args:
-            sources: sentences.
-            targets: of each its translation.
-
-        Raises:
-            InputError: as `align`.
-        """
+        """Align sentences with translations that are given, as `align` does one, with its errors."""
         check_attention(self.model)
         sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
         target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]
