@@ -261,7 +261,8 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
     # Below this width boxes stand one below the other.
     wide: dict[str, Any] = {"min_width": 260}
     box: dict[str, Any] = {"lines": 2, "max_lines": 6, "max_length": MAX_CHARACTERS, **wide}
-    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    options: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": NUM_AT_ONCE}
+    options |= {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{escape(title)}</h1>")
         with gr.Tab("Translate"):
@@ -289,10 +290,8 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
             drawn = gr.HTML(elem_id="map", js_on_load=_LIGHT_WORDS)
             outputs = [written, note, drawn, found]
             for event in (text.submit, go.click):
-                event(
-                    answers.translate, [text, beams, choices], outputs, trigger_mode="always_last",
-                    concurrency_id="model", concurrency_limit=NUM_AT_ONCE, **options,
-                )  # fmt: skip
+                given = [text, beams, choices]
+                event(answers.translate, given, outputs, trigger_mode="always_last", **options)
             if answers.examples():
                 gr.Examples(
                     [[sentence] for sentence in answers.examples()], text, outputs,
@@ -307,10 +306,7 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
                 look = gr.Button("Align", variant="primary", elem_id="align")
                 align_note = gr.HTML(elem_id="align-note")
                 align_map = gr.HTML(elem_id="align-map", js_on_load=_LIGHT_WORDS)
-                look.click(
-                    answers.align, [left, right], [align_note, align_map],
-                    concurrency_id="model", concurrency_limit=NUM_AT_ONCE, **options,
-                )  # fmt: skip
+                look.click(answers.align, [left, right], [align_note, align_map], **options)
     page.queue(max_size=MAX_WAITING, api_open=False)
     font = [name.strip(' "') for name in FONT_STACK.split(",")]
     theme = gr.themes.Base(font=font, font_mono=["ui-monospace", "monospace"])

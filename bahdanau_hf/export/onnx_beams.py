@@ -42,17 +42,9 @@ def add_beams(
     sentence is done once no running beam can pass the worst of its K ended hypotheses (by the bound
     that `early_stopping` chooses); nothing can change it from then on.
 
-    Args:
-        decoder: its steps.
-        search: the graph around the loop.
-        rows: name of B, `(1,)`.
-        start: name of the token that every output starts with.
-        fill_token_id: what stands behind the end.
-        end_token_ids: what ends a hypothesis.
-        rules: the search's.
-
-    Returns:
-        The name of the output, `(B, T)`.
+    In `search`, the graph around the loop, `rows` names B, `(1,)`, `start` the token that every
+    output starts with, and what is returned the output, `(B, T)`. Behind the end stands the
+    `fill_token_id`.
     """
     K, V = rules.num_beams, decoder.vocab_size
     never, one = search.constant(NEVER), search.constant(1, np.int64)
@@ -125,14 +117,8 @@ def _read_back(
 ) -> str:
     """The best hypothesis of each sentence from what the steps have written down.
 
-    Args:
-        search: the graph.
-        V: the vocabulary's size.
-        K: the number of beams.
-        ending: scores of the first K candidates where they end, `(T, B, K)`.
-        going_on: the candidates that the beams went on with, `(T, B, K)`.
-        index: all candidates, `(T, B, M)`.
-        fill_token_id: what stands behind the end.
+    That is `ending`, scores of the first K candidates where they end, `(T, B, K)`; `going_on`, the
+    candidates that the beams went on with, `(T, B, K)`; and `index`, all candidates, `(T, B, M)`.
     """
     beams, size = search.constant(K, np.int64), search.constant(V, np.int64)
     scores = search.op("Transpose", ending, perm=[1, 0, 2])
@@ -151,12 +137,7 @@ def _read_back(
     is_behind = back.op("Greater", step_now, last)
     origin = back.op("Where", is_behind, place_now, back.op("Div", found, size))
     token = back.op("Where", is_behind, fill, back.op("Mod", found, size))
-    (tokens,) = search.scan_backwards(back, [place], [steps, both], [origin], [token])
-    ids = search.op(
-        "Transpose", search.op("Squeeze", tokens, search.constant([2], np.int64)), perm=[1, 0]
-    )
+    (tokens,) = search.scan(back, [place], [steps, both], [origin], [token], backwards=True)
     longest = search.op("Add", search.op("ReduceMax", last, keepdims=0), one)
-    ends = search.op("Unsqueeze", longest, search.constant([0], np.int64))
-    return search.op(
-        "Slice", ids, search.constant([0], np.int64), ends, search.constant([1], np.int64)
-    )
+    end = search.op("Unsqueeze", longest, search.constant([0], np.int64))
+    return search.columns(search.rows_of_ids(tokens), 0, end)

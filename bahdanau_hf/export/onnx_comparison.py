@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from ..data.sources import bundled_pairs, pair_texts
 from ..errors import InputError
 from ..modeling.modeling_bahdanau import CACHE, BahdanauForConditionalGeneration
-from ..modeling.pipeline_bahdanau import encode_sentences, max_source_length
+from ..modeling.pipeline_bahdanau import encode_sentences, max_source_length, source_batch
 from .onnx_search import WholeSearch
 
 _BATCH_SIZE = 32
@@ -41,15 +41,9 @@ def random_batch(model: BahdanauForConditionalGeneration, rows: int = 3) -> tupl
 def largest_difference(
     model: BahdanauForConditionalGeneration, encoder: Path, decoder: Path
 ) -> float:
-    """Run both graphs on one batch, and the model itself.
+    """Between logits, states and attention weights of the model and of both graphs, on one batch.
 
-    Args:
-        model: in float32, on the CPU, not in training.
-        encoder: the graph that reads the source.
-        decoder: the graph that takes a step.
-
-    Returns:
-        The largest difference between their logits, states and attention weights.
+    The model is in float32, on the CPU, not in training.
     """
     import onnxruntime
 
@@ -85,11 +79,8 @@ def compare_translations(
 ) -> Agreement:
     """Translate the bundled validation sentences both ways; random ids, if they are no use here.
 
-    Args:
-        model: in float32, on the CPU, not in training.
-        tokenizer: the model's.
-        search: the exported graph.
-        settings: what is written to `translation.json`.
+    The model is in float32, on the CPU, not in training; the settings are those of
+    `translation.json`.
     """
     what, sources = "bundled validation sentences", _bundled_sources(tokenizer, settings)
     if not sources:
@@ -97,17 +88,14 @@ def compare_translations(
         what = "rows of random ids"
         sources = [row[kept].tolist() for row, kept in zip(ids, mask.bool(), strict=True)]
     sources.sort(key=len)
-    pad, ends = settings["pad_token_id"], settings["eos_token_ids"]
+    ends = settings["eos_token_ids"]
     rules = {name: settings[name] for name in ("max_new_tokens", "num_beams")}
     same = 0
     for start in range(0, len(sources), _BATCH_SIZE):
-        batch = sources[start : start + _BATCH_SIZE]
-        width = max(settings["pad_source_to"] or 0, *map(len, batch))
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in batch])
-        lengths = torch.tensor([len(row) for row in batch])
-        mask = (torch.arange(width) < lengths[:, None]).long()
-        expected = model.generate(ids, attention_mask=mask, **rules)
-        found = search(ids.numpy(), mask.numpy(), rules["max_new_tokens"])
+        batch = source_batch(model, tokenizer, sources[start : start + _BATCH_SIZE])
+        expected = model.generate(**batch, **rules)
+        arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+        found = search(**arrays, max_new_tokens=rules["max_new_tokens"])
         rows = zip(expected[:, 1:].tolist(), found.tolist(), strict=True)
         same += sum(_before_end(a, ends) == _before_end(b, ends) for a, b in rows)
     return Agreement(same, len(sources), what)

@@ -53,10 +53,10 @@ class Decoder:
         layers: Any = decoder.layers
         query = None if decoder.attention is None else decoder.attention.query.weight
         first, head = layers[0], model.lm_head
-        last: Tensor
-        last_bias: Tensor
         inputs = _Inputs(first.weight_ih[:, :C], first.weight_ih[:, C:], first.bias_ih)
-        last, last_bias = head.weight, head.bias  # what is read off the top state beside the gates
+        # What is read off the top state beside the gates.
+        last: Tensor = head.weight
+        last_bias: Tensor = head.bias
         self.head = None
         if decoder.readout is not None:
             # Of each pair the larger is taken: the first ones, then the second ones.
@@ -74,15 +74,13 @@ class Decoder:
         # goes up in this one.
         self.maps, self.read_sizes = [], []
         self.wanted_sizes = [[2 * H, H] for _ in layers]
-        for layer, above in zip(layers, [*layers[1:], None], strict=True):
-            weights, biases = [layer.weight_hh], [layer.bias_hh]
-            if above is not None:
-                weights, biases = [*weights, above.weight_ih], [*biases, above.bias_ih]
-            else:
-                if query is not None:
-                    weights, biases = [*weights, query], [*biases, torch.zeros(len(query))]
-                    self.wanted_sizes[-1].append(len(query))
-                weights, biases = [*weights, last], [*biases, last_bias]
+        wanted = [[(layer.weight_hh, layer.bias_hh)] for layer in layers]
+        if query is not None:
+            wanted[-1].append((query, torch.zeros(len(query))))
+            self.wanted_sizes[-1].append(len(query))
+        upwards = [*((above.weight_ih, above.bias_ih) for above in layers[1:]), (last, last_bias)]
+        for parts, part in zip(wanted, upwards, strict=True):
+            weights, biases = zip(*parts, part, strict=True)
             self.maps.append(outer.linear(torch.cat(weights), torch.cat(biases)))
             self.read_sizes.append([sum(map(len, weights[:-1])), len(weights[-1])])
 
@@ -127,12 +125,7 @@ class Decoder:
         return nodes.multiply(rows, self.embedding_map) if self.embedding_map else rows
 
     def step(self, nodes: Nodes, x: str, carried: list[str]) -> tuple[str, list[str]]:
-        """Take a step.
-
-        Args:
-            nodes: the graph inside of the loop.
-            x: what `look_up` has found of the last tokens.
-            carried: what the step before has carried on.
+        """Take a step, from what `look_up` has found and what the step before has carried on.
 
         Returns:
             Logits `(B, K, V)`, and what is carried on.

@@ -22,11 +22,7 @@ Beside them `translation.json` holds what the search needs to know, `tokenizer.j
 from __future__ import annotations
 
 import copy
-import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,13 +32,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ..errors import InputError
+from ..files import write_json, writing
 from ..inference.loading import check_tokenizer
 from ..inference.search_options import make_request
 from ..modeling.modeling_bahdanau import BahdanauCache, BahdanauForConditionalGeneration, Source
 from ..modeling.pipeline_bahdanau import max_source_length
 from .onnx_beams import BeamRules
 from .onnx_comparison import Agreement, compare_translations, largest_difference, random_batch
-from .onnx_int8 import quantize
+from .onnx_int8 import quantize, without_notes
+from .onnx_nodes import swap_gates
 from .onnx_search import WholeSearch, add_search
 
 ENCODER_FILE, DECODER_FILE = "encoder_model.onnx", "decoder_model.onnx"
@@ -88,11 +86,12 @@ def export_onnx(
             outside does not know, or the folder cannot be written.
     """
     settings = _checked_settings(model, tokenizer, dtype)
-    with _writing(output_dir) as folder:
+    folder = Path(output_dir)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for graph, name in zip(_graphs(model), (ENCODER_FILE, DECODER_FILE), strict=True):
             if dtype == "int8":
-                with _quiet():
-                    graph = quantize(graph)
+                graph = quantize(graph)
             (folder / name).write_bytes(graph.SerializeToString())
         difference = largest_difference(_plain(model), folder / ENCODER_FILE, folder / DECODER_FILE)
         if dtype == "float32" and not difference <= _TOLERANCE:
@@ -128,7 +127,9 @@ def export_search(
         InputError: as in `export_onnx`.
     """
     settings = _checked_settings(model, tokenizer, dtype, num_beams)
-    with _writing(output_dir) as folder:
+    folder = Path(output_dir)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         graph = search_graph(model, dtype, settings["num_beams"]).SerializeToString()
         (folder / SEARCH_FILE).write_bytes(graph)
         search = WholeSearch(graph)
@@ -150,24 +151,25 @@ def search_graph(
 ) -> Any:
     """The whole search as `onnx.ModelProto`, by the generation configuration's marks and rules.
 
-    Args:
-        model: the model; it is left as it is.
-        dtype: one of `DTYPES`.
-        num_beams: 1: greedy.
+    The model is left as it is; `dtype` is one of `DTYPES`; one beam is greedy search.
     """
     config = model.generation_config
-    ends = config.eos_token_id
-    end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    beams = None
-    if num_beams > 1:
-        penalty = 1.0 if config.length_penalty is None else float(config.length_penalty)
-        beams = BeamRules(num_beams, penalty, config.early_stopping or False)
-    model = _plain(model)
+    beams = BeamRules(num_beams, *_length_rules(config)) if num_beams > 1 else None
     reading = _reading_graph(_plain(model), with_keys=False)
     if dtype == "int8":
-        with _quiet():
-            reading = quantize(reading, int8_gru=True)
-    return add_search(reading, model, end_token_ids, beams, dtype == "int8")
+        reading = quantize(reading, int8_gru=True)
+    return add_search(reading, _plain(model), _end_token_ids(config), beams, dtype == "int8")
+
+
+def _end_token_ids(config: GenerationConfig) -> list[int]:
+    ends = config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _length_rules(config: GenerationConfig) -> tuple[float, bool | str]:
+    """`length_penalty` and `early_stopping`."""
+    penalty = 1.0 if config.length_penalty is None else float(config.length_penalty)
+    return penalty, config.early_stopping or False
 
 
 def _checked_settings(
@@ -183,23 +185,14 @@ def _checked_settings(
     return {**translation_settings(model, tokenizer, num_beams), "dtype": dtype}
 
 
-@contextmanager
-def _writing(output_dir: str | Path) -> Iterator[Path]:
-    """Make the folder, and say in a line what goes wrong with it."""
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
-
-
 def _write_texts(
     folder: Path, tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]
 ) -> None:
-    (folder / TOKENIZER_FILE).write_text(_tokenizer_text(tokenizer), encoding="utf-8")
-    text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
-    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_truncation()  # a call may have left both in it
+    backend.no_padding()
+    (folder / TOKENIZER_FILE).write_text(backend.to_str(pretty=True), encoding="utf-8")
+    write_json(folder / SETTINGS_FILE, settings)
 
 
 def check_installed() -> None:
@@ -221,12 +214,7 @@ def translation_settings(
     tokenizer: PreTrainedTokenizerFast,
     num_beams: int | None = None,
 ) -> dict[str, Any]:
-    """What the search outside must know: the marks, the limits, the beams.
-
-    Args:
-        model: whose generation configuration it is taken from.
-        tokenizer: the model's.
-        num_beams: in the place of the configuration's.
+    """What the search outside must know: the marks, the limits, the beams (default: the model's).
 
     Raises:
         InputError: the generation configuration asks for more than that.
@@ -239,7 +227,7 @@ def translation_settings(
             "generation_config.json, or translate with bahdanau-hf translate"
         )
     request = make_request(model, num_beams)
-    eos = config.eos_token_id
+    length_penalty, early_stopping = _length_rules(config)
     reads_padding = model.config.encoder_reads_padding
     return {
         "format": FORMAT,
@@ -247,24 +235,16 @@ def translation_settings(
         "target_lang": tokenizer.init_kwargs.get("target_lang"),
         "num_beams": request.num_beams,
         "max_new_tokens": request.max_new_tokens,
-        "length_penalty": 1.0 if config.length_penalty is None else float(config.length_penalty),
-        "early_stopping": config.early_stopping or False,
+        "length_penalty": length_penalty,
+        "early_stopping": early_stopping,
         "decoder_start_token_id": config.decoder_start_token_id,
-        "eos_token_ids": eos if isinstance(eos, list) else [eos],
+        "eos_token_ids": _end_token_ids(config),
         "pad_token_id": config.pad_token_id or 0,
         "max_source_length": max_source_length(tokenizer),
         "cut_keeps_end": bool(tokenizer.init_kwargs.get("cut_keeps_end", True)),
         # An encoder that reads padding must always find as much of it as in training.
         "pad_source_to": max_source_length(tokenizer) if reads_padding else None,
     }
-
-
-def _tokenizer_text(tokenizer: PreTrainedTokenizerFast) -> str:
-    """`tokenizer.json` without what a call may have left in it."""
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()
-    backend.no_padding()
-    return backend.to_str(pretty=True)
 
 
 # --- the graphs ----------------------------------------------------------------------------------
@@ -275,15 +255,10 @@ class _OnnxGRU(nn.Module):
 
     def __init__(self, layer: nn.GRU):
         super().__init__()
-        weight_ih, weight_hh, bias_ih, bias_hh = (x.detach() for x in layer.all_weights[0])
+        weight_ih, weight_hh, bias_ih, bias_hh = map(swap_gates, layer.all_weights[0])
         self.hidden_size = layer.hidden_size
-
-        def reorder(x: Tensor) -> Tensor:
-            reset, update, new = x.chunk(3)
-            return torch.cat([update, reset, new])
-
-        self.W, self.R = (nn.Parameter(reorder(x)[None]) for x in (weight_ih, weight_hh))
-        self.B = nn.Parameter(torch.cat([reorder(bias_ih), reorder(bias_hh)])[None])
+        self.W, self.R = nn.Parameter(weight_ih[None]), nn.Parameter(weight_hh[None])
+        self.B = nn.Parameter(torch.cat([bias_ih, bias_hh])[None])
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """`(S, B, input)` to `(S, B, H)`, as the first of two results."""
@@ -354,8 +329,7 @@ def _graphs(model: BahdanauForConditionalGeneration) -> Iterator[Any]:
     """The two graphs, as `onnx.ModelProto`."""
     model = _plain(model)
     ids, mask = random_batch(model)
-    with torch.no_grad():
-        memory = _ReadSource(model)(ids, mask)
+    memory = _ReadSource(model)(ids, mask)
     yield _reading_graph(model)
     names = ["annotations", "keys", "bias"][: len(memory) - 1]
     rows, length = (torch.export.Dim(name) for name in ("rows", "length"))
@@ -371,7 +345,7 @@ def _graphs(model: BahdanauForConditionalGeneration) -> Iterator[Any]:
 
 def _plain(model: BahdanauForConditionalGeneration) -> BahdanauForConditionalGeneration:
     """A copy to trace."""
-    model = copy.deepcopy(model).float().cpu().eval()
+    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     model.model.decoder.implementation = None  # what a caller has chosen is for running here
     return model
 
@@ -397,18 +371,18 @@ def _reading_graph(model: BahdanauForConditionalGeneration, with_keys: bool = Tr
 
 def _traced(
     module: nn.Module,
-    inputs: Mapping[str, Tensor],
+    inputs: dict[str, Tensor],
     output_names: list[str],
-    dynamic_shapes: Mapping[str, Any],
+    dynamic_shapes: dict[str, Any],
 ) -> Any:
-    with _quiet(), torch.no_grad():
+    with without_notes(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
-            kwargs=dict(inputs),
+            kwargs=inputs,
             dynamo=True,
             input_names=list(inputs),
             output_names=output_names,
-            dynamic_shapes=dict(dynamic_shapes),
+            dynamic_shapes=dynamic_shapes,
             opset_version=_OPSET,
             verbose=False,
         )
@@ -418,16 +392,3 @@ def _traced(
     for part in (graph, graph.graph, *graph.graph.node):
         del part.metadata_props[:]
     return graph
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' notes on how they work from the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .onnx_nodes import RUNTIME, Nodes
+from .onnx_nodes import RUNTIME, Nodes, swap_gates
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Keep the exporters' notes on how they work from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def quantize(graph: Any, int8_gru: bool = False) -> Any:
@@ -28,7 +45,7 @@ def quantize(graph: Any, int8_gru: bool = False) -> Any:
     # The attention's score is a vector, for which there is no product of integers.
     vectors = {x.name for x in graph.graph.initializer if len(x.dims) == 1}
     excluded = [n.name for n in graph.graph.node if n.op_type == "MatMul" and n.input[1] in vectors]
-    with tempfile.TemporaryDirectory() as folder:
+    with without_notes(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "quantized.onnx")
         quantize_dynamic(
             graph,
@@ -58,15 +75,13 @@ def _quantize_gru(graph: Any, layer: Any, int8: bool) -> None:
     nodes = Nodes(f"{layer.output[0]}_gru", [], int8=True)
     if int8:
         _take_steps(nodes, layer, *arrays)
-        old = matrices
     else:
-        for place in (0, 1):
-            floats = nodes.stored(arrays[place])
+        matrices = matrices[:2]  # the bias stays as it is
+        for place, array in enumerate(arrays[:2], start=1):
             axis = nodes.constant([0], np.int64)
-            layer.input[1 + place] = nodes.op("Unsqueeze", floats, axis)
+            layer.input[place] = nodes.op("Unsqueeze", nodes.stored(array), axis)
         nodes.nodes.append(layer)
-        old = matrices[:2]
-    for matrix in old:
+    for matrix in matrices:
         graph.initializer.remove(matrix)
     graph.initializer.extend(nodes.constants)
     after = list(graph.node)[position + 1 :]
@@ -78,37 +93,22 @@ def _take_steps(
     nodes: Nodes, layer: Any, weight: np.ndarray, recurrent: np.ndarray, bias: np.ndarray
 ) -> None:
     """Write a GRU layer as a loop of products of integers; ONNX Runtime has no such GRU."""
-    from onnx import TensorProto, helper
-
     H = recurrent.shape[1]
-
-    def reset_first(x: np.ndarray) -> np.ndarray:
-        update, reset, new = np.split(x, 3)
-        return np.concatenate([reset, update, new])
-
-    weight, recurrent = reset_first(weight), reset_first(recurrent)
-    input_bias, state_bias = map(reset_first, np.split(bias, 2))
-    turned = nodes.op("Transpose", nodes.stored(weight), perm=[1, 0])
+    input_bias, state_bias = map(swap_gates, np.split(bias, 2))
+    turned = nodes.op("Transpose", nodes.stored(swap_gates(weight)), perm=[1, 0])
     product = nodes.op("MatMul", layer.input[0], turned)
     x = nodes.op("Add", product, nodes.constant(input_bias))  # (S, B, 3H)
     rows = nodes.op("Shape", x, start=1, end=2)
     shape = nodes.op("Concat", rows, nodes.constant([H], np.int64), axis=0)
     start = nodes.op("Expand", nodes.constant([0.0]), shape)
-    read = nodes.linear(recurrent, state_bias)
+    read = nodes.linear(swap_gates(recurrent), state_bias)
 
-    step = Nodes(f"{nodes.prefix}_step", nodes.constants, int8=True)
-    names = state, x_rz, x_n = [f"{step.prefix}_{name}" for name in ("state", "x_rz", "x_n")]
+    step = nodes.inside(f"{nodes.prefix}_step")
+    state, x_rz, x_n = step.given(3)
     s_rz, s_n = step.split(step.multiply(state, read, within_one=True), [2 * H, H])
     new = step.update_state((x_rz, x_n), (s_rz, s_n), state, H)
-    results = new, step.op("Identity", new)
-    given, found = (
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in group]
-        for group in (names, results)
-    )
-    body = helper.make_graph(step.nodes, "step", given, found)
-    inputs = [start, *nodes.split(x, [2 * H, H])]
-    states = f"{nodes.prefix}_states"  # (S, B, H)
-    outputs = [f"{nodes.prefix}_last", states]
-    nodes.nodes.append(helper.make_node("Scan", inputs, outputs, body=body, num_scan_inputs=2))
-    axis = nodes.constant([1], np.int64)
-    nodes.nodes.append(helper.make_node("Unsqueeze", [states, axis], [layer.output[0]]))
+    written = step.op("Identity", new)
+    pieces = nodes.split(x, [2 * H, H])
+    (states,) = nodes.scan(step, [start], pieces, [new], [written])  # (S, B, H)
+    states = nodes.op("Unsqueeze", states, nodes.constant([1], np.int64))
+    nodes.name(states, layer.output[0])

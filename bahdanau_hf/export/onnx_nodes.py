@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 ZERO = 128  # the unsigned integer that stands for 0
 LARGEST = 127  # steps from there to the largest number, in either direction
@@ -21,18 +20,21 @@ LARGEST = 127  # steps from there to the largest number, in either direction
 RUNTIME = "com.microsoft"  # operators that ONNX Runtime has beside the standard's
 
 
-class EightBits(NamedTuple):
-    """A matrix in 8 bits: `(integers - ZERO) * scale`, a scale for each row."""
+def round_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round every row of `(N, K)` to 8 bits of its own scale.
 
-    integers: np.ndarray  # uint8 (N, K), 1 to 255
-    scale: np.ndarray  # float32 (N,)
-
-
-def round_rows(matrix: np.ndarray) -> EightBits:
-    """Round every row of `(N, K)` to 8 bits of its own scale."""
+    Returns:
+        Integers, uint8 `(N, K)`, 1 to 255, and scales, float32 `(N,)`: the matrix is about
+        `(integers - ZERO) * scale`.
+    """
     largest = np.maximum(np.abs(matrix).max(axis=1), np.float32(1e-12))
     scale = (largest / LARGEST).astype(np.float32)
-    return EightBits((np.rint(matrix / scale[:, None]) + ZERO).astype(np.uint8), scale)
+    return (np.rint(matrix / scale[:, None]) + ZERO).astype(np.uint8), scale
+
+
+def swap_gates(x: Any) -> Any:
+    """A GRU's weights or bias, array or tensor, from PyTorch's order r, z, n to ONNX's or back."""
+    return x.reshape(3, -1)[[1, 0, 2]].reshape(x.shape)
 
 
 class LinearMap(NamedTuple):
@@ -57,13 +59,11 @@ class Nodes:
         self.nodes: list[Any] = []
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
-        """Store numbers, and return their name."""
+        """Store numbers, an array or a tensor without gradients, and return their name."""
         from onnx import numpy_helper
 
-        if isinstance(values, Tensor):
-            values = values.detach().numpy()
         name = f"{self.prefix}_constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.array(values, dtype, order="C"), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype, order="C"), name))
         return name
 
     def name(self, x: str, name: str) -> None:
@@ -83,10 +83,16 @@ class Nodes:
         inputs = (x, self.constant(sizes, np.int64))
         return self._append("Split", inputs, len(sizes), {"axis": axis})
 
-    def columns(self, x: str, start: int, end: int) -> str:
-        """A part of the second dimension."""
-        places = (self.constant([n], np.int64) for n in (start, end, 1))
-        return self.op("Slice", x, *places)
+    def columns(self, x: str, start: int, end: int | str) -> str:
+        """A part of the second dimension; its end is a number or the name of one, `(1,)`."""
+        first, axis = (self.constant([n], np.int64) for n in (start, 1))
+        last = end if isinstance(end, str) else self.constant([end], np.int64)
+        return self.op("Slice", x, first, last, axis)
+
+    def rows_of_ids(self, written: str) -> str:
+        """Ids that a loop's steps have left, `(T, B, 1)`, as rows `(B, T)`."""
+        ids = self.op("Squeeze", written, self.constant([2], np.int64))
+        return self.op("Transpose", ids, perm=[1, 0])
 
     def largest(self, x: str, k: int) -> tuple[str, str]:
         """The k largest numbers of each row, the largest first, and their places."""
@@ -116,10 +122,9 @@ class Nodes:
 
     def linear(self, weight: Any, bias: Any) -> LinearMap:
         """Store a linear map of the weight `(N, K)`."""
-        weight = weight.detach().numpy() if isinstance(weight, Tensor) else weight
         if not self.int8:
             return LinearMap(self.constant(weight.T), "", self.constant(bias))
-        integers, scale = round_rows(weight)
+        integers, scale = round_rows(np.asarray(weight))
         names = self.constant(integers.T, np.uint8), self.constant(scale), self.constant(bias)
         return LinearMap(*names)
 
@@ -142,23 +147,19 @@ class Nodes:
 
     def stored(self, matrix: Any) -> str:
         """Store a matrix that is wanted in floats; of 8 bits they are made once, at loading."""
-        matrix = matrix.detach().numpy() if isinstance(matrix, Tensor) else matrix
         if not self.int8:
             return self.constant(matrix)
-        integers, scale = round_rows(matrix)
+        integers, scale = round_rows(np.asarray(matrix))
         # Not by DequantizeLinear, which ONNX Runtime would compute anew in every call.
         floats = self.op("Cast", self.constant(integers, np.uint8), to=1)
         centred = self.op("Sub", floats, self.constant(ZERO))
         return self.op("Mul", centred, self.constant(scale[:, None]))
 
     def update_state(self, x: tuple[str, str], s: tuple[str, str], state: str, size: int) -> str:
-        """A GRU's next state, by the equations of `BahdanauGRUCell`.
+        """A GRU's next state, `(..., H)`, by the equations of `BahdanauGRUCell`; `size` is H.
 
-        Args:
-            x: what the input gives to the gates r and z, `(..., 2H)`, and to n, `(..., H)`.
-            s: what the state gives to them.
-            state: the state, `(..., H)`.
-            size: H.
+        x is what the input gives to the gates r and z, `(..., 2H)`, and to n, `(..., H)`; s is what
+        the state gives to them.
         """
         gates = self.op("Sigmoid", self.op("Add", x[0], s[0]))
         reset, update = self.split(gates, [size, size])
@@ -205,16 +206,22 @@ class Nodes:
         body.input.insert(1, helper.make_tensor_value_info("condition", TensorProto.BOOL, []))
         return self._append_last("Loop", [most, "", *first], results, written, {"body": body})
 
-    def scan_backwards(
-        self, step: Nodes, first: list[str], over: list[str], results: list[str], written: list[str]
+    def scan(
+        self,
+        step: Nodes,
+        first: list[str],
+        over: list[str],
+        results: list[str],
+        written: list[str],
+        backwards: bool = False,
     ) -> list[str]:
-        """Append a loop over the first dimension of what is given, from its end; as `loop`."""
+        """Append a loop over the first dimension of what it goes `over`; the rest as `loop`."""
         body = step._body(step.given(len(first) + len(over)), [*results, *written])
         attributes = {
             "body": body,
             "num_scan_inputs": len(over),
-            "scan_input_directions": [1] * len(over),
-            "scan_output_directions": [1] * len(written),
+            "scan_input_directions": [int(backwards)] * len(over),
+            "scan_output_directions": [int(backwards)] * len(written),
         }
         return self._append_last("Scan", [*first, *over], results, written, attributes)
 

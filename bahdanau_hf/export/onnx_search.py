@@ -118,12 +118,10 @@ def _add_greedy(
     first = [x, goes_on, *decoder.begin(search)]
     (tokens,) = search.loop(step, "max_new_tokens", condition, first, results, [token])
 
-    ids = search.op("Squeeze", tokens, search.constant([2], np.int64))  # (T, B)
-    ids = search.op("Transpose", ids, perm=[1, 0])
+    ids = search.rows_of_ids(tokens)
     if not end_token_ids:
         return ids
     ends = search.op("Cast", search.is_one_of(ids, end_token_ids), to=TensorProto.INT32)
     before = search.op("CumSum", ends, search.constant(1, np.int64), exclusive=1)
-    return search.op(
-        "Where", search.op("Cast", before, to=TensorProto.BOOL), search.constant(pad, np.int64), ids
-    )
+    is_behind = search.op("Cast", before, to=TensorProto.BOOL)
+    return search.op("Where", is_behind, search.constant(pad, np.int64), ids)

@@ -87,8 +87,7 @@ def write_model_card(
         datasets=[hub_data] if hub_data else None,
         metrics=["bleu", "chrf"] if scores else None,
         model_name=name,
-        # Validation chose the weights: it counts only where nothing else was measured.
-        eval_results=_eval_results(dict(list(scores.items())[:1]), data) or None,
+        eval_results=_eval_results(scores, data),
     )
     card = ModelCard.from_template(
         card_data,
@@ -108,7 +107,7 @@ def write_model_card(
         data_name=_data_name(data),
         num_pairs={k: _number(n) for k, n in num_pairs.items() if is_number(n)},
         dropped=_dropped(settings.get("dropped")),
-        procedure=_procedure(settings, results, tokenizer, config),
+        procedure=_procedure(settings, results, tokenizer, config) if settings else {},
         alignment=_alignment(results.get("alignment")),
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
@@ -188,8 +187,6 @@ def _procedure(
     tokenizer: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> dict[str, str]:
-    if not settings:
-        return {}
     rows = {}
     for group, fields in _PROCEDURE.items():
         values = as_mapping(settings.get(group))
@@ -197,10 +194,9 @@ def _procedure(
             # Zero is what is not done; a seed of zero is a seed.
             if values.get(field) or (field == "seed" and values.get(field) == 0):
                 rows[label] = str(values[field])
-    data, train = as_mapping(settings.get("data")), as_mapping(settings.get("train"))
-    if data.get("max_tokens_per_batch"):
+    if "batch, tokens per process" in rows:
         rows.pop("batch, pairs per process", None)
-    if train.get("max_train_steps"):
+    if "steps, at most" in rows:
         rows.pop("epochs, at most", None)
     sizes = [config.get("encoder_vocab_size") or config.get("vocab_size"), config.get("vocab_size")]
     seconds, best_step = results.get("train_runtime_seconds"), results.get("best_step")

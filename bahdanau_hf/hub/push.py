@@ -120,11 +120,7 @@ def open_repository(
 ) -> str:
     """See that a push will be let in, and make the model repository if it does not exist.
 
-    Args:
-        repo_id: `OWNER/NAME`, or `NAME` for a repository of the token's owner.
-        private: make a new repository private; one that exists stays as it is.
-        token: default: the stored one.
-        write: the token must be allowed to write there.
+    The first arguments are those of `push_folder`; `write` asks for a token that may write there.
 
     Returns:
         The name with its owner.
@@ -142,13 +138,7 @@ def open_repository(
 
 
 class BackgroundPush:
-    """Pushes releases to one repository while other work goes on, one at a time.
-
-    Args:
-        repo_id: as `push_folder`.
-        private: as `push_folder`.
-        token: as `push_folder`.
-    """
+    """Pushes releases to a repository, as `push_folder`, while other work goes on; one at a time."""
 
     def __init__(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
         self.repo_id, self.private, self.token = repo_id, private, token
@@ -213,9 +203,8 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError:
-        raise InputError(
-            "the Hub wants to know who pushes: run `hf auth login`, or set HF_TOKEN"
-        ) from None
+        reason = "the Hub wants to know who pushes: run `hf auth login`, or set HF_TOKEN"
+        raise InputError(reason) from None
     except OfflineModeIsEnabled:
         raise InputError("HF_HUB_OFFLINE is set: unset it to push to the Hub") from None
     except HfHubHTTPError as error:

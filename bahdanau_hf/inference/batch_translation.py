@@ -60,13 +60,10 @@ def make_alignment(
 def replace_tokens(
     tokens: Sequence[str], words: Sequence[Word | None], replacements: Mapping[str, str]
 ) -> list[str]:
-    """Put a word in the place of each `<unk>`.
+    """Put a word in the place of each `<unk>` among a translation's tokens.
 
-    Args:
-        tokens: of a translation.
-        words: for each token the source word that the model looked at.
-        replacements: what to write for a source word, as it is written or in lower case; without an
-            entry the word itself is taken.
+    It is what the replacements have for the source word that the model looked at (one of `words`
+    for each token), as it is written or in lower case; without an entry, that word itself.
     """
     replaced = list(tokens)
     for place, (token, word) in enumerate(zip(tokens, words, strict=True)):

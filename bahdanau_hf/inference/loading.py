@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as library_logging
 
-from ..checkpoints.run_folder import MANIFEST, verify_checkpoint
+from ..checkpoints.run_folder import MANIFEST, list_checkpoints, verify_checkpoint
 from ..data.tokenization import target_vocab_size
 from ..errors import InputError, first_line
 from ..files import is_plain_name, read_json
@@ -38,14 +38,7 @@ def load_model(
 ) -> BahdanauForConditionalGeneration:
     """Load the model of a folder or a Hub repository; no code in it is run.
 
-    Args:
-        path_or_repo: folder, or name of a repository.
-        revision: branch, tag or commit of the repository.
-        dtype: default: as saved.
-        subfolder: folder of the checkpoint inside folder or repository.
-        variant: middle of the weights' file name, such as `"fp16"`.
-        token: access token of the Hub; default: the one of `hf auth login`.
-        local_files_only: ask the Hub for nothing.
+    The arguments are those of `Translator.from_pretrained`; `dtype` is one of floats.
 
     Raises:
         InputError: nothing there, another kind of model, or files that are damaged, missing or do
@@ -173,8 +166,8 @@ def checkpoint_location(
         if not any((folder / name).is_file() for name in weights):
             missing.append(weights[0])
         if missing:
-            inside = sorted(folder.glob("checkpoint-*/config.json"), key=_step)
-            hint = f"; did you mean {inside[-1].parent}?" if inside else ""
+            inside = [c for c in list_checkpoints(folder).values() if (c / "config.json").is_file()]
+            hint = f"; did you mean {inside[-1]}?" if inside else ""
             raise InputError(f"{where} holds no model: no {' and no '.join(missing)}{hint}")
         return str(folder)
     if where and folder.exists():
@@ -257,8 +250,3 @@ def _no_load_report() -> Iterator[None]:
         yield
     finally:
         library_logging.set_verbosity(before)
-
-
-def _step(path: Path) -> int:
-    number = path.parent.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1

@@ -9,30 +9,25 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
+from ..data.tokenization import UNK_ID
 from ..errors import InputError
 from ..modeling.pipeline_bahdanau import beam_number, limit_argument, new_token_limit
 
 
 class SearchRequest(NamedTuple):
-    """What is asked of the search, checked.
+    """What is asked of the search, checked."""
 
-    Attributes:
-        num_beams: at least 1.
-        num_return_sequences: at least 1.
-        return_alignments: say where the model looked.
-        return_scores: say how probable a translation is.
-        max_new_tokens: at least 1.
-        replacements: words to put for what the model could not write; `None`: leave that out.
-        generate_kwargs: for `model.generate`, the limit among them.
-    """
-
-    num_beams: int
+    num_beams: int  # this, like the other numbers, is at least 1
     num_return_sequences: int
     return_alignments: bool
     return_scores: bool
     max_new_tokens: int
-    replacements: Mapping[str, str] | None
-    generate_kwargs: dict[str, Any]
+    replacements: Mapping[str, str] | None  # for what the model could not write; None: leave it out
+    generate_kwargs: dict[str, Any]  # the limit among them
+
+    def looks_up(self, ids: list[int]) -> bool:
+        """Whether it must be known where the model looked while it wrote these."""
+        return self.return_alignments or (self.replacements is not None and UNK_ID in ids)
 
 
 def make_request(

@@ -102,21 +102,16 @@ def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:
     """Cut a sentence into as few pieces as do, each of which fits.
 
     It is cut behind semicolons and colons, where that does not do behind commas and dashes, then
-    between words, at last between characters.
-
-    Args:
-        sentence: what is cut.
-        fits: whether a piece is short enough; a single character always counts as such.
-
-    Returns:
-        Pieces that are the sentence again, as those of `split_sentences`.
+    between words, at last between characters; a single character always counts as fitting. The
+    pieces are the sentence again, as those of `split_sentences`.
     """
     return _cut(sentence, fits, 0)
 
 
 def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[Piece]:
     if level == len(_CUTS) or fits(text):
-        return [_piece(text)]
+        bare = text.rstrip()
+        return [Piece(bare, text[len(bare) :])]
     places = [0, *(match.end() for match in _CUTS[level].finditer(text)), len(text)]
     parts = [text[start:end] for start, end in pairwise(places) if start < end]
     pieces: list[Piece] = []
@@ -130,14 +125,10 @@ def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[Piece]:
 
 
 def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
-    """Join the translations of pieces, with the line breaks that stood between these.
+    """Join the translations of a text's pieces, with the line breaks that stood between these.
 
     Other white space becomes one space, or none beside a wide character: Chinese and Japanese
     sentences follow each other without.
-
-    Args:
-        pieces: of a text.
-        texts: what stands in the place of each.
     """
     joined = []
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
@@ -150,8 +141,3 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
 
 def _is_wide(char: str) -> bool:
     return unicodedata.east_asian_width(char) in "WF"
-
-
-def _piece(text: str) -> Piece:
-    bare = text.rstrip()
-    return Piece(bare, text[len(bare) :])

@@ -147,16 +147,7 @@ class Translator:
         return cls(model, tokenizer, batch_size, device, dtype, others)
 
     def translate(
-        self,
-        texts: str | Iterable[str],
-        num_beams: int | None = None,
-        num_return_sequences: int = 1,
-        return_alignments: bool = False,
-        max_new_tokens: int | None = None,
-        length_penalty: float | None = None,
-        return_scores: bool = False,
-        replace_unknown: bool | Mapping[str, str] = False,
-        **generate_kwargs: Any,
+        self, texts: str | Iterable[str], num_beams: int | None = None, **options: Any
     ) -> list[Any]:
         """Translate a sentence, or any number of them.
 
@@ -174,7 +165,7 @@ class Translator:
             replace_unknown: put, for each `<unk>` that the model writes, the source word it looks
                 at most while it does (a name, a number), or what a dictionary has for this word
                 (as it is written, else in lower case). Otherwise it is left out of the text.
-            **generate_kwargs: further arguments of `model.generate`.
+            **options: any of those above, and further arguments of `model.generate`.
 
         Returns:
             For each sentence a `Translation`, or, if `num_return_sequences` is above 1, a list of
@@ -184,19 +175,8 @@ class Translator:
             InputError: a sentence that is not text, or sizes that make no sense.
             ValueError: further arguments that `generate` refuses.
         """
-        return list(
-            self.stream(
-                [texts] if isinstance(texts, str) else texts,
-                num_beams=num_beams,
-                num_return_sequences=num_return_sequences,
-                return_alignments=return_alignments,
-                max_new_tokens=max_new_tokens,
-                length_penalty=length_penalty,
-                return_scores=return_scores,
-                replace_unknown=replace_unknown,
-                **generate_kwargs,
-            )
-        )
+        texts = [texts] if isinstance(texts, str) else texts
+        return list(self.stream(texts, num_beams=num_beams, **options))
 
     def stream(
         self, texts: Iterable[str], *, window: int | None = None, **options: Any
@@ -248,7 +228,10 @@ class Translator:
         for name in ("num_return_sequences", "return_scores", "return_alignments"):
             if name in options:
                 raise InputError(f"{name} belongs to sentences: use translate")
-        pieces = [part for piece in split_sentences(text) for part in self._readable(piece)]
+        pieces: list[Piece] = []
+        for sentence in split_sentences(text):
+            *parts, last = split_clauses(sentence.text, self._fits)
+            pieces += [*parts, Piece(last.text, sentence.space)]
         translations = self.translate([piece.text for piece in pieces], **options)
         written = join_pieces(pieces, [translation.text for translation in translations])
         return Translation(text, written, truncated=any(t.truncated for t in translations))
@@ -276,15 +259,7 @@ class Translator:
         return self.align_pairs([source], [target])[0]
 
     def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
-        """Align sentences with translations that are given, as `align` does one.
-
-        Args:
-            sources: sentences.
-            targets: of each its translation.
-
-        Raises:
-            InputError: as `align`.
-        """
+        """Align sentences with translations that are given, as `align` does one, with its errors."""
         check_attention(self.model)
         sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
         target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]
@@ -305,13 +280,6 @@ class Translator:
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
         ]
-
-    def _readable(self, piece: Piece) -> list[Piece]:
-        """A sentence, or the parts of one that is longer than the model reads."""
-        if self._fits(piece.text):
-            return [piece]
-        *parts, last = split_clauses(piece.text, self._fits)
-        return [*parts, Piece(last.text, piece.space)]
 
     def _fits(self, sentence: str) -> bool:
         (read,) = encode_sentences(self.tokenizer, [sentence], self.max_source_length)
@@ -396,19 +364,14 @@ class Translator:
             **generate_kwargs,
         )
         pairs = [(s, h) for s, hypotheses in zip(sentences, found, strict=True) for h in hypotheses]
-        replacements = request.replacements
-        looks = [
-            request.return_alignments or (replacements is not None and UNK_ID in h.ids)
-            for _, h in pairs
-        ]
-        looked = [pair for pair, does in zip(pairs, looks, strict=True) if does]
-        sources, targets = [s.ids for s, _ in looked], [h.ids for _, h in looked]
+        looked = [(s.ids, h.ids) for s, h in pairs if request.looks_up(h.ids)]
+        sources, targets = [ids for ids, _ in looked], [ids for _, ids in looked]
         weights = iter(read_attention(self.model, self.tokenizer, sources, targets))
         translations = (
             self._look_up(s, h, next(weights).numpy(), request)
-            if does
+            if request.looks_up(h.ids)
             else Translation(s.text, h.text, h.score, None, s.truncated)
-            for (s, h), does in zip(pairs, looks, strict=True)
+            for s, h in pairs
         )
         return [list(islice(translations, len(hypotheses))) for hypotheses in found]
 

@@ -147,16 +147,24 @@ def alignment_html(
     )
     if not standalone:
         return element
-    page = (
+    css = (
         ":root { color-scheme: light dark; } body { margin: 1.5rem; background: #ffffff; }\n"
         "@media (prefers-color-scheme: dark) { body { background: #1a1a19; color: #f6f5f1; } }\n"
         f"h3 {{ font: 600 1.1rem {FONT_STACK}; }}"
     )
+    return html_page(title or "Attention map", css, element)
+
+
+def html_page(title: str, css: str, body: str) -> str:
+    """A whole page with `ALIGNMENT_CSS`, a title yet to be escaped, and a body that is HTML."""
+    # The policy makes sure of what escaping promises: nothing runs, nothing is fetched.
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title or 'Attention map')}</title>\n"
-        f"<style>{ALIGNMENT_CSS}{page}</style>\n</head>\n<body>\n{element}</body>\n</html>\n"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{html.escape(title)}</title>\n<style>{ALIGNMENT_CSS}{css}</style>\n"
+        f"</head>\n<body>\n{body}</body>\n</html>\n"
     )
 
 
@@ -191,30 +199,21 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
         if _is_upright(token):
             parts.append(_svg_text(x, y, token, "word", "middle"))
         else:
-            parts.append(
-                _svg_text(x + 3, y, token, "word", turn=f"rotate(-45 {x + 3:.1f} {y:.1f})")
-            )
+            turn = f"rotate(-45 {x + 3:.1f} {y:.1f})"
+            parts.append(_svg_text(x + 3, y, token, "word", turn=turn))
     for row, token in enumerate(target):
         y = top + (row + 0.5) * cell
         parts.append(_svg_text(left - 10, y + 5, token, "word", "end"))
         for column, weight in enumerate(alignment.weights[row]):
             x = left + column * cell
-            box = f'x="{x + 1:.1f}" y="{y - cell / 2 + 1:.1f}" width="{cell - 2}" '
-            box += f'height="{cell - 2}" rx="3"'
-            parts.append(
-                f"<g><title>{_escape(token)} ← {_escape(source[column])}: {weight:.2f}</title>"
-                f'<rect class="empty" {box}/>'
-                f'<rect class="weight" fill-opacity="{weight:.3f}" {box}/></g>\n'
-            )
+            hint = f"{_escape(token)} ← {_escape(source[column])}: {weight:.2f}"
+            box = _svg_cell(weight, x + 1, y - cell / 2 + 1, cell - 2, cell - 2)
+            parts.append(f"<g><title>{hint}</title>{box}</g>\n")
             if cell >= 28 and weight >= NUMBER_FROM:
                 name = "number hot" if weight >= HOT_FROM else "number"
                 parts.append(_svg_text(x + cell / 2, y + 4, short_number(weight), name, "middle"))
     y = top + cell * len(target) + 20
-    for step in range(5):
-        box = f'x="{left + 1 + 18 * step}" y="{y}" width="16" height="12" rx="2"'
-        parts.append(
-            f'<rect class="empty" {box}/><rect class="weight" fill-opacity="{step / 4}" {box}/>\n'
-        )
+    parts += [_svg_cell(step / 4, left + 1 + 18 * step, y, 16, 12) + "\n" for step in range(5)]
     parts.append(_svg_text(left - 10, y + 10, "0", "quiet", "end"))
     parts.append(_svg_text(left + 96, y + 10, "1  attention weight", "quiet"))
     return "".join(parts) + "</svg>\n"
@@ -254,6 +253,11 @@ def _turned(token: str) -> str:
 def _text_pixels(token: str) -> float:
     """About the width of a token at 15 pixels; no font can be asked."""
     return 8.2 * display_width(token)
+
+
+def _svg_cell(weight: float, x: float, y: float, width: int, height: int) -> str:
+    box = f'x="{x:.1f}" y="{y:.1f}" width="{width}" height="{height}" rx="3"'
+    return f'<rect class="empty" {box}/><rect class="weight" fill-opacity="{weight:.3f}" {box}/>'
 
 
 def _svg_text(

@@ -17,7 +17,7 @@ from typing import Any
 from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
-from .attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
+from .attention_markup import FONT_STACK, alignment_html, html_page
 from .charts import Series, line_chart
 
 _NUM_TRANSLATIONS = 8
@@ -58,26 +58,25 @@ def write_report(output_dir: str | Path) -> Path:
         _section("Attention", _maps(alignments), alignments_problem),
         _section("Settings", _settings(settings), settings_problem),
     ]
-    # The policy makes sure of what escaping promises: nothing runs, nothing is fetched.
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(name)}: training report</title>\n"
-        f"<style>:root {{ --fonts: {FONT_STACK}; }}\n{ALIGNMENT_CSS}{_CSS}</style>\n"
-        "</head>\n<body>\n"
+    header = (
         f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
-        f"{escape(direction)}</p></header>\n{''.join(sections)}</body>\n</html>\n"
+        f"{escape(direction)}</p></header>\n"
     )
+    css = f":root {{ --fonts: {FONT_STACK}; }}\n{_CSS}"
     path = folder / "report.html"
-    write_whole(path, page)
+    write_whole(path, html_page(f"{name}: training report", css, header + "".join(sections)))
     return path
 
 
 def _section(title: str, body: str, problem: str = "") -> str:
     note = f'<p class="absent">{escape(problem)}</p>\n' if problem else ""
     return f"<section>\n<h2>{title}</h2>\n{body}{note}</section>\n"
+
+
+def _group(name: str, elements: Iterable[str]) -> str:
+    """Elements side by side, as the style sheet lays out a `name`; nothing if there are none."""
+    inside = "".join(elements)
+    return f'<div class="{name}">\n{inside}</div>\n' if inside else ""
 
 
 def _read_json(path: Path, kind: type) -> tuple[Any, str]:
@@ -145,11 +144,12 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     if is_number(results.get("train_runtime_seconds")):
         tiles.append((_duration(results["train_runtime_seconds"]), "training time"))
     if is_number(settings.get("num_parameters")):
-        tiles.append((_millions(settings["num_parameters"]), "parameters"))
+        count = settings["num_parameters"]
+        tiles.append((f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,.0f}", "parameters"))
     pairs = as_mapping(settings.get("num_pairs")).get("train")
     if is_number(pairs):
         tiles.append((_shown(pairs), "training pairs"))
-    boxes = "".join(
+    boxes = (
         f"<div{' class=first' if number == 0 else ''}><span>{escape(label)}</span>"
         f"<b>{escape(value)}</b></div>\n"
         for number, (value, label) in enumerate(tiles)
@@ -163,15 +163,15 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             if str(key).endswith("_signature")
         )
         rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
-        blocks.append(f"<div><h3>{escape(str(split))}</h3>\n{_values(rest)}{signatures}</div>\n")
+        blocks.append(_table(split, rest, signatures))
     others = {key: value for key, value in results.items() if key not in splits}
-    blocks.append(f"<div><h3>run</h3>\n{_values(others)}</div>\n" if others else "")
-    tables = f'<div class="settings">\n{"".join(blocks)}</div>\n' if any(blocks) else ""
-    return (f'<div class="tiles">\n{boxes}</div>\n' if boxes else "") + tables
+    if others:
+        blocks.append(_table("run", others))
+    return _group("tiles", boxes) + _group("settings", blocks)
 
 
-def _millions(count: float) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,.0f}"
+def _table(title: str, values: Mapping[str, Any], below: str = "") -> str:
+    return f"<div><h3>{escape(title)}</h3>\n{_values(values)}{below}</div>\n"
 
 
 def _curves(path: Path) -> tuple[str, str]:
@@ -211,8 +211,7 @@ def _curves(path: Path) -> tuple[str, str]:
             ("Tokens per second", "tokens_per_second"),
         )
     ]
-    body = f'<div class="charts">\n{"".join(large)}</div>\n' if any(large) else ""
-    body += f'<div class="charts small">\n{"".join(small)}</div>\n' if any(small) else ""
+    body = _group("charts", large) + _group("charts small", small)
     problem = "" if body else f"{path.name} holds no steps yet."
     if num_bad:
         problem = f"{problem} Unreadable lines in {path.name}: {num_bad}.".strip()
@@ -272,17 +271,14 @@ def _pairs(rows: list[tuple[float, list[str]]], languages: tuple[str, str]) -> s
     source_lang, target_lang = (f' lang="{escape(code)}"' if code else "" for code in languages)
     items = []
     for score, (source, reference, hypothesis) in rows:
+        shown = f"{score:.1f}" if score < 99.95 else "100"
         expected, written = _compared(reference, hypothesis)
         items.append(
-            f"<li><b>{_short_score(score)}</b><dl>\n<dt>source</dt><dd{source_lang}>{escape(source)}</dd>\n"
+            f"<li><b>{shown}</b><dl>\n<dt>source</dt><dd{source_lang}>{escape(source)}</dd>\n"
             f"<dt>reference</dt><dd{target_lang}>{expected}</dd>\n"
             f"<dt>translation</dt><dd{target_lang}>{written}</dd></dl></li>\n"
         )
     return f'<ol class="pairs">\n{"".join(items)}</ol>\n'
-
-
-def _short_score(score: float) -> str:
-    return f"{score:.1f}" if score < 99.95 else "100"
 
 
 def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
@@ -313,15 +309,11 @@ def _maps(entries: list[Any]) -> str:
     if num_bad:
         notes.append(f"Unreadable maps: {num_bad}.")
     text = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
-    return text + (f'<div class="maps">\n{"".join(maps)}</div>\n' if maps else "")
+    return text + _group("maps", maps)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     groups = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     others = {key: value for key, value in settings.items() if key not in groups}
-    tables = [
-        f"<div><h3>{escape(str(key)).replace('_', ' ')}</h3>\n{_values(value)}</div>\n"
-        for key, value in [("run", others), *groups.items()]
-        if value
-    ]
-    return f'<div class="settings">\n{"".join(tables)}</div>\n' if tables else ""
+    tables = [("run", others), *groups.items()]
+    return _group("settings", (_table(k.replace("_", " "), v) for k, v in tables if v))

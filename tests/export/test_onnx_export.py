@@ -268,7 +268,7 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     model, tokenizer = exported.model, exported.translator.tokenizer
-    with pytest.raises(InputError, match=r"cannot write to .*file"):
+    with pytest.raises(InputError, match=r"cannot write .*file: File exists"):
         export_onnx(model, tokenizer, tmp_path / "file")
     with pytest.raises(InputError, match="dtype must be one of float32, int8, not 'int4'"):
         export_onnx(model, tokenizer, tmp_path, dtype="int4")

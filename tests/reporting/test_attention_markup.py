@@ -155,7 +155,7 @@ class TestHtml:
         ]
         assert {tag for tag, _ in table.tags} == set(allowed)
         assert {name for _, attrs in table.tags for name in attrs} <= {
-            "lang", "charset", "name", "content", "class", "scope", "style", "title",
+            "lang", "charset", "name", "http-equiv", "content", "class", "scope", "style", "title",
         }  # fmt: skip
         assert table.heads == [visible(token) for token in [*EVIL, *EVIL[::-1]]]
         assert "\x1b" not in page
