@@ -22,23 +22,14 @@ BUNDLED_ALIGNMENTS = Path(__file__).parents[1] / "pairs" / "alignments.tsv"
 
 @dataclass(frozen=True)
 class ReferenceAlignment:
-    """A pair and the links between its words.
-
-    Attributes:
-        source: the sentence.
-        target: its translation.
-        source_words: the words of the sentence, N.
-        target_words: the words of the translation, M.
-        sure: links `(source word, target word)` that must be there.
-        possible: links that may be there; the sure ones are among them.
-    """
+    """A pair and the links `(source word, target word)` between its words."""
 
     source: str
     target: str
     source_words: tuple[Word, ...]
     target_words: tuple[Word, ...]
-    sure: frozenset[Link]
-    possible: frozenset[Link]
+    sure: frozenset[Link]  # must be there
+    possible: frozenset[Link]  # may be there; the sure ones are among them
 
     def reversed(self) -> ReferenceAlignment:
         """The same of the other direction."""
