@@ -140,9 +140,9 @@ class GreedySearch(Search):
         self.tokens.copy_(tokens)
         self.position.add_(1)
 
-    def result(self, batch_size: int) -> Tensor:
-        """The outputs `(batch_size, T)`."""
-        return self.output[:batch_size, : int(self.length)].clone()
+    def result(self, asked: generation.Search) -> Tensor:
+        """The outputs `(sentences, T)`."""
+        return self.output[: len(asked.annotations), : int(self.length)].clone()
 
 
 class BeamSearch(Search):
@@ -217,9 +217,9 @@ class BeamSearch(Search):
         """Rows `(B, N)` of `(B, K, M)`: `(B, N, M)`."""
         return sequences.gather(1, index.unsqueeze(-1).expand(-1, -1, sequences.shape[2]))
 
-    def result(self, batch_size: int, num_return_sequences: int) -> Tensor:
-        """The outputs `(batch_size * num_return_sequences, T)`, best first within a sentence."""
-        best = (slice(batch_size), slice(num_return_sequences))
+    def result(self, asked: generation.Search) -> Tensor:
+        """The outputs `(sentences * num_return_sequences, T)`, best first within a sentence."""
+        best = (slice(len(asked.annotations)), slice(asked.num_return_sequences))
         return self.ended[best].flatten(0, 1)[:, : int(self.lengths[best].max())].clone()
 
 
@@ -256,9 +256,6 @@ class _Searches:
         self._kept: OrderedDict[Plan, tuple[Search, tuple[Callable[[], None], ...]]] = OrderedDict()
         self._addresses: list[tuple] = []
 
-    def __deepcopy__(self, memo: dict) -> "_Searches":
-        return _Searches()
-
     def __reduce__(self) -> tuple:
         return _Searches, ()
 
@@ -280,9 +277,7 @@ class _Searches:
         return self._kept[plan]
 
 
-def _run(
-    kind: type[Search], asked: generation.Search, result: Callable[[Any, int], Tensor]
-) -> Tensor:
+def _run(kind: type[Search], asked: generation.Search) -> Tensor:
     """Search in the rooms of the smallest plan that the call fits in."""
     annotations, device = asked.annotations, asked.input_ids.device
     narrows, ends = torch.is_autocast_enabled(device.type), asked.eos_token_ids
@@ -315,7 +310,7 @@ def _run(
             step()
             if taken % ASK_EVERY == 0 and search.is_done():
                 break
-        return result(search, annotations.shape[0])
+        return search.result(asked)
 
 
 def _fits(asked: generation.Search) -> bool:
@@ -324,14 +319,9 @@ def _fits(asked: generation.Search) -> bool:
 
 def graphed_greedy_search(asked: generation.Search) -> Tensor:
     """Do what `greedy_search` does, which also takes longer beginnings and 8-bit products."""
-    if not _fits(asked):
-        return generation.greedy_search(asked)
-    return _run(GreedySearch, asked, lambda search, size: search.result(size))
+    return _run(GreedySearch, asked) if _fits(asked) else generation.greedy_search(asked)
 
 
 def graphed_beam_search(asked: generation.Search) -> Tensor:
     """Do what `beam_search` does, which also takes longer beginnings and 8-bit products."""
-    if not _fits(asked):
-        return generation.beam_search(asked)
-    wanted = asked.num_return_sequences
-    return _run(BeamSearch, asked, lambda search, size: search.result(size, wanted))
+    return _run(BeamSearch, asked) if _fits(asked) else generation.beam_search(asked)
