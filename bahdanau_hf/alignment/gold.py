@@ -83,9 +83,7 @@ def score_links(
     links: Iterable[Iterable[Link]], references: Sequence[ReferenceAlignment]
 ) -> AlignmentScores:
     """AER of links between the words of the references."""
-    return alignment_scores(
-        [set(own) for own in links], [r.sure for r in references], [r.possible for r in references]
-    )
+    return alignment_scores(links, [r.sure for r in references], [r.possible for r in references])
 
 
 def links_between_reference_words(

@@ -19,8 +19,8 @@ _ROW_SUM_TOLERANCE = 0.02
 class Alignment:
     """Attention weights of one sentence with the tokens that they join, as they shall be shown.
 
-    Row t says where the model looked before it wrote target token t: each weight in [0, 1], each
-    row sums to 1.
+    Row t of the weights `(T, S)` says where the model looked before it wrote target token t: each
+    weight in [0, 1], each row sums to 1.
 
     Raises:
         ValueError: the shape does not fit the tokens, or a row is no distribution.

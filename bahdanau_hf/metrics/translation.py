@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -185,9 +185,9 @@ class AlignmentScores(NamedTuple):
 
 
 def alignment_scores(
-    links: Iterable[Collection[tuple[int, int]]],
-    sure: Iterable[Collection[tuple[int, int]]],
-    possible: Iterable[Collection[tuple[int, int]]],
+    links: Iterable[Iterable[tuple[int, int]]],
+    sure: Iterable[Iterable[tuple[int, int]]],
+    possible: Iterable[Iterable[tuple[int, int]]],
 ) -> AlignmentScores:
     """Compute the alignment error rate over all sentences (Och and Ney 2003, section 4.2).
 
