@@ -53,17 +53,9 @@ def convert_tutorial(
 ) -> BahdanauForConditionalGeneration:
     """Write a checkpoint that translates as the tutorial's model does.
 
-    Args:
-        state_dict: the file that `torch.save(net.state_dict(), ...)` wrote.
-        source_vocab: the source's tokens, one a line, in the order of their ids.
-        target_vocab: the target's tokens.
-        output_dir: where the checkpoint goes; must be empty or not exist yet.
-        num_steps: tokens to which the tutorial pads and cuts sentences.
-        source_lang: language code of the source, kept with the tokenizer.
-        target_lang: language code of the target.
-
-    Returns:
-        The model.
+    `state_dict` is the file that `torch.save(net.state_dict(), ...)` wrote; vocabularies have a
+    token a line, in the order of the ids. `output_dir` must be empty or not exist yet. `num_steps`
+    are the tokens to which the tutorial pads and cuts sentences. Returned is the model.
 
     Raises:
         InputError: a file that cannot be read or is not what it should be, vocabularies that do
@@ -78,13 +70,8 @@ def convert_tutorial(
     source_tokens = read_tokens(source_vocab)
     target_tokens = read_tokens(target_vocab)
     _check_shapes(weights, (source_vocab, len(source_tokens)), (target_vocab, len(target_tokens)))
-    tokenizer = make_tokenizer(
-        source_tokens,
-        target_tokens,
-        num_steps=num_steps,
-        source_lang=source_lang,
-        target_lang=target_lang,
-    )
+    languages = {"source_lang": source_lang, "target_lang": target_lang}
+    tokenizer = make_tokenizer(source_tokens, target_tokens, num_steps=num_steps, **languages)
     model = make_model(weights, source_tokens, target_tokens, num_steps=num_steps)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,10 +84,7 @@ def convert_tutorial(
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dictionary; nothing that the file holds is run.
-
-    Returns:
-        Float32 tensors on the CPU by their names.
+    """Read a state dictionary, as float32 tensors on the CPU; nothing that the file holds is run.
 
     Raises:
         InputError: no such file, a pickled object, or no dictionary of finite tensors.
@@ -198,10 +182,8 @@ def _check_shapes(
     for name, file, size in tables:
         if len(weights[name]) != size:
             raise InputError(f"{file} has {size} tokens, but {name} has {len(weights[name])} rows")
-    E, H = (
-        weights["encoder.embedding.weight"].shape[1],
-        weights["encoder.rnn.weight_hh_l0"].shape[1],
-    )
+    E = weights["encoder.embedding.weight"].shape[1]
+    H = weights["encoder.rnn.weight_hh_l0"].shape[1]
     A = weights["decoder.attention.W_k.weight"].shape[0]
     for name, shape in expected_shapes(source[1], target[1], E, H, A, layers).items():
         if weights[name].shape != shape:
@@ -212,15 +194,9 @@ def _check_shapes(
 
 
 def expected_shapes(
-    source_size: int,
-    target_size: int,
-    embedding_size: int,
-    hidden_size: int,
-    attention_size: int,
-    num_layers: int,
+    source_size: int, target_size: int, E: int, H: int, A: int, num_layers: int
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tutorial's weights."""
-    E, H, A = embedding_size, hidden_size, attention_size
+    """Names and shapes of the tutorial's weights: E embedding, H hidden, A attention."""
     shapes: dict[str, tuple[int, ...]] = {"encoder.embedding.weight": (source_size, E)}
     for side, first in (("encoder", E), ("decoder", E + H)):
         for i in range(num_layers):
@@ -257,37 +233,26 @@ def make_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Make a tokenizer that cuts a source sentence as the tutorial's program does.
 
-    Args:
-        source_tokens: the source's vocabulary. If a word in it ends in one of `,.!?`, or has one
-            inside, sentences were split at spaces alone, and so they are here.
-        target_tokens: the target's. If they are single characters, decoding puts nothing between
-            them; else spaces.
-        num_steps: kept as `model_max_length`.
-        source_lang: kept with the tokenizer.
-        target_lang: kept with the tokenizer.
+    If a word of the source ends in one of `,.!?`, or has one inside, sentences were split at spaces
+    alone, and so they are here. If the target's tokens are single characters, decoding puts nothing
+    between them; else spaces. Languages are kept with the tokenizer, `num_steps` as its
+    `model_max_length`.
     """
     tokens = joint_tokens(source_tokens, target_tokens)
     words = [token for token in source_tokens if token not in SPECIAL_TOKENS]
     splits_marks = not any(mark in word[1:] for word in words for mark in _SPLIT_MARKS)
     marks = _SPLIT_MARKS if splits_marks else ""
-    backend = Tokenizer(
-        models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>")
-    )
-    backend.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace("\u202f", " "),
-            normalizers.Replace("\xa0", " "),
-            normalizers.Lowercase(),
-        ]
-    )
+    ids = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    spaces = [normalizers.Replace(space, " ") for space in ("\u202f", "\xa0")]
+    backend.normalizer = normalizers.Sequence([*spaces, normalizers.Lowercase()])
     # A mark begins a token unless it follows a space, where it does so anyway.
     cjk = CJK_SCRIPTS + CJK_MARKS
     pieces = rf"[{cjk}]|[^ {cjk}][^ {marks}{cjk}]*"
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "removed", invert=True)
     characters = all(len(token) <= 1 for token in target_tokens if token not in SPECIAL_TOKENS)
-    backend.decoder = (
-        decoders.Fuse() if characters else decoders.WordPiece(prefix="##", cleanup=False)
-    )
+    with_spaces = decoders.WordPiece(prefix="##", cleanup=False)
+    backend.decoder = decoders.Fuse() if characters else with_spaces
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     return wrap_tokenizer(
         backend,
@@ -347,9 +312,7 @@ def make_model(
             state[encoder] = weights[f"encoder.rnn.{name}_l{i}"]
             state[f"model.decoder.layers.{i}.{name}"] = weights[f"decoder.rnn.{name}_l{i}"]
     model.load_state_dict(state)
-    ids: dict[str, Any] = {
-        name: getattr(model.config, name)
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-    }
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    ids: dict[str, Any] = {name: getattr(model.config, name) for name in names}
     model.generation_config = GenerationConfig(max_new_tokens=num_steps, num_beams=1, **ids)
     return model.eval()

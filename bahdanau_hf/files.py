@@ -22,11 +22,7 @@ def unfinished(path: Path) -> Path:
 
 @contextmanager
 def writing(path: Path, advice: str = "") -> Iterator[None]:
-    """Tell a full or broken disk in one line.
-
-    Args:
-        path: what is written.
-        advice: a sentence on how to go on.
+    """Tell in one line, with advice on how to go on, that a disk is full or broken.
 
     Raises:
         InputError: the operating system refused to write; any other error passes through.
@@ -68,11 +64,7 @@ def write_json(path: Path, value: Any, advice: str = "") -> None:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """What a JSON file holds, or an empty value if there is no file.
-
-    Args:
-        path: of the file.
-        kind: what it has to hold, `dict` or `list`.
+    """What a JSON file holds, a `dict` or a `list`; an empty one if there is no file.
 
     Raises:
         InputError: it cannot be read, or holds something else.

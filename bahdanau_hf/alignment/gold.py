@@ -22,23 +22,14 @@ BUNDLED_ALIGNMENTS = Path(__file__).parents[1] / "pairs" / "alignments.tsv"
 
 @dataclass(frozen=True)
 class ReferenceAlignment:
-    """A pair and the links between its words.
-
-    Attributes:
-        source: the sentence.
-        target: its translation.
-        source_words: the words of the sentence, N.
-        target_words: the words of the translation, M.
-        sure: links `(source word, target word)` that must be there.
-        possible: links that may be there; the sure ones are among them.
-    """
+    """A pair and the links `(source word, target word)` between its words."""
 
     source: str
     target: str
     source_words: tuple[Word, ...]
     target_words: tuple[Word, ...]
-    sure: frozenset[Link]
-    possible: frozenset[Link]
+    sure: frozenset[Link]  # must be there
+    possible: frozenset[Link]  # may be there; the sure ones are among them
 
     def reversed(self) -> ReferenceAlignment:
         """The same of the other direction."""
@@ -92,9 +83,7 @@ def score_links(
     links: Iterable[Iterable[Link]], references: Sequence[ReferenceAlignment]
 ) -> AlignmentScores:
     """AER of links between the words of the references."""
-    return alignment_scores(
-        [set(own) for own in links], [r.sure for r in references], [r.possible for r in references]
-    )
+    return alignment_scores(links, [r.sure for r in references], [r.possible for r in references])
 
 
 def links_between_reference_words(

@@ -34,11 +34,9 @@ def add_best_sources(encoded: Dataset) -> Dataset:
 
 
 def guided_attention_loss(weights: Tensor, places: Tensor) -> Tensor:
-    """Cross-entropy between links and attention, summed over the labels that have a link.
+    """Cross-entropy between links and attention `(B, T, S)`, summed over the labels with a link.
 
-    Args:
-        weights: attention, `(B, T, S)`.
-        places: `(B, T)`, the place of the source token that a label belongs to, or `NO_LINK`.
+    `places` `(B, T)` are those of the source tokens that the labels belong to, or `NO_LINK`.
     """
     is_linked = places != NO_LINK
     chosen = weights.gather(-1, places.clamp(min=0).unsqueeze(-1)).squeeze(-1)

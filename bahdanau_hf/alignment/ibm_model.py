@@ -25,12 +25,8 @@ _LEAST_BELIEF = 0.1
 def best_sources(sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[int]]:
     """For each target token the place of the source token it belongs to, or `NO_LINK`.
 
-    Args:
-        sources: token ids of each sentence, without marks such as the end; at least one.
-        targets: those of its translation.
-
-    Returns:
-        For each pair T places, by the geometric mean of both directions' posteriors.
+    It is found by the geometric mean of both directions' posteriors. Each side has at least one
+    token, without marks such as the end.
     """
     forward = link_posteriors(sources, targets)
     backward = link_posteriors(targets, sources)
@@ -54,15 +50,12 @@ def link_posteriors(
 
     P(j of i) ∝ exp(-tension |(i + ½) / S - (j + ½) / T|) t(target_j | source_i)
 
-    Args:
-        sources: token ids, at least one each.
-        targets: token ids, at least one each.
-        num_iterations: rounds of expectation maximisation; translation probabilities start equal.
-        diagonal_tension: how strongly links stay near the diagonal; 0: not at all, Model 1.
-        null_share: prior probability of a target token being made of nothing.
+    Translation probabilities start equal, for `num_iterations` of expectation maximisation.
+    `diagonal_tension` says how strongly links stay near the diagonal; 0: not at all, Model 1.
+    `null_share` is the prior probability of a target token being made of nothing. Each side has at
+    least one token.
 
-    Returns:
-        For each pair `(T, S)`; a row's sum is 1 less the probability of no source.
+    Returned is for each pair `(T, S)`; a row's sum is 1 less the probability of no source.
     """
     size = 1 + max(max(ids) for side in (sources, targets) for ids in side)
     num_rows = sum(map(len, targets))
@@ -85,8 +78,7 @@ def link_posteriors(
         translation = counts / np.maximum(np.bincount(source_of, counts, size)[source_of], 1e-300)
         from_nothing = np.bincount(tokens, nothing, size) / max(nothing.sum(), 1e-300)
     cells, _ = _expect(row, tokens, prior, translation[kind], from_nothing, null_share)
-    ends = np.cumsum([t * s for t, s in shapes])[:-1]
-    parts = np.split(cells, ends)
+    parts = np.split(cells, np.cumsum([t * s for t, s in shapes])[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

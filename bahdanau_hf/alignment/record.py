@@ -17,23 +17,19 @@ _ROW_SUM_TOLERANCE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Attention weights of one sentence with the tokens that they join.
+    """Attention weights of one sentence with the tokens that they join, as they shall be shown.
 
-    Attributes:
-        source_tokens: S tokens as they shall be shown, the end token included if it was attended.
-        target_tokens: T tokens as they shall be shown.
-        weights: float32 `(T, S)`, read-only. Row t says where the model looked before it wrote
-            target token t: each weight in [0, 1], each row sums to 1.
-        words: the same said of words, with their places in the two strings; `None` if unknown.
+    Row t of the weights `(T, S)` says where the model looked before it wrote target token t: each
+    weight in [0, 1], each row sums to 1.
 
     Raises:
         ValueError: the shape does not fit the tokens, or a row is no distribution.
     """
 
-    source_tokens: list[str]
-    target_tokens: list[str]
-    weights: np.ndarray
-    words: WordAlignment | None = None
+    source_tokens: list[str]  # S, the end token included if it was attended
+    target_tokens: list[str]  # T
+    weights: np.ndarray  # float32 (T, S), read-only
+    words: WordAlignment | None = None  # the same said of words, if their places are known
 
     def __post_init__(self) -> None:
         source, target = list(self.source_tokens), list(self.target_tokens)

@@ -14,7 +14,7 @@ import bisect
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,20 +42,15 @@ class Word(NamedTuple):
 class WordAlignment:
     """Attention between the words of a sentence and those of its translation.
 
-    Attributes:
-        source: the sentence as it was given.
-        target: the translation.
-        source_words: the words of the sentence that the model has read, N.
-        target_words: the words of the translation, M.
-        weights: float32 `(M, N)`; row j says where the model looked before it wrote target word j.
-            What is missing from a row's sum to 1 went to the end token.
+    Row j of the weights says where the model looked before it wrote target word j. What is missing
+    from a row's sum to 1 went to the end token.
     """
 
-    source: str
+    source: str  # as it was given
     target: str
-    source_words: tuple[Word, ...]
-    target_words: tuple[Word, ...]
-    weights: np.ndarray
+    source_words: tuple[Word, ...]  # N that the model has read
+    target_words: tuple[Word, ...]  # M
+    weights: np.ndarray  # float32 (M, N)
 
     @property
     def links(self) -> list[Link]:
@@ -74,19 +69,14 @@ class WordAlignment:
         """The same between words cut otherwise, such as Chinese words of several characters.
 
         A new word takes the words that begin in it: the sum over those of the source and the mean
-        over those of the translation. One in which none begins has weights of 0.
-
-        Args:
-            source_words: words of `source`, from left to right.
-            target_words: words of `target`, likewise.
+        over those of the translation. One in which none begins has weights of 0. Words are given
+        from left to right.
         """
         columns = _members(self.source_words, source_words)
         rows = _members(self.target_words, target_words)
-        rows = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
-        merged = (rows @ self.weights @ columns.T).astype(np.float32)
-        merged.flags.writeable = False
-        return WordAlignment(
-            self.source, self.target, tuple(source_words), tuple(target_words), merged
+        merged = _merge(self.weights, rows, columns)
+        return replace(
+            self, source_words=tuple(source_words), target_words=tuple(target_words), weights=merged
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,22 +107,23 @@ def align_words(
     target_spans: Sequence[Span | None],
     weights: np.ndarray,
 ) -> WordAlignment:
-    """Turn attention between tokens into attention between words.
+    """Turn attention between tokens, `(T, S)`, into attention between words.
 
-    Args:
-        source: the sentence.
-        target: the translation.
-        source_spans: of each source token the part of `source` it stands for; `None`: of no part,
-            as the end token. Words of which no token is there (cut off) are left out.
-        target_spans: the same of the translation.
-        weights: `(T, S)`.
+    Spans are the parts of a text that its tokens stand for; `None`: of no part, as the end token.
+    Words of which no token is there (cut off) are left out.
     """
     source_words, columns = _words_of_tokens(source, source_spans)
     target_words, rows = _words_of_tokens(target, target_spans)
-    rows = rows / rows.sum(axis=1, keepdims=True)
+    merged = _merge(weights, rows, columns)
+    return WordAlignment(source, target, tuple(source_words), tuple(target_words), merged)
+
+
+def _merge(weights: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Take the mean over each word's rows and the sum over its columns: 1 there, else 0."""
+    rows = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
     merged = (rows @ weights @ columns.T).astype(np.float32)
     merged.flags.writeable = False
-    return WordAlignment(source, target, tuple(source_words), tuple(target_words), merged)
+    return merged
 
 
 def words_looked_at(
@@ -140,13 +131,7 @@ def words_looked_at(
 ) -> list[Word | None]:
     """For each target token the source word that the model looked at most, the end left aside.
 
-    Args:
-        source: the sentence.
-        source_spans: as `align_words`.
-        weights: `(T, S)`.
-
-    Returns:
-        T words; `None` only where the source has none.
+    Spans and weights as in `align_words`. A word is `None` only where the source has none.
     """
     words, columns = _words_of_tokens(source, source_spans)
     if not words:
@@ -179,12 +164,7 @@ def _members(parts: Sequence[Word], wholes: Sequence[Word]) -> np.ndarray:
 
 
 def intersect_links(links: Iterable[Link], backward: Iterable[Link]) -> list[Link]:
-    """The links that both directions agree on.
-
-    Args:
-        links: `(source, target)` by a model from the source to the target.
-        backward: `(target, source)` by a model of the other direction.
-    """
+    """The links that both directions agree on; `backward` are `(target, source)`, by the other."""
     return sorted(set(links) & {(i, j) for j, i in backward})
 
 
@@ -192,12 +172,9 @@ def intersect_links(links: Iterable[Link], backward: Iterable[Link]) -> list[Lin
 
 
 def read_spans(tokenizer: PreTrainedTokenizerFast, text: str, num_tokens: int) -> list[Span | None]:
-    """Where the tokens of an encoded text stand in it.
+    """Where the tokens stand in a text, of which the tokenizer has encoded `clean_text(text)`.
 
-    Args:
-        tokenizer: the tokenizer that encoded `clean_text(text)`.
-        text: the text before it was cleaned.
-        num_tokens: how many tokens there are, after cutting; the end may be one of them.
+    There are `num_tokens` after cutting; the end may be one of them.
     """
     clean, origins = clean_with_origins(text)
     backend = tokenizer.backend_tokenizer
@@ -214,12 +191,10 @@ def read_spans(tokenizer: PreTrainedTokenizerFast, text: str, num_tokens: int) -
 
 
 def written_spans(tokens: Sequence[str], text: str) -> list[Span | None]:
-    """Where the tokens that a model has written stand in the text that was made of them.
+    """Where the tokens that a model has written stand in the line of text that was made of them.
 
-    Args:
-        tokens: as the vocabulary has them, or the words put in their place; what is not in the text
-            (the end, an unknown word) has no span, each byte of a character its character's.
-        text: what they read, one line.
+    Tokens are as the vocabulary has them, or the words put in their place. What is not in the text
+    (the end, an unknown word) has no span, each byte of a character its character's.
     """
     spans: list[Span | None] = [None] * len(tokens)
     position = missed = 0

@@ -85,11 +85,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
-    return output_dir / f"checkpoint-{step}"
-
-
 def list_checkpoints(output_dir: Path) -> dict[int, Path]:
     """The checkpoints of a run by step, oldest first."""
     if not output_dir.is_dir():
@@ -99,11 +94,7 @@ def list_checkpoints(output_dir: Path) -> dict[int, Path]:
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path:
-    """Find and verify the checkpoint to go on from.
-
-    Args:
-        output_dir: the run's folder.
-        wanted: a checkpoint's folder, or `latest`: the newest whole one in `output_dir`.
+    """Find and verify the checkpoint to go on from: a folder, or `latest`, the newest whole one.
 
     Raises:
         InputError: there is none, or the one named is not whole.
@@ -186,8 +177,7 @@ def seal_checkpoint(folder: Path) -> None:
         path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
     }
-    manifest = {"format": FORMAT, "files": sums}
-    files.write_json(folder / MANIFEST, manifest)
+    files.write_json(folder / MANIFEST, {"format": FORMAT, "files": sums})
     for path in folder.iterdir():
         flush_to_disk(path)
     flush_to_disk(folder)

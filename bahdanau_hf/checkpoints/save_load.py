@@ -36,13 +36,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..distributed import gather_lists, on_main_process
 from ..errors import InputError
 from ..files import flush_to_disk, read_json, unfinished, write_json
-from .run_folder import (
-    checkpoint_folder,
-    remove_checkpoint,
-    seal_checkpoint,
-    share_files,
-    writing,
-)
+from .run_folder import remove_checkpoint, seal_checkpoint, share_files, writing
 
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -50,39 +44,22 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass
 class TrainerState:
-    """How far a run has come: everything that the next step depends on besides the tensors.
+    """How far a run has come: everything that the next step depends on besides the tensors."""
 
-    Attributes:
-        step: optimizer steps taken.
-        epoch: passes over the training pairs that are over.
-        batches_done: batches that each process has taken from the present pass.
-        stream: where the stream of training pairs stands, if there is one.
-        seconds: wall clock spent in training, earlier sittings and validations included.
-        loss_sum: summed loss since the last line of the log.
-        num_tokens: target tokens since the last line of the log.
-        logged_seconds: seconds of training, without validations, since the last line of the log.
-        validations: what each validation measured, with its `step`.
-        best_step: step of the best validation so far.
-        best_score: its score, higher is better.
-        validations_without_gain: how many have passed since the best one.
-        finished: why training is over; empty while it is not.
-        skipped_steps: how many of the steps a gradient scaler skipped.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batches_done: int = 0
-    stream: dict[str, Any] | None = None
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    num_tokens: int = 0
-    logged_seconds: float = 0.0
-    validations: list[dict[str, Any]] = field(default_factory=list)
-    best_step: int | None = None
-    best_score: float | None = None
-    validations_without_gain: int = 0
-    finished: str = ""
-    skipped_steps: int = 0
+    step: int = 0  # optimizer steps taken
+    epoch: int = 0  # passes over the training pairs that are over
+    batches_done: int = 0  # batches that each process has taken from the present pass
+    stream: dict[str, Any] | None = None  # where the stream of training pairs stands
+    seconds: float = 0.0  # wall clock of training, earlier sittings and validations included
+    loss_sum: float = 0.0  # since the last line of the log, as the next two
+    num_tokens: int = 0  # of the targets
+    logged_seconds: float = 0.0  # of training, without validations
+    validations: list[dict[str, Any]] = field(default_factory=list)  # what each measured
+    best_step: int | None = None  # of the best validation so far
+    best_score: float | None = None  # higher is better
+    validations_without_gain: int = 0  # since the best one
+    finished: str = ""  # why training is over; empty while it is not
+    skipped_steps: int = 0  # of the steps, by a gradient scaler
 
 
 # --- saving --------------------------------------------------------------------------------------
@@ -101,24 +78,15 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `state.step`; called on every process, written by the main one.
 
-    Args:
-        output_dir: the run's folder.
-        state: how far the run has come.
-        accelerator: the run's.
-        model: unwrapped, as it is saved.
-        tokenizer: saved beside it.
-        optimizer: unwrapped.
-        scheduler: with a `state_dict` of plain values.
-        identity: what a run that goes on from here must have in common; see `check_identity`.
-
-    Returns:
-        The checkpoint's folder.
+    Model and optimizer are unwrapped; the scheduler has a `state_dict` of plain values. What a run
+    that goes on from here must have in common is its `identity`, see `check_identity`. Returned is
+    the checkpoint's folder.
 
     Raises:
         InputError: on every process: the disk is full, or cannot be written to.
     """
     generators = gather_lists(accelerator, [random_state(accelerator.device)])
-    final = checkpoint_folder(output_dir, state.step)
+    final = output_dir / f"checkpoint-{state.step}"
 
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -226,10 +194,7 @@ def mean_weights(folders: list[Path]) -> dict[str, Tensor]:
 def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Refuse to go on with other data, another number of processes or another recipe.
 
-    Args:
-        saved: of the checkpoint: `world_size`, and the dicts `data_fingerprints` and `recipe`.
-        now: the same of this run.
-        folder: the checkpoint's, for the message.
+    The checkpoint and this run have a `world_size`, and the dicts `data_fingerprints` and `recipe`.
 
     Raises:
         InputError: naming every difference.

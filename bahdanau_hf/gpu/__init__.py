@@ -8,7 +8,6 @@ model first takes one.
 | "graph" | the searches of `generate` as CUDA graphs (`cuda_graphs`) |
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,17 +19,16 @@ def register() -> None:
     from ..modeling import modeling_bahdanau
 
     modeling_bahdanau.FAST_WAYS["graph"] = modeling_bahdanau.FastWay(
-        greedy_search=_imported_when_called("cuda_graphs", "graphed_greedy_search"),
-        beam_search=_imported_when_called("cuda_graphs", "graphed_beam_search"),
+        greedy_search=_imported_when_called("graphed_greedy_search"),
+        beam_search=_imported_when_called("graphed_beam_search"),
     )
 
 
-def _imported_when_called(module: str, name: str) -> Callable[..., Any]:
+def _imported_when_called(name: str) -> Callable[[Any], Any]:
     @torch.compiler.disable  # as what it calls
-    def call(*args: Any, **options: Any) -> Any:
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args, **options)
+    def call(asked: Any) -> Any:
+        from . import cuda_graphs
+
+        return getattr(cuda_graphs, name)(asked)
 
     return call
-
-
-__all__ = ["register"]

@@ -69,6 +69,7 @@ class Search:
         self.final_state = torch.zeros(B, config.encoder_layers, config.annotation_size, **room)
         self.mask = torch.zeros(B, S, dtype=torch.bool, device=device)
         self.is_real = torch.zeros(B, dtype=torch.bool, device=device)  # sentence, not filling
+        self.done = torch.zeros_like(self.is_real)  # what stands there can change no more
         self.first = torch.zeros(B, 1, dtype=torch.long, device=device)
         # Tokens of an output at most.
         self.limit = torch.full((1,), M, dtype=torch.long, device=device)
@@ -100,10 +101,15 @@ class Search:
             self.beams.widen(self.plan.num_beams)
         self.tokens.copy_(self.first.expand(-1, self.plan.num_beams).flatten())
         self.position.fill_(1)
+        self.done.copy_(~self.is_real)
 
     def step(self) -> None:
         """Take one step: read a token in each row and choose the next."""
         raise NotImplementedError
+
+    def is_done(self) -> bool:
+        """Ask the device whether nothing can change any more."""
+        return bool(self.done.all())
 
     def _ends(self, tokens: Tensor) -> Tensor:
         return (tokens.unsqueeze(-1) == self.eos).any(dim=-1)
@@ -115,7 +121,6 @@ class GreedySearch(Search):
     def __init__(self, decoder: BahdanauDecoder, head: nn.Linear, plan: Plan):
         super().__init__(decoder, head, plan)
         self.output = self.first.new_zeros(plan.batch_size, plan.output_length)
-        self.running = torch.zeros_like(self.is_real)
         self.length = torch.zeros_like(self.position)
 
     def begin(self) -> None:
@@ -123,26 +128,21 @@ class GreedySearch(Search):
         super().begin()
         self.output.fill_(self.plan.fill_token_id)
         self.output[:, :1].copy_(self.first)
-        self.running.copy_(self.is_real)
         self.length.fill_(1)
 
     def step(self) -> None:
         """Take one step."""
         tokens = self.beams.likeliest(self.tokens)
-        written = tokens.masked_fill(~self.running, self.plan.fill_token_id)
+        written = tokens.masked_fill(self.done, self.plan.fill_token_id)
         self.output.index_copy_(1, self.position, written.unsqueeze(1))
-        self.length.add_(self.running.any())
-        self.running.logical_and_(~self._ends(tokens))
+        self.length.add_((~self.done).any())
+        self.done.logical_or_(self._ends(tokens))
         self.tokens.copy_(tokens)
         self.position.add_(1)
 
-    def is_done(self) -> bool:
-        """Ask the device whether every sentence has ended."""
-        return not bool(self.running.any())
-
-    def result(self, batch_size: int) -> Tensor:
-        """The outputs `(batch_size, T)`."""
-        return self.output[:batch_size, : int(self.length)].clone()
+    def result(self, asked: generation.Search) -> Tensor:
+        """The outputs `(sentences, T)`."""
+        return self.output[: len(asked.annotations), : int(self.length)].clone()
 
 
 class BeamSearch(Search):
@@ -158,7 +158,6 @@ class BeamSearch(Search):
         self.running, self.ended = (self.first.new_zeros(B, K, M) for _ in range(2))
         self.lengths = self.first.new_zeros(B, K)
         self.scores, self.ended_scores = (torch.zeros(B, K, device=plan.device) for _ in range(2))
-        self.done = torch.zeros_like(self.is_real)
         # What a score is divided by, for each number of tokens behind the start.
         self.divisors = torch.tensor(
             [1.0] + [n**plan.length_penalty for n in range(1, M)], device=plan.device
@@ -174,7 +173,6 @@ class BeamSearch(Search):
         self.scores.fill_(NEVER)[:, :1].zero_()  # beams begin alike: one is enough
         self.ended_scores.fill_(NEVER)
         self.lengths.zero_()
-        self.done.copy_(~self.is_real)
 
     def step(self) -> None:
         """Take one step."""
@@ -219,13 +217,9 @@ class BeamSearch(Search):
         """Rows `(B, N)` of `(B, K, M)`: `(B, N, M)`."""
         return sequences.gather(1, index.unsqueeze(-1).expand(-1, -1, sequences.shape[2]))
 
-    def is_done(self) -> bool:
-        """Ask the device whether nothing can change any more."""
-        return bool(self.done.all())
-
-    def result(self, batch_size: int, num_return_sequences: int) -> Tensor:
-        """The outputs `(batch_size * num_return_sequences, T)`, best first within a sentence."""
-        best = (slice(batch_size), slice(num_return_sequences))
+    def result(self, asked: generation.Search) -> Tensor:
+        """The outputs `(sentences * num_return_sequences, T)`, best first within a sentence."""
+        best = (slice(len(asked.annotations)), slice(asked.num_return_sequences))
         return self.ended[best].flatten(0, 1)[:, : int(self.lengths[best].max())].clone()
 
 
@@ -262,9 +256,6 @@ class _Searches:
         self._kept: OrderedDict[Plan, tuple[Search, tuple[Callable[[], None], ...]]] = OrderedDict()
         self._addresses: list[tuple] = []
 
-    def __deepcopy__(self, memo: dict) -> "_Searches":
-        return _Searches()
-
     def __reduce__(self) -> tuple:
         return _Searches, ()
 
@@ -286,22 +277,17 @@ class _Searches:
         return self._kept[plan]
 
 
-def _run(
-    kind: type[Search], asked: generation.Search, result: Callable[[Any, int], Tensor]
-) -> Tensor:
+def _run(kind: type[Search], asked: generation.Search) -> Tensor:
     """Search in the rooms of the smallest plan that the call fits in."""
     annotations, device = asked.annotations, asked.input_ids.device
-    autocast = None
-    if torch.is_autocast_enabled(device.type):
-        autocast = torch.get_autocast_dtype(device.type)
-    ends = asked.eos_token_ids
+    narrows, ends = torch.is_autocast_enabled(device.type), asked.eos_token_ids
     plan = Plan(
         batch_size=1 << (annotations.shape[0] - 1).bit_length(),
         source_length=-(-annotations.shape[1] // SOURCE_STEP) * SOURCE_STEP,
         output_length=-(-asked.max_length // OUTPUT_STEP) * OUTPUT_STEP,
         num_beams=asked.num_beams,
         dtype=annotations.dtype,
-        autocast=autocast,
+        autocast=torch.get_autocast_dtype(device.type) if narrows else None,
         device=device,
         eos_token_ids=() if ends is None else tuple(ends.flatten().tolist()),
         fill_token_id=asked.fill_token_id,
@@ -324,7 +310,7 @@ def _run(
             step()
             if taken % ASK_EVERY == 0 and search.is_done():
                 break
-        return result(search, annotations.shape[0])
+        return search.result(asked)
 
 
 def _fits(asked: generation.Search) -> bool:
@@ -333,14 +319,9 @@ def _fits(asked: generation.Search) -> bool:
 
 def graphed_greedy_search(asked: generation.Search) -> Tensor:
     """Do what `greedy_search` does, which also takes longer beginnings and 8-bit products."""
-    if not _fits(asked):
-        return generation.greedy_search(asked)
-    return _run(GreedySearch, asked, lambda search, size: search.result(size))
+    return _run(GreedySearch, asked) if _fits(asked) else generation.greedy_search(asked)
 
 
 def graphed_beam_search(asked: generation.Search) -> Tensor:
     """Do what `beam_search` does, which also takes longer beginnings and 8-bit products."""
-    if not _fits(asked):
-        return generation.beam_search(asked)
-    wanted = asked.num_return_sequences
-    return _run(BeamSearch, asked, lambda search, size: search.result(size, wanted))
+    return _run(BeamSearch, asked) if _fits(asked) else generation.beam_search(asked)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from ..errors import InputError
@@ -21,19 +20,11 @@ NUM_SAMPLES = 1000
 
 @dataclass(frozen=True)
 class LengthScores:
-    """Scores of the sentences whose source is of like length.
+    """Corpus scores of the sentences whose source is of like length."""
 
-    Attributes:
-        shortest: the shortest source in this group, as `source_length` counts.
-        longest: the longest one; `None` in the last group, which has no end.
-        num_sentences: how many there are, at least 1.
-        bleu: their corpus BLEU.
-        chrf: their corpus chrF2.
-    """
-
-    shortest: int
-    longest: int | None
-    num_sentences: int
+    shortest: int  # as `source_length` counts
+    longest: int | None  # `None` in the last group, which has no end
+    num_sentences: int  # at least 1
     bleu: float
     chrf: float
 
@@ -44,27 +35,16 @@ class LengthScores:
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """A metric of two systems on the same sentences, by paired bootstrap (Koehn 2004).
+    """A metric of two systems on the same sentences, by paired bootstrap (Koehn 2004)."""
 
-    Attributes:
-        score: of the system.
-        baseline_score: of the system it is compared with.
-        p_value: how probable so large a difference is by chance alone, in (0, 1].
-        mean: of the system's score over the resamples.
-        confidence_interval: half the width of the range in which 95% of them lie.
-        baseline_mean: as `mean`.
-        baseline_confidence_interval: as `confidence_interval`.
-        signature: how it was computed, resamples and seed included; sacrebleu's words.
-    """
-
-    score: float
-    baseline_score: float
-    p_value: float
-    mean: float
-    confidence_interval: float
+    score: float  # of the system
+    baseline_score: float  # of the system it is compared with
+    p_value: float  # how probable so large a difference is by chance alone, in (0, 1]
+    mean: float  # of the system's score over the resamples
+    confidence_interval: float  # half the width of the range in which 95% of them lie
     baseline_mean: float
     baseline_confidence_interval: float
-    signature: str
+    signature: str  # how it was computed, resamples and seed included; sacrebleu's words
 
     @property
     def difference(self) -> float:
@@ -89,33 +69,21 @@ def scores_by_length(
     *,
     source_lang: str = "en",
     target_lang: str = "zh",
-    edges: Sequence[int] = LENGTH_EDGES,
 ) -> list[LengthScores]:
     """Score short and long sentences apart, as Bahdanau et al. 2015 do in figure 2.
 
-    Args:
-        sources: one sentence each; a blank one counts as of length 1.
-        predictions: as `score_translations`.
-        references: as `score_translations`.
-        source_lang: decides how length is counted, see `source_length`.
-        target_lang: as `score_translations`.
-        edges: where a group begins, increasing, the first 1.
-
-    Returns:
-        A group for each edge that has sentences.
+    Each of the `LENGTH_EDGES` begins a group; those without sentences are left out. A blank source
+    counts as of length 1. The rest is as in `score_translations`.
 
     Raises:
         InputError: as `score_translations`; or not as many sources as predictions.
-        ValueError: edges that do not increase from 1.
     """
-    if not edges or edges[0] != 1 or any(a >= b for a, b in pairwise(edges)):
-        raise ValueError(f"edges must increase from 1, not {list(edges)}")
     hypotheses, reference_lists = check_translations(predictions, references)
     lengths = [max(1, source_length(text, source_lang)) for text in sources]
     if len(lengths) != len(hypotheses):
         raise InputError(f"{len(lengths)} sources but {len(hypotheses)} predictions")
     groups = []
-    for shortest, end in zip(edges, [*edges[1:], None], strict=True):
+    for shortest, end in zip(LENGTH_EDGES, [*LENGTH_EDGES[1:], None], strict=True):
         members = [i for i, n in enumerate(lengths) if n >= shortest and (end is None or n < end)]
         if members:
             scores = score_translations(
@@ -139,17 +107,8 @@ def compare_systems(
 ) -> dict[str, MetricComparison]:
     """Ask whether two systems differ by more than chance: sacrebleu's paired bootstrap.
 
-    The same resamples come every time (`SACREBLEU_SEED`, 12345).
-
-    Args:
-        predictions: the system's translations.
-        baseline: those of the system it is compared with, of the same sentences.
-        references: as `score_translations`.
-        target_lang: as `score_translations`.
-        num_samples: resamples.
-
-    Returns:
-        `bleu` and `chrf`.
+    `baseline` are the other system's translations of the same sentences. The same `num_samples`
+    resamples are drawn every time (`SACREBLEU_SEED`, 12345). Returned are `bleu` and `chrf`.
 
     Raises:
         InputError: as `score_translations`, for either system.

@@ -37,11 +37,9 @@ class TranslationMetric(evaluate.Metric):
     `compute` gives on process 0 what `score_translations(...).as_dict()` gives for all sentences of
     all processes, and None on the others. A process without a sentence still has to call `compute`.
 
-    Args:
-        target_lang: language code of the translations; chooses BLEU's tokenizer.
-        lowercase: compare without regard to case.
-        **kwargs: `evaluate.Metric`'s own: `num_process`, `process_id`, `experiment_id` (to be
-            given when runs share a file system), `cache_dir`, `keep_in_memory`, ...
+    `target_lang` and `lowercase` are those of `score_translations`; the rest is `evaluate.Metric`'s
+    own: `num_process`, `process_id`, `experiment_id` (to be given when runs share a file system),
+    `cache_dir`, `keep_in_memory`, ...
     """
 
     filelocks: list[Any] | None
@@ -81,11 +79,7 @@ class TranslationMetric(evaluate.Metric):
         self.add_batch(predictions=[prediction], references=[reference])
 
     def add_batch(self, *, predictions: Iterable[Any], references: Iterable[Any]) -> None:
-        """Add a batch of sentences; both sides may be iterators, or empty.
-
-        Raises:
-            InputError: as `score_translations`.
-        """
+        """Add a batch of sentences; both sides may be iterators, or empty. Errors as in `add`."""
         predictions, references = list(predictions), list(references)
         if predictions or references:
             hypotheses, reference_lists = check_translations(predictions, references)

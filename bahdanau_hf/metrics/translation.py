@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -20,29 +21,17 @@ from ..languages import has_spaces, is_chinese
 
 @dataclass(frozen=True)
 class TranslationScores:
-    """Scores of a set of translations.
+    """Scores of a set of translations, with sacrebleu's words on how they were computed."""
 
-    Attributes:
-        bleu: corpus BLEU, 0 to 100 (Papineni et al. 2002).
-        bleu_signature: how BLEU was computed, sacrebleu's words.
-        chrf: corpus chrF2, 0 to 100 (Popović 2015); the target language's tokenizer plays no part.
-        chrf_signature: how chrF was computed.
-        num_sentences: how many sentences were scored.
-        hypothesis_tokens: length of all predictions, in BLEU's tokens.
-        reference_tokens: length of the references, of several the closest in length.
-        brevity_penalty: BLEU's factor for too short predictions, in [0, 1].
-        precisions: BLEU's precisions of 1- to 4-grams, 0 to 100 each.
-    """
-
-    bleu: float
+    bleu: float  # corpus BLEU, 0 to 100 (Papineni et al. 2002)
     bleu_signature: str
-    chrf: float
+    chrf: float  # corpus chrF2, 0 to 100 (Popović 2015), of characters in every language
     chrf_signature: str
     num_sentences: int
-    hypothesis_tokens: int
-    reference_tokens: int
-    brevity_penalty: float
-    precisions: tuple[float, ...]
+    hypothesis_tokens: int  # length of all predictions, in BLEU's tokens
+    reference_tokens: int  # length of the references, of several the closest in length
+    brevity_penalty: float  # BLEU's factor for too short predictions, in [0, 1]
+    precisions: tuple[float, ...]  # BLEU's, of 1- to 4-grams, 0 to 100 each
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values, under the attributes' names."""
@@ -127,10 +116,7 @@ def sentence_scores(
 
     For finding good and bad translations, not for reporting: their mean is not corpus BLEU. With
     the effective order (sacrebleu's `eff:yes`) a sentence of fewer than four tokens that equals
-    its reference scores 100.
-
-    Raises:
-        InputError: as `score_translations`.
+    its reference scores 100. Arguments and errors are those of `score_translations`.
     """
     from sacrebleu.metrics import BLEU
 
@@ -152,11 +138,8 @@ def tutorial_bleu(prediction: str | Sequence[str], reference: str, k: int = 2) -
     and it is not comparable with corpus BLEU. Where the tutorial divides by zero, at a prediction
     of exactly k - 1 tokens or fewer, the score is 0.
 
-    Args:
-        prediction: tokens, or text with one space between tokens as the tutorial prints it. For
-            text that comes without spaces pass `list(text)`.
-        reference: the reference as plain text.
-        k: longest n-gram, at least 1.
+    A prediction is its tokens, or text with one space between tokens as the tutorial prints it; for
+    text without spaces pass `list(text)`. The longest n-gram, k, is at least 1.
 
     Raises:
         ValueError: k below 1.
@@ -193,34 +176,25 @@ def tutorial_counts(
 
 
 class AlignmentScores(NamedTuple):
-    """How well links between words agree with those that people have drawn.
+    """How well links between words agree with those that people have drawn."""
 
-    Attributes:
-        error_rate: AER in [0, 1], 0 is best.
-        precision: share of the links that are possible, in [0, 1]; 1 where there are none.
-        recall: share of the sure links that were found, in [0, 1]; 1 where there are none.
-        num_links: links that were scored.
-    """
-
-    error_rate: float
-    precision: float
-    recall: float
-    num_links: int
+    error_rate: float  # AER in [0, 1], 0 is best
+    precision: float  # share of the links that are possible, in [0, 1]; 1 where there are none
+    recall: float  # share of the sure links that were found, in [0, 1]; 1 where there are none
+    num_links: int  # that were scored
 
 
 def alignment_scores(
-    links: Iterable[Collection[tuple[int, int]]],
-    sure: Iterable[Collection[tuple[int, int]]],
-    possible: Iterable[Collection[tuple[int, int]]],
+    links: Iterable[Iterable[tuple[int, int]]],
+    sure: Iterable[Iterable[tuple[int, int]]],
+    possible: Iterable[Iterable[tuple[int, int]]],
 ) -> AlignmentScores:
     """Compute the alignment error rate over all sentences (Och and Ney 2003, section 4.2).
 
     AER = 1 - (|A ∩ S| + |A ∩ P|) / (|A| + |S|)
 
-    Args:
-        links: for each sentence the pairs `(source word, target word)` to be scored, A.
-        sure: for each sentence the links that must be there, S.
-        possible: for each sentence the links that may be there, P; sure ones always are.
+    A, S and P are for each sentence the `(source word, target word)` to be scored, those that must
+    be there and those that may; the sure ones always may.
 
     Raises:
         InputError: no sentences, unequal numbers of them, or neither a link nor a sure link.
@@ -252,10 +226,7 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter[str]:
 def check_translations(
     predictions: Iterable[str], references: Iterable[str | Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Read both sides to the end and see that they can be scored.
-
-    Returns:
-        The predictions, and for each a list of at least one reference.
+    """Read both sides to the end: the predictions, and for each a list of at least one reference.
 
     Raises:
         InputError: as `score_translations`.
@@ -266,12 +237,12 @@ def check_translations(
     _check_lengths(len(hypotheses), len(reference_lists))
     for number, hypothesis in enumerate(hypotheses):
         if not isinstance(hypothesis, str):
-            raise InputError(f"prediction {number} is not text: {_short(hypothesis)}")
+            raise InputError(f"prediction {number} is not text: {hypothesis!r:.60}")
     for number, alternatives in enumerate(reference_lists):
         is_list = isinstance(alternatives, Iterable) and not isinstance(alternatives, bytes)
         if not is_list or not all(isinstance(text, str) for text in alternatives):
             raise InputError(
-                f"reference {number} is neither text nor a list of texts: {_short(alternatives)}"
+                f"reference {number} is neither text nor a list of texts: {alternatives!r:.60}"
             )
         if not alternatives:
             raise InputError(f"sentence {number} has no reference")
@@ -283,16 +254,12 @@ def reference_streams(reference_lists: Sequence[Sequence[str]]) -> list[list[str
 
     `None` stands where a sentence has fewer.
     """
-    most = max(map(len, reference_lists))
-    return [
-        [alternatives[i] if i < len(alternatives) else None for alternatives in reference_lists]
-        for i in range(most)
-    ]
+    return [list(stream) for stream in zip_longest(*reference_lists)]
 
 
 def _sentences(texts: Iterable[Any], name: str) -> list[Any]:
     if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise InputError(f"{name} must be a list of sentences, not {_short(texts)}")
+        raise InputError(f"{name} must be a list of sentences, not {texts!r:.60}")
     return list(texts)
 
 
@@ -304,8 +271,3 @@ def _check_lengths(num_predictions: int, num_references: int) -> None:
         )
     if num_predictions == 0:
         raise InputError("there is nothing to score: no predictions and no references")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

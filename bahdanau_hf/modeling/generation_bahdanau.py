@@ -188,11 +188,8 @@ def _make(decoder: Any, head: nn.Linear, dtype: torch.dtype, pack: bool) -> Layo
     if attention is not None:
         query, score = attention.query.weight, attention.score.weight[0].detach()
         key = product(attention.key.weight, attention.key.bias)
-    embeddings, weight, bias = (
-        decoder.embed_tokens.weight,
-        decoder.input_weights()[1],
-        cells[0].bias_ih,
-    )
+    embeddings, bias = decoder.embed_tokens.weight, cells[0].bias_ih
+    context, weight = decoder.input_weights()
     if pack and len(embeddings) * len(weight) <= LARGEST_TABLE:
         table = make_product(weight, bias, dtype)(embeddings.detach())
     if readout is not None:
@@ -205,7 +202,7 @@ def _make(decoder: Any, head: nn.Linear, dtype: torch.dtype, pack: bool) -> Layo
         inputs=tuple(product(cell.weight_ih, cell.bias_ih) for cell in cells[1:]),
         score=score,
         key=key,
-        context=product(decoder.input_weights()[0], None),
+        context=product(context, None),
         readout=projection,
         head=product(head.weight, head.bias, within_one=readout is None),
     )

@@ -217,21 +217,15 @@ def make_product(
         return _packed_product(weight, bias)
     if pack and not multiplies_fast(dtype, weight.device):  # widened once, not at every step
         return make_product(weight, bias, torch.float32, pack)
-    return _plain_product(weight, bias)
-
-
-def _plain_product(weight: Tensor, bias: Tensor | None) -> Product:
     weight = weight.contiguous()  # a part of a wider matrix would be copied out for every product
-    dtype, wide = weight.dtype, torch.promote_types(weight.dtype, torch.float32)
+    wide = torch.promote_types(dtype, torch.float32)
     return lambda x: multiply(x.to(dtype), weight, bias).to(wide)
 
 
 def _packed_product(weight: Tensor, bias: Tensor | None) -> Product:
     """A product with the weight in oneDNN's own order."""
-    dtype = weight.dtype
-    packed = torch.ops.mkldnn._reorder_linear_weight(
-        weight.contiguous(), 64
-    )  # of rows, or any other
+    dtype, rows = weight.dtype, 64  # of x, or any other number
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
     def product(x: Tensor) -> Tensor:
         x = x.to(dtype).contiguous()

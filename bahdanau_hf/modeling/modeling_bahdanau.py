@@ -1045,14 +1045,13 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         return self._search(way, rules, start, self.model.encoder(ids, mask), mask)
 
     def _sample(self, input_ids: Tensor, **asked: Any) -> Tensor | ModelOutput:
-        """Greedy decoding: a fast way where tokens are all that is asked for."""
         return self._search_fast(super()._sample, input_ids, asked)
 
     def _beam_search(self, input_ids: Tensor, **asked: Any) -> Tensor | ModelOutput:
-        """Beam search: a fast way where tokens are all that is asked for."""
         return self._search_fast(super()._beam_search, input_ids, asked)
 
     def _search_fast(self, loop: Callable, input_ids: Tensor, asked: dict) -> Tensor | ModelOutput:
+        """Take a fast way, where there is one, and tokens are all that is asked for."""
         check_ids(input_ids, self.config.vocab_size, "decoder_input_ids")
         way = self.fast_way()
         if way is None or not asks_for_tokens_only(**asked):

@@ -289,7 +289,6 @@ class BahdanauTranslationPipeline(Pipeline):
     def _forward(
         self, model_inputs: dict[str, Any], return_alignments: bool = False, **options: Any
     ) -> dict[str, Any]:
-        """Translate one sentence or a batch of them."""
         model, tokenizer, defaults = self.model, self.tokenizer, self.model.generation_config
         if return_alignments and not model.config.use_attention:
             raise ValueError("this model has no attention (use_attention is false)")

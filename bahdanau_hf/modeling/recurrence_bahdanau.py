@@ -310,8 +310,11 @@ class _Recurrence(torch.autograd.Function):
         if layer_masks is not None:
             below = below * layer_masks
         read = (*trace.states[:-1].unbind(1), *below.unbind(1))
-        layers = zip((*drec, *dx[:, 1:].unbind(1)), read, pairs, strict=True)
-        grads = [grad for layer in layers for grad in weight_gradients(*layer, dtype)]
+        grads: list[Tensor] = []  # of the weights, over all steps at once
+        for grad, x, (weight, bias) in zip((*drec, *dx[:, 1:].unbind(1)), read, pairs, strict=True):
+            grad, x = grad.flatten(0, 1), x.flatten(0, 1)
+            grads.append(multiply_turned(grad.to(dtype), x.to(dtype)).to(weight.dtype))
+            grads.append(grad.sum(0).to(bias.dtype))
         dx = dx[:, 0]
         of = Inputs(dx.to(x_dtype), torch.stack(ds, dim=1).to(state_dtype))
         if alphas is not None:
@@ -331,19 +334,6 @@ class _Recurrence(torch.autograd.Function):
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """`x W^T`, computed in the type of W, in that of x."""
     return multiply(x.to(weight.dtype), weight).to(x.dtype)
-
-
-def weight_gradients(
-    grad: Tensor, x: Tensor, pair: Sequence[Tensor], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `x W^T + b` over all steps at once; grad `(T, B, out)`, x `(T, B, in)`.
-
-    The product is computed in `dtype`; the results have the types of the pair.
-    """
-    weight, bias = pair
-    grad, x = grad.flatten(0, 1), x.flatten(0, 1)
-    weight_grad = multiply_turned(grad.to(dtype), x.to(dtype))
-    return weight_grad.to(weight.dtype), grad.sum(0).to(bias.dtype)
 
 
 def _fill_with_factors(
