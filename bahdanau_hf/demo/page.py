@@ -39,8 +39,6 @@ _GRADIO_SETTINGS = {
 _CSS, _LIGHT_WORDS = (
     Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
 )
-
-
 # The same threads again and again: torch keeps memory for each thread that has ever used it.
 _WORKERS = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="translate")
 

@@ -21,6 +21,7 @@ REPO_PLACEHOLDER = "OWNER/NAME"
 
 _ATTENTION_MAPS = ("alignment.svg", "alignment.png")
 _SPLITS = {"test": "test", "validation": "validation (the weights were chosen by it)"}
+_METRICS = {"bleu": "BLEU", "chrf": "chrF"}
 _PROCEDURE = {
     "train": {
         "optimizer": "optimiser",
@@ -85,9 +86,10 @@ def write_model_card(
         pipeline_tag="translation",
         tags=["bahdanau", "seq2seq", "gru", *(["attention"] if has_attention else [])],
         datasets=[hub_data] if hub_data else None,
-        metrics=["bleu", "chrf"] if scores else None,
+        metrics=list(_METRICS) if scores else None,
         model_name=name,
-        eval_results=_eval_results(scores, data),
+        # Validation chose the weights: it counts only where nothing else was measured.
+        eval_results=_eval_results(dict(list(scores.items())[:1]), data) or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -217,7 +219,7 @@ def _procedure(
 
 
 def _score_row(scores: Mapping[str, Any], **labels: str) -> dict[str, str]:
-    row = {key: f"{scores[key]:.2f}" for key in ("bleu", "chrf") if is_number(scores.get(key))}
+    row = {key: f"{scores[key]:.2f}" for key in _METRICS if is_number(scores.get(key))}
     return {**labels, **row, "num_sentences": _number(scores.get("num_sentences")) or ""}
 
 
@@ -237,10 +239,10 @@ def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:
 def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Each signature once; splits are scored alike unless their references differ in number."""
     lines = [
-        f"{name} {values[key]}"
+        f"{name} {values[f'{metric}_signature']}"
         for values in scores.values()
-        for key, name in (("bleu_signature", "BLEU"), ("chrf_signature", "chrF"))
-        if values.get(key)
+        for metric, name in _METRICS.items()
+        if values.get(f"{metric}_signature")
     ]
     return list(dict.fromkeys(lines))
 
@@ -252,12 +254,10 @@ def _eval_results(
     for split, values in scores.items():
         own_file = data.get(f"{split}_file")
         name = Path(own_file).name if own_file else _data_name(data)
-        for metric, label in (("bleu", "BLEU"), ("chrf", "chrF")):
-            if not is_number(values.get(metric)):
-                continue
+        for metric, label in _METRICS.items():
             signature = values.get(f"{metric}_signature")
-            results.append(
-                EvalResult(
+            if is_number(values.get(metric)):
+                result = EvalResult(
                     task_type="translation",
                     task_name="Translation",
                     dataset_type=_hub_dataset(data) or name.replace(" ", "-"),
@@ -269,7 +269,7 @@ def _eval_results(
                     metric_value=round(float(values[metric]), 2),
                     metric_args={"signature": signature} if signature else None,
                 )
-            )
+                results.append(result)
     return results
 
 

@@ -138,7 +138,7 @@ def open_repository(
 
 
 class BackgroundPush:
-    """Pushes releases to a repository, as `push_folder`, while other work goes on; one at a time."""
+    """Pushes releases as `push_folder` does, while other work goes on, one at a time."""
 
     def __init__(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
         self.repo_id, self.private, self.token = repo_id, private, token

@@ -31,6 +31,5 @@ class Translation:
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values; the alignment as its `as_dict` gives it."""
-        values = {"source": self.source, "text": self.text, "score": self.score}
         alignment = self.alignment.as_dict() if self.alignment is not None else None
-        return {**values, "alignment": alignment, "truncated": self.truncated}
+        return {**vars(self), "alignment": alignment}

@@ -259,7 +259,7 @@ class Translator:
         return self.align_pairs([source], [target])[0]
 
     def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
-        """Align sentences with translations that are given, as `align` does one, with its errors."""
+        """Align sentences with translations that are given, as `align` does one; its errors too."""
         check_attention(self.model)
         sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
         target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]

@@ -97,15 +97,10 @@ def line_chart(
         parts.append(
             f'<line class="{kind}" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-        parts.append(
-            f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{compact(mark)}</text>'
-        )
+        parts.append(_text(left - 7, y + 4, compact(mark), "end"))
     for x in (t for t in ticks(low_x, max(xs), 4) if low_x <= t <= max(xs)):
-        middle = place((x, marks[0]))[0]
-        parts.append(
-            f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">{compact(x)}</text>'
-        )
-    parts.append(f'<text x="{left - 7}" y="{height - 8}" text-anchor="end">step</text>')
+        parts.append(_text(place((x, marks[0]))[0], height - 8, compact(x), "middle"))
+    parts.append(_text(left - 7, height - 8, "step", "end"))
     for number, line in enumerate(lines):
         placed = [place(point) for point in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
@@ -119,8 +114,7 @@ def line_chart(
         anchor = "start" if x < width * 0.25 else "end" if x > width * 0.75 else "middle"
         parts.append(_dot((x, y), 0))
         parts.append(
-            f'<text class="best" x="{x:.1f}" y="{y - 10:.1f}" text-anchor="{anchor}">'
-            f"best {compact(round(best[1], 2))}</text>"
+            _text(x, y - 10, f"best {compact(round(best[1], 2))}", anchor, ' class="best"')
         )
     parts += _strips(lines, place, top, bottom)
     keys = "".join(
@@ -147,11 +141,8 @@ def _strips(
     xs = sorted({x for line in lines for x, _ in line.points})
     xs = xs[:: math.ceil(len(xs) / _MAX_STRIPS)]
     centres = [place((x, 0.0))[0] for x in xs]
-    edges = [
-        centres[0] - 12,
-        *((a + b) / 2 for a, b in itertools.pairwise(centres)),
-        centres[-1] + 12,
-    ]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(centres)]
+    edges = [centres[0] - 12, *between, centres[-1] + 12]
     strips = []
     for i, x in enumerate(xs):
         near = [min(line.points, key=lambda point: abs(point[0] - x)) for line in lines]
@@ -167,6 +158,11 @@ def _strips(
             f'height="{bottom - top}"/></g>'
         )
     return strips
+
+
+def _text(x: float, y: float, text: str, anchor: str, attributes: str = "") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f"<text{attributes} {place}>{text}</text>"
 
 
 def _dot(place: tuple[float, float], number: int) -> str:
