@@ -159,13 +159,13 @@ class OnnxTranslator:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a sentence, the end included; none if it has no words."""
-        limit, end = self.settings["max_source_length"], self.settings["eos_token_ids"][0]
+        limit = self.settings["max_source_length"]
         text = clean_text(text)
         if limit is not None:
             text = text[: limit * CHARACTERS_PER_TOKEN]
         ids = self.tokenizer.encode(text).ids
         if limit is not None and len(ids) > limit:
-            ids = [*ids[: limit - 1], end] if self.settings["cut_keeps_end"] else ids[:limit]
+            ids = [*ids[: limit - 1], ids[-1]] if self.settings["cut_keeps_end"] else ids[:limit]
         return ids if len(ids) > 1 else []
 
     def generate(

@@ -147,7 +147,16 @@ class Translator:
         return cls(model, tokenizer, batch_size, device, dtype, others)
 
     def translate(
-        self, texts: str | Iterable[str], num_beams: int | None = None, **options: Any
+        self,
+        texts: str | Iterable[str],
+        num_beams: int | None = None,
+        num_return_sequences: int = 1,
+        return_alignments: bool = False,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        return_scores: bool = False,
+        replace_unknown: bool | Mapping[str, str] = False,
+        **generate_kwargs: Any,
     ) -> list[Any]:
         """Translate a sentence, or any number of them.
 
@@ -165,7 +174,7 @@ class Translator:
             replace_unknown: put, for each `<unk>` that the model writes, the source word it looks
                 at most while it does (a name, a number), or what a dictionary has for this word
                 (as it is written, else in lower case). Otherwise it is left out of the text.
-            **options: any of those above, and further arguments of `model.generate`.
+            **generate_kwargs: further arguments of `model.generate`.
 
         Returns:
             For each sentence a `Translation`, or, if `num_return_sequences` is above 1, a list of
@@ -175,8 +184,19 @@ class Translator:
             InputError: a sentence that is not text, or sizes that make no sense.
             ValueError: further arguments that `generate` refuses.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        return list(self.stream(texts, num_beams=num_beams, **options))
+        return list(
+            self.stream(
+                [texts] if isinstance(texts, str) else texts,
+                num_beams=num_beams,
+                num_return_sequences=num_return_sequences,
+                return_alignments=return_alignments,
+                max_new_tokens=max_new_tokens,
+                length_penalty=length_penalty,
+                return_scores=return_scores,
+                replace_unknown=replace_unknown,
+                **generate_kwargs,
+            )
+        )
 
     def stream(
         self, texts: Iterable[str], *, window: int | None = None, **options: Any
@@ -259,7 +279,11 @@ class Translator:
         return self.align_pairs([source], [target])[0]
 
     def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
-        """Align sentences with translations that are given, as `align` does one; its errors too."""
+        """Align sentences with given translations, as `align` does one.
+
+        Raises:
+            InputError: as `align`.
+        """
         check_attention(self.model)
         sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
         target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]

@@ -82,12 +82,12 @@ export class Translator {
 
   /** Ids of a sentence, the end included; none if it has no words. */
   encode(text) {
-    const { max_source_length: limit, eos_token_ids: ends, cut_keeps_end: keeps } = this.settings;
+    const { max_source_length: limit, cut_keeps_end: keeps } = this.settings;
     text = cleanText(text);
     if (limit !== null) text = [...text].slice(0, limit * CHARACTERS_PER_TOKEN).join("");
     let ids = this.tokenizer.encode(text);
     if (limit !== null && ids.length > limit) {
-      ids = keeps ? [...ids.slice(0, limit - 1), ends[0]] : ids.slice(0, limit);
+      ids = keeps ? [...ids.slice(0, limit - 1), ids.at(-1)] : ids.slice(0, limit);
     }
     return ids.length > 1 ? ids : [];
   }
