@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..errors import InputError
@@ -69,21 +70,25 @@ def scores_by_length(
     *,
     source_lang: str = "en",
     target_lang: str = "zh",
+    edges: Sequence[int] = LENGTH_EDGES,
 ) -> list[LengthScores]:
     """Score short and long sentences apart, as Bahdanau et al. 2015 do in figure 2.
 
-    Each of the `LENGTH_EDGES` begins a group; those without sentences are left out. A blank source
-    counts as of length 1. The rest is as in `score_translations`.
+    Each of the `edges`, which increase from 1, begins a group; those without sentences are left
+    out. A blank source counts as of length 1. The rest is as in `score_translations`.
 
     Raises:
         InputError: as `score_translations`; or not as many sources as predictions.
+        ValueError: edges that do not increase from 1.
     """
+    if not edges or edges[0] != 1 or any(a >= b for a, b in pairwise(edges)):
+        raise ValueError(f"edges must increase from 1, not {list(edges)}")
     hypotheses, reference_lists = check_translations(predictions, references)
     lengths = [max(1, source_length(text, source_lang)) for text in sources]
     if len(lengths) != len(hypotheses):
         raise InputError(f"{len(lengths)} sources but {len(hypotheses)} predictions")
     groups = []
-    for shortest, end in zip(LENGTH_EDGES, [*LENGTH_EDGES[1:], None], strict=True):
+    for shortest, end in zip(edges, [*edges[1:], None], strict=True):
         members = [i for i, n in enumerate(lengths) if n >= shortest and (end is None or n < end)]
         if members:
             scores = score_translations(

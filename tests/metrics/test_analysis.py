@@ -78,12 +78,17 @@ def test_each_group_is_scored_by_itself() -> None:
     }
 
 
-def test_source_languages_and_numbers() -> None:
+def test_edges_and_languages() -> None:
     texts = ["一二三", "一二三四五六"]
-    groups = scores_by_length(texts, texts, texts, source_lang="zh", target_lang="en")
-    assert [(g.shortest, g.longest) for g in groups] == [(1, 5), (6, 10)]
-    (one,) = scores_by_length(["a"] * 2, texts, texts)
-    assert (one.shortest, one.longest, one.num_sentences) == (1, 5, 2)
+    groups = scores_by_length(
+        texts, texts, texts, source_lang="zh", target_lang="en", edges=[1, 3, 6]
+    )
+    assert [(g.shortest, g.longest) for g in groups] == [(3, 5), (6, None)]
+    (one,) = scores_by_length(["a"] * 2, texts, texts, edges=[1])
+    assert (one.shortest, one.longest, one.num_sentences) == (1, None, 2)
+    for edges in ([], [2, 3], [1, 3, 3], [1, 5, 4]):
+        with pytest.raises(ValueError, match="edges must increase from 1"):
+            scores_by_length(texts, texts, texts, edges=edges)
     with pytest.raises(InputError, match="1 sources but 2 predictions"):
         scores_by_length(["a"], texts, texts)
 
