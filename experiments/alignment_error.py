@@ -23,7 +23,8 @@ from bahdanau_hf.alignment.gold import (
 )
 from bahdanau_hf.alignment.ibm_model import NO_LINK, best_sources, link_posteriors
 from bahdanau_hf.alignment.words import Link, Word, intersect_links, split_words
-from bahdanau_hf.data.preprocessing import bundled_pairs, pair_texts
+from bahdanau_hf.data import bundled_pairs
+from bahdanau_hf.data.sources import pair_texts
 from bahdanau_hf.inference.alignment_error import alignment_quality
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.metrics.translation import AlignmentScores

@@ -1,6 +1,7 @@
 """The house rules that a machine can check: floors, names, sizes, and what travels."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -182,6 +183,18 @@ def test_tests_stand_where_they_are_looked_for() -> None:
     assert not [path for path in tests.rglob("*.py") if tested.search(path.read_text("utf-8"))]
 
 
+def test_what_is_imported_is_there() -> None:
+    """Also by what no test runs: experiments, benchmarks, stress tests."""
+    folders = [*(ROOT / name for name in (*OUTSIDE, "examples")), ROOT / "tests" / "stress"]
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bahdanau_hf"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+
+
 def test_no_path_of_the_machine() -> None:
     home = str(ROOT) + "/"
     folders = (PACKAGE, *(ROOT / name for name in (*OUTSIDE, "configs", "tests")))
@@ -241,3 +254,13 @@ def test_public_names_are_there(name) -> None:
     assert getattr(bahdanau_hf, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         bahdanau_hf.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["metrics", "data"])
+def test_names_that_packages_hand_out_are_there(name) -> None:
+    """Users import scores from `metrics`, and the bundled pairs from `data`."""
+    package = importlib.import_module(f"bahdanau_hf.{name}")
+    assert {"metrics": "score_translations", "data": "bundled_pairs"}[name] in package.__all__
+    assert all(getattr(package, public) is not None for public in package.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
