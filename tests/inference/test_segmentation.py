@@ -92,5 +92,5 @@ def test_clauses_are_cut_where_a_reader_would() -> None:
 
 def test_it_takes_time_by_length() -> None:
     """A text of a million marks is cut: looking back and ahead is bounded."""
-    assert len(split_sentences("A. " * 100_000)) >= 1
+    assert len(split_sentences("A. " * 100_000)) == 1  # initials
     assert len(split_sentences("Go on. " * 100_000)) == 100_000
