@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..alignment.words import Span, read_spans, split_words, words_of_tokens
+from ..alignment.words import Span, Word, read_spans, split_words, words_of_tokens
 from ..errors import InputError
 from ..metrics.calibration import fit_logistic, predict_logistic, reliability
 from ..modeling.pipeline_bahdanau import Rows, encode_sentences, evaluating, source_batch
@@ -118,7 +118,7 @@ def sentence_confidence(words: Sequence[WordConfidence]) -> float:
 
 def _features(
     text: str, spans: Sequence[Span | None], log_probs: np.ndarray
-) -> tuple[list[tuple[str, int, int]], np.ndarray]:
+) -> tuple[list[Word], np.ndarray]:
     """The words of a translation, and what is known of each, `(M, 4)`.
 
     These are the log-odds of the word (by the mean of its tokens), of the sentence's mean token and
@@ -127,7 +127,7 @@ def _features(
     words, members = words_of_tokens(text, spans)
     means = members @ log_probs / members.sum(axis=1)
     sentence = [_log_odds(log_probs.mean()), _log_odds(log_probs.min()), np.log(len(log_probs))]
-    return [tuple(word) for word in words], np.column_stack(
+    return words, np.column_stack(
         [_log_odds(means), *(np.full(len(words), value) for value in sentence)]
     )
 
@@ -181,7 +181,7 @@ def calibrate(
             text = hypotheses[i]
             words, features = _features(text, read_spans(tokenizer, text, len(row)), row)
             tables.append(features)
-            outcomes.append(_right([word for word, _, _ in words], references[i]))
+            outcomes.append(_right([word.text for word in words], references[i]))
     translator.model.config.confidence = None
     num_words = sum(map(len, outcomes))
     if num_words < _FEWEST_WORDS:

@@ -403,7 +403,7 @@ class Translator:
         looked = [(s.ids, h.ids) for s, h in pairs if request.looks_up(h.ids)]
         sources, targets = [ids for ids, _ in looked], [ids for _, ids in looked]
         weights = iter(read_attention(self.model, self.tokenizer, sources, targets))
-        translations = (
+        translations: Iterable[Translation] = (
             self._look_up(s, h, next(weights).numpy(), request)
             if request.looks_up(h.ids)
             else Translation(s.text, h.text, h.score, None, s.truncated)
@@ -411,7 +411,8 @@ class Translator:
         )
         if request.return_confidence:
             translations = self._with_confidence(list(translations), pairs)
-        return [list(islice(translations, len(hypotheses))) for hypotheses in found]
+        rest = iter(translations)
+        return [list(islice(rest, len(hypotheses))) for hypotheses in found]
 
     def _with_confidence(
         self,

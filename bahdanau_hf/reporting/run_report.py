@@ -303,11 +303,12 @@ def _confidence(found: Any) -> list[str]:
     charts, errors = [], []
     for name, part in as_mapping(found).items():
         columns = [as_mapping(part).get(key) for key in ("confidences", "accuracies", "counts")]
-        if not all(isinstance(c, list) and c and all(map(is_number, c)) for c in columns):
+        numbers = [c for c in columns if isinstance(c, list) and c and all(map(is_number, c))]
+        if len(numbers) < len(columns):
             continue
-        right = Series("right", list(zip(columns[0], columns[1], strict=False)), True)
+        right = Series("right", list(zip(numbers[0], numbers[1], strict=False)), True)
         series = [right, Series("ideal", [(0.0, 0.0), (1.0, 1.0)])]
-        title = f"{str(name).capitalize()}: {sum(columns[2]):,.0f}"
+        title = f"{str(name).capitalize()}: {sum(numbers[2]):,.0f}"
         charts.append(line_chart(title, series, from_zero=True, x_name="stated"))
         errors.append(f"{name} {_shown(part.get('ece'))}")
     if not charts:
