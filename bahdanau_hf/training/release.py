@@ -63,7 +63,8 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
     if run.accelerator.is_main_process:
         if "test" in splits:
             write_test_results(run, splits["test"])
-        write_alignments(run, output_dir, splits[names[-1]].sources)
+        last = splits[names[-1]]
+        write_alignments(run, output_dir, last.sources, last.references)
         results: dict[str, Any] = {
             name: {**split.scores.as_dict(), "num_beams": train.num_beams}
             for name, split in sorted(splits.items())
@@ -238,8 +239,8 @@ def _fill(run: Run, folder: Path) -> None:
     if settings.is_file():
         shutil.copy(settings, folder)
     write_json(folder / "eval_results.json", _results(run))
-    sources, _ = run.texts("validation", run.settings.train.max_eval_translations)
-    write_alignments(run, folder, sources)
+    texts = run.texts("validation", run.settings.train.max_eval_translations)
+    write_alignments(run, folder, *texts)
     save_release(run, folder)
 
 
