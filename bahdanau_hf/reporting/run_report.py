@@ -17,12 +17,12 @@ from typing import Any
 from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
+from ..metrics.translation import is_of_few
 from .attention_markup import FONT_STACK, alignment_html, html_page
 from .charts import Series, line_chart
 
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
-FEW_SENTENCES = 100  # a score of fewer says so
 _HEADING = re.compile("<h2 id=([A-Za-z]+)>")
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
 _COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
@@ -205,9 +205,7 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 def _conditions(scores: Mapping[str, Any]) -> str:
     """What belongs to a score: the search, and that it is of few sentences."""
     search = f", {search_name(scores['num_beams'])}" if scores.get("num_beams") else ""
-    number: Any = scores.get("num_sentences")
-    few = is_number(number) and number < FEW_SENTENCES
-    return f"{search}, only {number} sentences" if few else search
+    return f"{search}, only {scores['num_sentences']} sentences" if is_of_few(scores) else search
 
 
 def search_name(num_beams: Any) -> str:
