@@ -73,7 +73,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return kind()
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:  # each Python has words of its own for it
+        raise InputError(f"cannot read {path}: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {first_line(error)}") from None
     if not isinstance(value, kind):
         raise InputError(f"cannot read {path}: it does not hold a {kind.__name__}")

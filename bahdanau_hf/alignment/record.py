@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Weights may come from a half-precision model or from JSON rounded to four decimals.
 _ROW_SUM_TOLERANCE = 0.02
+_TEXTS = ("source", "target")
+END = "(end)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,8 @@ class Alignment:
     target_tokens: list[str]  # T
     weights: np.ndarray  # float32 (T, S), read-only
     words: WordAlignment | None = None  # the same said of words, if their places are known
+    source: str = ""  # sentence and translation as they are written, if they are known
+    target: str = ""
 
     def __post_init__(self) -> None:
         source, target = list(self.source_tokens), list(self.target_tokens)
@@ -54,6 +58,20 @@ class Alignment:
         object.__setattr__(self, "target_tokens", target)
         object.__setattr__(self, "weights", weights)
 
+    def by_words(self) -> Alignment:
+        """The same between whole words as they are written, if their places are known.
+
+        The last column, `END`, has what went to the end token.
+        """
+        if self.words is None or not (self.words.source_words and self.words.target_words):
+            return self
+        weights = self.words.weights
+        rest = np.clip(1 - weights.sum(axis=1, keepdims=True), 0, 1)
+        source = [word.text for word in self.words.source_words]
+        target = [word.text for word in self.words.target_words]
+        weights = np.hstack([weights, rest])
+        return Alignment([*source, END], target, weights, self.words, self.source, self.target)
+
     def as_dict(self) -> dict[str, Any]:
         """The alignment as plain JSON values, weights rounded to four decimals."""
         rows = [[round(float(weight), 4) for weight in row] for row in self.weights]
@@ -61,6 +79,7 @@ class Alignment:
             "source_tokens": list(self.source_tokens),
             "target_tokens": list(self.target_tokens),
             "weights": rows,
+            **{name: text for name in _TEXTS if (text := getattr(self, name))},
         }
 
     @classmethod
@@ -81,7 +100,8 @@ class Alignment:
             is_list = isinstance(tokens, Sequence) and not isinstance(tokens, str)
             if not is_list or not all(isinstance(token, str) for token in tokens):
                 raise ValueError("tokens must be a list of strings")
-        return cls(source, target, weights)
+        texts = [text if isinstance(text := values.get(name), str) else "" for name in _TEXTS]
+        return cls(source, target, weights, None, *texts)
 
 
 def _as_array(weights: Any) -> np.ndarray:

@@ -112,8 +112,8 @@ def align_words(
     Spans are the parts of a text that its tokens stand for; `None`: of no part, as the end token.
     Words of which no token is there (cut off) are left out.
     """
-    source_words, columns = _words_of_tokens(source, source_spans)
-    target_words, rows = _words_of_tokens(target, target_spans)
+    source_words, columns = words_of_tokens(source, source_spans)
+    target_words, rows = words_of_tokens(target, target_spans)
     merged = _merge(weights, rows, columns)
     return WordAlignment(source, target, tuple(source_words), tuple(target_words), merged)
 
@@ -133,13 +133,13 @@ def words_looked_at(
 
     Spans and weights as in `align_words`. A word is `None` only where the source has none.
     """
-    words, columns = _words_of_tokens(source, source_spans)
+    words, columns = words_of_tokens(source, source_spans)
     if not words:
         return [None] * len(weights)
     return [words[int(i)] for i in (weights @ columns.T).argmax(axis=1)]
 
 
-def _words_of_tokens(text: str, spans: Sequence[Span | None]) -> tuple[list[Word], np.ndarray]:
+def words_of_tokens(text: str, spans: Sequence[Span | None]) -> tuple[list[Word], np.ndarray]:
     """The words that have tokens, and which: 1 for a word's tokens, `(words, tokens)`, else 0."""
     words = split_words(text)
     starts = [word.start for word in words]

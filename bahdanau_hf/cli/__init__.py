@@ -32,6 +32,7 @@ COMMANDS = {
     "translate": "translate standard input, line by line",
     "score": "print BLEU and chrF as JSON",
     "align": "draw the attention map of a sentence",
+    "report": "write a run's report anew, or lay two runs side by side",
     "export": "export a checkpoint to ONNX",
     "push": "publish a checkpoint on the Hub",
     "demo": "open a web page to try a checkpoint, or write it as a Space",

@@ -40,6 +40,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="map.png, .svg, .html or .txt; default: a table on the terminal",
     )
     parser.add_argument(
+        "--tokens",
+        action="store_true",
+        help="draw the tokenizer's pieces, as the model reads them, in place of whole words",
+    )
+    parser.add_argument(
         "--links",
         action="store_true",
         help="print the word alignment as JSON, with positions",
@@ -65,15 +70,16 @@ def run(args: argparse.Namespace) -> None:
             "with --target nothing is searched for: leave out --num_beams and --n_best"
         )
     alignments = _alignments(args)
+    drawn = alignments if args.tokens else [alignment.by_words() for alignment in alignments]
     if args.output:
-        print(f"wrote {save_alignment(alignments[0], args.output)}", file=sys.stderr)
+        print(f"wrote {save_alignment(drawn[0], args.output)}", file=sys.stderr)
     if args.links:
         links = [a.words.as_dict() for a in alignments if a.words is not None]
         value = links if args.n_best > 1 else links[0]
         text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
         standard_output().write(text.encode())
     elif not args.output:
-        standard_output().write("\n".join(map(alignment_text, alignments)).encode())
+        standard_output().write("\n".join(map(alignment_text, drawn)).encode())
 
 
 def _alignments(args: argparse.Namespace) -> list[Alignment]:

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
 from ..languages import EXAMPLES, base_language, has_spaces, language_name
 from ..metrics.analysis import scores_by_length
+from ..metrics.translation import FEW_SENTENCES, is_of_few
 
 REPO_PLACEHOLDER = "OWNER/NAME"
 """Stands in a card for the repository until it is pushed to one."""
@@ -111,6 +112,8 @@ def write_model_card(
         dropped=_dropped(settings.get("dropped")),
         procedure=_procedure(settings, results, tokenizer, config) if settings else {},
         alignment=_alignment(results.get("alignment")),
+        confidence=_confidence(results.get("confidence")),
+        few_sentences=FEW_SENTENCES if any(map(is_of_few, scores.values())) else None,
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
@@ -227,6 +230,12 @@ def _alignment(value: Any) -> Mapping[str, Any]:
     """Alignment error rates, the model's and what knows nothing of the words, if all are there."""
     names = ("error_rate", "diagonal_error_rate", "uniform_error_rate", "num_sentences")
     return value if all(is_number(as_mapping(value).get(name)) for name in names) else {}
+
+
+def _confidence(value: Any) -> str:
+    """How far the stated confidence can be believed, of words and of sentences."""
+    parts = {name: as_mapping(part).get("ece") for name, part in as_mapping(value).items()}
+    return ", ".join(f"{name} {error:.3f}" for name, error in parts.items() if is_number(error))
 
 
 def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:

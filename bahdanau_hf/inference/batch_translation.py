@@ -51,7 +51,7 @@ def make_alignment(
     columns, rows, merged = name_attention(
         tokenizer, torch.from_numpy(np.asarray(weights)), source_ids, target_ids
     )
-    return Alignment(columns, rows, merged.numpy(), words)
+    return Alignment(columns, rows, merged.numpy(), words, *(texts or ("", "")))
 
 
 # --- unknown words -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
 from ..modeling.pipeline_bahdanau import beam_number, limit_argument, new_token_limit
+from .confidence import confidence_weights
 
 
 class SearchRequest(NamedTuple):
@@ -21,6 +22,7 @@ class SearchRequest(NamedTuple):
     num_return_sequences: int
     return_alignments: bool
     return_scores: bool
+    return_confidence: bool
     max_new_tokens: int
     replacements: Mapping[str, str] | None  # for what the model could not write; None: leave it out
     generate_kwargs: dict[str, Any]  # the limit among them
@@ -39,6 +41,7 @@ def make_request(
     length_penalty: float | None = None,
     return_scores: bool = False,
     replace_unknown: bool | Mapping[str, str] = False,
+    return_confidence: bool = False,
     **generate_kwargs: Any,
 ) -> SearchRequest:
     """Fill in the checkpoint's defaults and check; arguments as those of `Translator.translate`.
@@ -78,11 +81,14 @@ def make_request(
         replacements = {} if replace_unknown is True else replace_unknown
     if return_alignments or replacements is not None:
         check_attention(model)
+    if return_confidence:
+        confidence_weights(model)
     return SearchRequest(
         num_beams=int(num_beams),
         num_return_sequences=int(num_return_sequences),
         return_alignments=return_alignments,
         return_scores=return_scores or num_return_sequences > 1,
+        return_confidence=return_confidence,
         max_new_tokens=int(max_new_tokens),
         replacements=replacements,
         generate_kwargs=generate_kwargs,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..alignment.record import Alignment
+from .confidence import WordConfidence
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Translation:
             `number of tokens ** length_penalty`. 0 for a blank sentence.
         alignment: where the model looked, if asked for; `None` for a blank sentence.
         truncated: the sentence was longer than the model reads, and its end was cut off.
+        confidence: the share of the translation's words that a reference is expected to have too,
+            in [0, 1], if asked for: the mean of theirs; 1 for a blank sentence.
+        word_confidences: the same of each word, with its place in the text.
     """
 
     source: str
@@ -28,8 +32,11 @@ class Translation:
     score: float | None = None
     alignment: Alignment | None = field(default=None, compare=False)
     truncated: bool = False
+    confidence: float | None = None
+    word_confidences: tuple[WordConfidence, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values; the alignment as its `as_dict` gives it."""
         alignment = self.alignment.as_dict() if self.alignment is not None else None
-        return {**vars(self), "alignment": alignment}
+        words = [word._asdict() for word in self.word_confidences]
+        return {**vars(self), "alignment": alignment, "word_confidences": words}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ from ..modeling.pipeline_bahdanau import (
     source_batch,
 )
 from .batch_translation import join_tokens, make_alignment, replace_tokens
+from .confidence import (
+    confidence_weights,
+    read_log_probs,
+    sentence_confidence,
+    word_confidences,
+)
 from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
@@ -156,6 +163,7 @@ class Translator:
         length_penalty: float | None = None,
         return_scores: bool = False,
         replace_unknown: bool | Mapping[str, str] = False,
+        return_confidence: bool = False,
         **generate_kwargs: Any,
     ) -> list[Any]:
         """Translate a sentence, or any number of them.
@@ -174,6 +182,8 @@ class Translator:
             replace_unknown: put, for each `<unk>` that the model writes, the source word it looks
                 at most while it does (a name, a number), or what a dictionary has for this word
                 (as it is written, else in lower case). Otherwise it is left out of the text.
+            return_confidence: also say of each word how probable it is that it is right, which a
+                checkpoint knows whose training has calibrated it.
             **generate_kwargs: further arguments of `model.generate`.
 
         Returns:
@@ -194,6 +204,7 @@ class Translator:
                 length_penalty=length_penalty,
                 return_scores=return_scores,
                 replace_unknown=replace_unknown,
+                return_confidence=return_confidence,
                 **generate_kwargs,
             )
         )
@@ -340,8 +351,9 @@ class Translator:
         self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
         """Translate a window; the alternatives of each sentence, in their order."""
-        blank = 0.0 if request.return_scores else None
-        results = [[Translation(s.text, "", blank, None, s.truncated)] for s in sentences]
+        score = 0.0 if request.return_scores else None
+        sure = 1.0 if request.return_confidence else None
+        results = [[Translation(s.text, "", score, None, s.truncated, sure)] for s in sentences]
         # Longest first: if memory does not suffice, it shows at once.
         order = sorted(
             (i for i, sentence in enumerate(sentences) if sentence.ids),
@@ -391,13 +403,32 @@ class Translator:
         looked = [(s.ids, h.ids) for s, h in pairs if request.looks_up(h.ids)]
         sources, targets = [ids for ids, _ in looked], [ids for _, ids in looked]
         weights = iter(read_attention(self.model, self.tokenizer, sources, targets))
-        translations = (
+        translations: Iterable[Translation] = (
             self._look_up(s, h, next(weights).numpy(), request)
             if request.looks_up(h.ids)
             else Translation(s.text, h.text, h.score, None, s.truncated)
             for s, h in pairs
         )
-        return [list(islice(translations, len(hypotheses))) for hypotheses in found]
+        if request.return_confidence:
+            translations = self._with_confidence(list(translations), pairs)
+        rest = iter(translations)
+        return [list(islice(rest, len(hypotheses))) for hypotheses in found]
+
+    def _with_confidence(
+        self,
+        translations: Sequence[Translation],
+        pairs: Sequence[tuple[EncodedSentence, Hypothesis]],
+    ) -> Iterator[Translation]:
+        """State how sure each of the translations is."""
+        models, weights = [self.model, *self.ensemble], confidence_weights(self.model)
+        sources, targets = [s.ids for s, _ in pairs], [h.ids for _, h in pairs]
+        read = read_log_probs(models, self.tokenizer, sources, targets)
+        for translation, ids, log_probs in zip(translations, targets, read, strict=True):
+            tokens = self.tokenizer.convert_ids_to_tokens(ids)
+            spans = written_spans(tokens, translation.text)
+            words = word_confidences(weights, translation.text, spans, log_probs)
+            sure = sentence_confidence(words)
+            yield replace(translation, confidence=sure, word_confidences=tuple(words))
 
     def _look_up(
         self,

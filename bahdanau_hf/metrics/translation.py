@@ -10,13 +10,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..files import is_number
 from ..languages import has_spaces, is_chinese
+
+FEW_SENTENCES = 100
+
+
+def is_of_few(scores: Mapping[str, Any]) -> bool:
+    """Whether scores, as `as_dict` gives them, are of fewer sentences than tell anything."""
+    number: Any = scores.get("num_sentences")
+    return is_number(number) and number < FEW_SENTENCES
 
 
 @dataclass(frozen=True)

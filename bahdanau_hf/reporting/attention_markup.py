@@ -8,7 +8,9 @@ reader's own fonts show the Chinese.
 from __future__ import annotations
 
 import html
+import textwrap
 import unicodedata
+from collections.abc import Sequence
 
 from ..alignment.record import Alignment
 
@@ -23,6 +25,12 @@ _DARK_EMPTY, _DARK_HOT = (36, 39, 46), (125, 182, 250)
 HOT_FROM = 0.62
 # Weights below this are left without a number where numbers are always shown.
 NUMBER_FROM = 0.1
+HOW_TO_READ = (
+    "Each row is a word of the translation; its numbers say how much of the attention each word of "
+    "the source had."
+)
+_LINE = 64  # characters of a picture's text
+_LEGEND = textwrap.wrap(HOW_TO_READ, _LINE)
 _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
@@ -48,9 +56,18 @@ ALIGNMENT_CSS = f"""
   border-radius: 3px; text-align: center; font-size: 0.72rem; color: transparent; cursor: default;
   font-variant-numeric: tabular-nums; background-color: var(--map-empty);
   background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
+.alignment .weights .number {{ color: var(--map-ink); }}
+.alignment .weights .hot {{ color: var(--map-page); }}
 .alignment .weights td:hover {{ color: var(--map-ink); outline: 2px solid var(--map-ink); }}
 .alignment .weights td.hot:hover {{ color: var(--map-page); }}
 .alignment .weights tr:hover th {{ font-weight: 700; }}
+.alignment p {{ font: 0.9rem/1.4 {FONT_STACK}; margin: 0 0 0.25rem; max-width: 40rem; }}
+.alignment p:not(.legend) {{ padding-left: 5.2rem; text-indent: -5.2rem; }}
+.alignment p span, .alignment .legend {{ font-size: 0.8rem; color: var(--map-quiet); }}
+.alignment p span {{ display: inline-block; min-width: 5.2rem; text-indent: 0; }}
+.alignment .legend i {{ display: inline-block; width: 1rem; height: 0.7rem; border-radius: 2px;
+  background-color: var(--map-empty); vertical-align: -0.05rem;
+  background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
 """
 
 _SVG_CSS = f"""
@@ -94,21 +111,27 @@ def display_width(text: str) -> int:
 def alignment_text(alignment: Alignment) -> str:
     """Draw the map as lines of text for a terminal; weights below 0.05 are a dot.
 
-    Columns stay aligned where Chinese characters take two cells.
+    Columns stay aligned where Chinese characters take two cells. Above stand sentence and
+    translation, where they are known, and how the map is read.
     """
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
     first = max(map(display_width, target))
     widths = [max(4, display_width(token)) for token in source]
     lines = [
-        [" " * first, *(_pad(token, width) for token, width in zip(source, widths, strict=True))]
+        [
+            " " * first,
+            *(_pad(token, width) for token, width in zip(source, widths, strict=True)),
+        ]
     ]
     for token, row in zip(target, alignment.weights, strict=True):
         cells = (
             _pad(short_number(w) if w >= 0.05 else "·", n) for w, n in zip(row, widths, strict=True)
         )
         lines.append([_pad(token, first), *cells])
-    return "".join("  ".join(line).rstrip() + "\n" for line in lines)
+    head = [f"{name}: {text}\n" for name, text in sentences(alignment)]
+    body = ("  ".join(line).rstrip() + "\n" for line in lines)
+    return "".join([*head, f"{HOW_TO_READ} · is less than 0.05.\n\n", *body])
 
 
 def alignment_html(
@@ -116,20 +139,23 @@ def alignment_html(
     standalone: bool = False,
     *,
     title: str | None = None,
+    reference: str = "",
     focusable: bool = False,
 ) -> str:
-    """Draw the map as an HTML table; hovering over a cell, or touching it, shows its number.
+    """Draw the map as an HTML table; hovering over a cell, or touching it, shows a small number.
 
     Args:
         alignment: what to draw; tokens are escaped.
         standalone: a whole page instead of an element for a page that holds `ALIGNMENT_CSS`.
         title: heading of the map.
+        reference: another translation to show beside the map's own.
         focusable: the Tab key goes from row to row.
     """
     focus = ' tabindex="0"' if focusable else ""
+    source = alignment.source_tokens
     columns = "".join(
-        f'<th scope="col"><span{_turned(token)}>{_escape(token)}</span></th>'
-        for token in alignment.source_tokens
+        f'<th scope="col"><span{turned}>{_escape(token)}</span></th>'
+        for token, turned in zip(source, _turned(source), strict=True)
     )
     rows = []
     for target, weights in zip(alignment.target_tokens, alignment.weights, strict=True):
@@ -140,10 +166,14 @@ def alignment_html(
         )
         rows.append(f'<tr><th scope="row"{focus}>{_escape(target)}</th>{cells}</tr>\n')
     caption = f"<h3>{html.escape(title)}</h3>\n" if title else ""
+    shown = [*sentences(alignment), *([("reference", visible(reference))] if reference else [])]
+    caption += "".join(f"<p><span>{name}</span> {html.escape(text)}</p>\n" for name, text in shown)
+    steps = "".join(f'<i style="--w:{step / 4}"></i>' for step in range(5))
     element = (
         f'<div class="alignment">\n{caption}<table>\n'
         f'<thead><tr><td class="axes">source →<br>target ↓</td>{columns}</tr></thead>\n'
-        f'<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n</div>\n'
+        f'<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n'
+        f'<p class="legend">{HOW_TO_READ} 0 {steps} 1</p>\n</div>\n'
     )
     if not standalone:
         return element
@@ -178,12 +208,18 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     target = [visible(token) for token in alignment.target_tokens]
     longest = max(len(source), len(target))
     cell = 36 if longest <= 24 else 28 if longest <= 48 else 18
-    tilted = max(_text_pixels(token) for token in source) * 0.71
+    upright = all(map(is_upright, source))
+    tilted = 0.0 if upright else max(_text_pixels(token) for token in source) * 0.71
     left = max(84, 30 + max(_text_pixels(token) for token in target))
-    heading = 40 if title else 8
+    texts = (f"{name}: {text}" for name, text in sentences(alignment))
+    lines = [line for text in texts for line in textwrap.wrap(text, _LINE)]
+    heading = (40 if title else 8) + 20 * len(lines)
     top = heading + max(36, tilted + 26)
-    width = left + max(cell * len(source) + tilted, 210, 9 * display_width(title or "") - left) + 20
-    height = top + cell * len(target) + 52
+    longest_text = max(
+        9 * display_width(title or ""), *(6.6 * display_width(t) for t in [*lines, *_LEGEND])
+    )
+    width = max(left + max(cell * len(source) + tilted, 210), longest_text) + 20
+    height = top + cell * len(target) + 80
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="map" width="{width:.0f}" '
         f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n'
@@ -192,11 +228,13 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     ]
     if title:
         parts.append(_svg_text(16, 28, title, "title"))
+    for number, line in enumerate(lines, start=1):
+        parts.append(_svg_text(16, heading - 20 * (len(lines) - number) - 6, line, "quiet"))
     parts.append(_svg_text(left - 10, top - 22, "source →", "quiet", "end"))
     parts.append(_svg_text(left - 10, top - 7, "target ↓", "quiet", "end"))
     for column, token in enumerate(source):
         x, y = left + (column + 0.5) * cell, top - 9
-        if _is_upright(token):
+        if upright:
             parts.append(_svg_text(x, y, token, "word", "middle"))
         else:
             turn = f"rotate(-45 {x + 3:.1f} {y:.1f})"
@@ -216,6 +254,8 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     parts += [_svg_cell(step / 4, left + 1 + 18 * step, y, 16, 12) + "\n" for step in range(5)]
     parts.append(_svg_text(left - 10, y + 10, "0", "quiet", "end"))
     parts.append(_svg_text(left + 96, y + 10, "1  attention weight", "quiet"))
+    for number, line in enumerate(_LEGEND):
+        parts.append(_svg_text(16, y + 32 + 16 * number, line, "quiet"))
     return "".join(parts) + "</svg>\n"
 
 
@@ -224,30 +264,39 @@ def _pad(text: str, width: int) -> str:
 
 
 def short_number(weight: float) -> str:
-    """Write a weight with two decimals and no leading zero: `.83`."""
-    return f"{weight:.2f}".removeprefix("0") if weight < 0.995 else "1"
+    """Write a weight with two decimals and no leading zero: `.83`, `1.0`."""
+    return f"{weight:.2f}".removeprefix("0") if weight < 0.995 else "1.0"
 
 
 def _hot(weight: float) -> str:
-    return ' class="hot"' if weight >= HOT_FROM else ""
+    if weight < NUMBER_FROM:
+        return ""
+    return ' class="hot"' if weight >= HOT_FROM else ' class="number"'
 
 
 def _escape(token: str) -> str:
     return html.escape(visible(token))
 
 
-def _is_upright(token: str) -> bool:
+def is_upright(token: str) -> bool:
     """Fits upright into a column: one character, or two wide ones."""
     return len(token) == 1 or (len(token) == 2 and display_width(token) == 4)
 
 
-def _turned(token: str) -> str:
-    shown = visible(token)
-    if _is_upright(shown):
-        return ""
+def _turned(tokens: Sequence[str]) -> list[str]:
+    """The class of each column's heading: all of them upright, or none."""
+    shown = [visible(token) for token in tokens]
+    if all(map(is_upright, shown)):
+        return [""] * len(shown)
     # Chinese is written downwards with its characters upright; Latin words are turned.
-    is_wide = display_width(shown) > len(shown)
-    return ' class="stacked"' if is_wide else ' class="turned"'
+    wide = [display_width(token) > len(token) for token in shown]
+    return [' class="stacked"' if is_wide else ' class="turned"' for is_wide in wide]
+
+
+def sentences(alignment: Alignment) -> list[tuple[str, str]]:
+    """Sentence and translation by their names, where they are known."""
+    texts = (("source", alignment.source), ("translation", alignment.target))
+    return [(name, visible(text)) for name, text in texts if text]
 
 
 def _text_pixels(token: str) -> float:

@@ -7,6 +7,7 @@ pyplot or changes a setting of matplotlib. The maps that need no matplotlib are 
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,11 +20,14 @@ from ..files import writing
 from .attention_markup import (
     EMPTY,
     HOT_FROM,
+    HOW_TO_READ,
     LIGHT_HOT,
     NUMBER_FROM,
     alignment_html,
     alignment_svg,
     alignment_text,
+    is_upright,
+    sentences,
     short_number,
     visible,
 )
@@ -147,7 +151,9 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
         ) from None
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
-    font, missing = _font_for("".join([*source, *target, title or ""]))
+    lines = [f"{name}: {text}" for name, text in sentences(alignment)]
+    heading = "\n".join(line for text in [title or "", *lines] for line in textwrap.wrap(text, 64))
+    font, missing = _font_for("".join([*source, *target, heading]))
     # Tokens are words, never formulas: "$5" must not start one.
     plain: dict[str, Any] = {"fontproperties": font, "parse_math": False, "usetex": False}
     tall, wide = len(target), len(source)
@@ -156,7 +162,10 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
     ramp = [tuple(channel / 255 for channel in colour) for colour in (EMPTY, LIGHT_HOT)]
     colours = LinearSegmentedColormap.from_list("attention", ramp)
     image = axes.imshow(alignment.weights, cmap=colours, vmin=0, vmax=1, aspect="equal")
-    axes.set_xticks(range(wide), source, rotation=45, ha="left", rotation_mode="anchor", **plain)
+    tilted: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(
+        range(wide), source, **({} if all(map(is_upright, source)) else tilted), **plain
+    )
     axes.set_yticks(range(tall), target, **plain)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
@@ -183,8 +192,10 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
         ticks=[0, 0.5, 1],
     )
     bar.outline.set_visible(False)
-    if title:
-        figure.suptitle(title, size=12, **plain)
+    if heading:
+        figure.suptitle(heading, size=11, x=0.02, ha="left", **plain)
+    reading = textwrap.fill(HOW_TO_READ, 64)
+    figure.supxlabel(reading, size=8, color="#6b6a63", x=0.02, ha="left")
     return figure, missing
 
 

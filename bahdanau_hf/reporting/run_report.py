@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from typing import Any
 from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
+from ..metrics.translation import is_of_few
 from .attention_markup import FONT_STACK, alignment_html, html_page
 from .charts import Series, line_chart
 
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
+_HEADING = re.compile("<h2 id=([A-Za-z]+)>")
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
 _COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
 
@@ -44,42 +46,58 @@ def write_report(output_dir: str | Path) -> Path:
     folder = Path(output_dir)
     if not folder.is_dir():
         raise InputError(f"there is no run to report on: {folder} is not a folder")
-    settings, settings_problem = _read_json(folder / "settings.json", dict)
-    results, results_problem = _read_json(folder / "eval_results.json", dict)
-    alignments, alignments_problem = _read_json(folder / "alignments.json", list)
+    settings, settings_problem = read_part(folder / "settings.json", dict)
+    results, results_problem = read_part(folder / "eval_results.json", dict)
+    alignments, alignments_problem = read_part(folder / "alignments.json", list)
     data = as_mapping(settings.get("data"))
     languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
     name = folder.resolve().name
     direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
     sections = [
-        _section("Scores", _scores(results, settings), results_problem),
-        _section("Learning", *_curves(folder / "metrics.jsonl")),
-        _section("Translations", *_translations(folder / "test_predictions.tsv", languages)),
-        _section("Attention", _maps(alignments), alignments_problem),
-        _section("Settings", _settings(settings), settings_problem),
+        section("Scores", _scores(results, settings), results_problem),
+        section("Learning", *_curves(folder / "metrics.jsonl", as_mapping(settings.get("train")))),
+        section("Translations", *_translations(folder, languages, results)),
+        *_confidence(results.get("confidence")),
+        section("Attention", _maps(alignments), alignments_problem),
+        section("Settings", _settings(settings), settings_problem),
     ]
+    places = "".join(f'<a href="#{n}">{n}</a>\n' for n in _HEADING.findall("".join(sections)))
+    files = "".join(
+        f'<a href="{file}">{text}</a>\n'
+        for file, text in (("README.md", "model card"), ("test_predictions.tsv", "translations"))
+        if (folder / file).is_file()
+    )
     header = (
         f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
-        f"{escape(direction)}</p></header>\n"
+        f"{escape(direction)}</p><nav>{places}{files}</nav></header>\n"
     )
+    return write_page(folder / "report.html", f"{name}: training report", header, sections)
+
+
+def write_page(path: Path, title: str, header: str, sections: Iterable[str]) -> Path:
+    """Write a page in the report's looks; header and sections are HTML.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     css = f":root {{ --fonts: {FONT_STACK}; }}\n{_CSS}"
-    path = folder / "report.html"
-    write_whole(path, html_page(f"{name}: training report", css, header + "".join(sections)))
+    write_whole(path, html_page(title, css, header + "".join(sections)))
     return path
 
 
-def _section(title: str, body: str, problem: str = "") -> str:
+def section(title: str, body: str, problem: str = "") -> str:
+    """A part of the page under a heading, with what is wrong with its file."""
     note = f'<p class="absent">{escape(problem)}</p>\n' if problem else ""
-    return f"<section>\n<h2>{title}</h2>\n{body}{note}</section>\n"
+    return f"<section>\n<h2 id={title}>{title}</h2>\n{body}{note}</section>\n"
 
 
-def _group(name: str, elements: Iterable[str]) -> str:
+def group(name: str, elements: Iterable[str]) -> str:
     """Elements side by side, as the style sheet lays out a `name`; nothing if there are none."""
     inside = "".join(elements)
     return f'<div class="{name}">\n{inside}</div>\n' if inside else ""
 
 
-def _read_json(path: Path, kind: type) -> tuple[Any, str]:
+def read_part(path: Path, kind: type) -> tuple[Any, str]:
     """What a file holds and "", or an empty value and what is wrong with the file."""
     if not path.exists():
         return kind(), f"{path.name} is not there yet."
@@ -100,7 +118,7 @@ def _read_text(path: Path) -> tuple[str, str]:
         return "", f"cannot read {path.name}: {error}"
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any, digits: int = 6) -> str:
     """A setting or result as text for the page; not yet escaped."""
     if value is None:
         return "–"
@@ -109,9 +127,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < 1e5 else f"{value:,.0f}"
+        return f"{value:.{digits}g}" if abs(value) < 10 ** min(digits, 5) else f"{value:,.0f}"
     if isinstance(value, list) and value and all(map(is_number, value)):
-        return " / ".join(f"{number:.4g}" for number in value)
+        return " / ".join(f"{number:.3g}" for number in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -124,23 +142,37 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _values(values: Mapping[str, Any]) -> str:
+def _values(values: Mapping[str, Any], digits: int = 6) -> str:
     rows = []
-    for key, value in values.items():
+    for key, value in flat_items(values):
         # A token for the Hub may stand among the settings; a report is made to be passed on.
-        shown = "(hidden)" if str(key).endswith("_token") and value else _shown(value)
+        shown = "(hidden)" if str(key).endswith("_token") and value else shown_value(value, digits)
         name = escape(str(key)).replace("_", "_<wbr>")
         rows.append(f"<tr><th>{name}</th><td>{escape(shown)}</td></tr>\n")
     return f'<table class="values">\n{"".join(rows)}</table>\n'
 
 
+def flat_items(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values; what stands in a mapping of its own is named after both."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}, {name}", inner) for name, inner in flat_items(value))
+        else:
+            yield str(key), value
+
+
 def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    splits = {key: value for key, value in results.items() if isinstance(value, Mapping)}
+    splits = {
+        key: value
+        for key, value in results.items()
+        if isinstance(value, Mapping) and key != "confidence"
+    }
     tiles: list[tuple[str, str]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
             if is_number(splits[split].get(key)):
-                tiles.append((f"{splits[split][key]:.2f}", f"{name}, {split}"))
+                label = f"{name}, {split}{_conditions(splits[split])}"
+                tiles.append((f"{splits[split][key]:.2f}", label))
     if is_number(results.get("train_runtime_seconds")):
         tiles.append((_duration(results["train_runtime_seconds"]), "training time"))
     if is_number(settings.get("num_parameters")):
@@ -148,7 +180,7 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         tiles.append((f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,.0f}", "parameters"))
     pairs = as_mapping(settings.get("num_pairs")).get("train")
     if is_number(pairs):
-        tiles.append((_shown(pairs), "training pairs"))
+        tiles.append((shown_value(pairs), "training pairs"))
     boxes = (
         f"<div{' class=first' if number == 0 else ''}><span>{escape(label)}</span>"
         f"<b>{escape(value)}</b></div>\n"
@@ -163,22 +195,42 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             if str(key).endswith("_signature")
         )
         rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
-        blocks.append(_table(split, rest, signatures))
-    others = {key: value for key, value in results.items() if key not in splits}
+        blocks.append(_table(split, rest, signatures, digits=3))
+    others = {k: v for k, v in results.items() if k not in splits and k != "confidence"}
     if others:
-        blocks.append(_table("run", others))
-    return _group("tiles", boxes) + _group("settings", blocks)
+        blocks.append(_table("run", others, digits=3))
+    return group("tiles", boxes) + group("settings", blocks)
 
 
-def _table(title: str, values: Mapping[str, Any], below: str = "") -> str:
-    return f"<div><h3>{escape(title)}</h3>\n{_values(values)}{below}</div>\n"
+def _conditions(scores: Mapping[str, Any]) -> str:
+    """What belongs to a score: the search, and that it is of few sentences."""
+    search = f", {search_name(scores['num_beams'])}" if scores.get("num_beams") else ""
+    return f"{search}, only {scores['num_sentences']} sentences" if is_of_few(scores) else search
 
 
-def _curves(path: Path) -> tuple[str, str]:
-    """Charts of what was logged, and what is wrong with the log."""
+def search_name(num_beams: Any) -> str:
+    """`greedy`, also where nothing is said, or `5 beams`."""
+    if not is_number(num_beams):
+        return "greedy"
+    return f"{num_beams:.0f} beams" if num_beams > 1 else "greedy"
+
+
+def _validation(train: Mapping[str, Any]) -> str:
+    """How the scores on the way are made: the search, and of how many sentences at most."""
+    most = train.get("max_eval_translations")
+    limit = f", the first {most:,}" if is_number(most) else ""
+    return search_name(train.get("eval_num_beams")) + limit
+
+
+def _table(title: str, values: Mapping[str, Any], below: str = "", digits: int = 6) -> str:
+    return f"<div><h3>{escape(title)}</h3>\n{_values(values, digits)}{below}</div>\n"
+
+
+def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """What a run has logged, by step, and what is wrong with the log."""
     text, problem = _read_text(path)
     if problem:
-        return "", problem
+        return [], problem
     rows, num_bad = [], 0
     for line in filter(str.strip, text.splitlines()):
         try:
@@ -190,14 +242,31 @@ def _curves(path: Path) -> tuple[str, str]:
         else:
             num_bad += 1
     rows.sort(key=lambda row: row["step"])
+    problem = "" if rows else f"{path.name} holds no steps yet."
+    if num_bad:
+        problem = f"{problem} Unreadable lines in {path.name}: {num_bad}.".strip()
+    return rows, problem
+
+
+def logged_series(
+    name: str, rows: Iterable[Mapping[str, Any]], key: str, has_dots: bool = False
+) -> Series:
+    """One line of a chart from what was logged."""
+    points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
+    return Series(name, points, has_dots)
+
+
+def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
+    """Charts of what was logged, and what is wrong with the log."""
+    rows, problem = logged_steps(path)
 
     def series(name: str, key: str, has_dots: bool = False) -> Series:
-        return Series(name, [(r["step"], r[key]) for r in rows if is_number(r.get(key))], has_dots)
+        return logged_series(name, rows, key, has_dots)
 
     large = [
         line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),
         line_chart(
-            "Validation scores",
+            f"Validation scores on the way, {_validation(train)}",
             [series("BLEU", "eval_bleu", True), series("chrF", "eval_chrf", True)],
             from_zero=True,
             mark_highest=True,
@@ -211,16 +280,19 @@ def _curves(path: Path) -> tuple[str, str]:
             ("Tokens per second", "tokens_per_second"),
         )
     ]
-    body = _group("charts", large) + _group("charts small", small)
-    problem = "" if body else f"{path.name} holds no steps yet."
-    if num_bad:
-        problem = f"{problem} Unreadable lines in {path.name}: {num_bad}.".strip()
-    return body, problem
+    body = group("charts", large) + group("charts small", small)
+    nothing = f"{path.name} holds no steps yet." if rows and not body else ""
+    return body, f"{nothing} {problem}".strip()
 
 
-def _translations(path: Path, languages: tuple[str, str]) -> tuple[str, str]:
+def _translations(
+    folder: Path, languages: tuple[str, str], results: Mapping[str, Any]
+) -> tuple[str, str]:
     """Worst and best translations with the spread of scores, and what is wrong with the file."""
+    path = folder / "test_predictions.tsv"
     text, problem = _read_text(path)
+    if problem and results and "test" not in results:
+        return "", "This run has no test split: no translations of it are kept."
     if problem:
         return "", problem
     lines = text.split("\n")
@@ -245,8 +317,8 @@ def _translations(path: Path, languages: tuple[str, str]) -> tuple[str, str]:
     worst = sorted(rows, key=lambda row: (row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
     best = sorted(rows, key=lambda row: (-row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
     body = (
-        '<p class="quiet">By sentence BLEU. In a translation <mark>what the reference does not '
-        "say</mark> is marked, in a reference <u>what the translation lacks</u>.</p>\n"
+        '<p class="quiet">By sentence BLEU. <mark>Marked</mark> is what the reference does not '
+        "have, <u>underlined</u> what the translation does not have.</p>\n"
         f"<h3>Spread of {len(rows):,} sentence scores</h3>\n{_spread(score for score, _ in rows)}"
         f"<h3>Worst</h3>\n{_pairs(worst, languages)}<h3>Best</h3>\n{_pairs(best, languages)}"
     )
@@ -257,10 +329,11 @@ def _spread(scores: Iterable[float]) -> str:
     counts = [0] * 10
     for score in scores:
         counts[min(9, max(0, int(score // 10)))] += 1
+    labels = [f"<span>{count:,}</span>" if count else "" for count in counts]
     bars = "".join(
         f'<i style="height:{100 * count / max(counts):.1f}%" '
-        f'title="BLEU {10 * i} to {10 * i + 10}: {count:,} sentences"></i>'
-        for i, count in enumerate(counts)
+        f'title="BLEU {10 * i} to {10 * i + 10}: {count:,} sentences">{shown}</i>'
+        for i, (count, shown) in enumerate(zip(counts, labels, strict=True))
     )
     return (
         f'<div class="bars">{bars}</div><div class="scale"><span>0</span><span>100</span></div>\n'
@@ -293,27 +366,52 @@ def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
     return "".join(expected), "".join(written) or '<span class="quiet">(nothing)</span>'
 
 
+def _confidence(found: Any) -> list[str]:
+    """The section of reliability diagrams, where a run has calibrated its confidence."""
+    charts, errors = [], []
+    for name, part in as_mapping(found).items():
+        columns = [as_mapping(part).get(key) for key in ("confidences", "accuracies", "counts")]
+        numbers = [c for c in columns if isinstance(c, list) and c and all(map(is_number, c))]
+        if len(numbers) < len(columns):
+            continue
+        right = Series("right", list(zip(numbers[0], numbers[1], strict=False)), True)
+        series = [right, Series("ideal", [(0.0, 0.0), (1.0, 1.0)])]
+        title = f"{str(name).capitalize()}: {sum(numbers[2]):,.0f}"
+        charts.append(line_chart(title, series, from_zero=True, x_name="stated"))
+        errors.append(f"{name} {shown_value(part.get('ece'))}")
+    if not charts:
+        return []
+    note = (
+        "The confidence of a word is the probability that the reference has it too, that of a "
+        "sentence the share of such words. Each half of the validation split was judged by what "
+        f"was fitted to the other half. Expected calibration error: {', '.join(errors)}."
+    )
+    body = f'<p class="quiet">{escape(note)}</p>\n{group("charts", charts)}'
+    return [section("Confidence", body)]
+
+
 def _maps(entries: list[Any]) -> str:
     maps, num_bad = [], 0
     for entry in entries[:_NUM_ALIGNMENTS]:
         try:
-            maps.append(alignment_html(Alignment.from_dict(entry)))
+            expected = entry.get("reference") if isinstance(entry, Mapping) else ""
+            reference = expected if isinstance(expected, str) else ""
+            maps.append(alignment_html(Alignment.from_dict(entry), reference=reference))
         except ValueError:
             num_bad += 1
     notes = []
     if maps:
-        notes.append("Each row is a token that the model wrote; the stronger the colour of a cell,")
-        notes.append("the more it looked there. Point at a cell, or touch it, for its number.")
+        notes.append("Point at a cell, or touch it, for its number.")
     if len(entries) > _NUM_ALIGNMENTS:
         notes.append(f"The first {_NUM_ALIGNMENTS} of {len(entries)} maps are shown.")
     if num_bad:
         notes.append(f"Unreadable maps: {num_bad}.")
     text = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
-    return text + _group("maps", maps)
+    return text + group("maps", maps)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     groups = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     others = {key: value for key, value in settings.items() if key not in groups}
     tables = [("run", others), *groups.items()]
-    return _group("settings", (_table(k.replace("_", " "), v) for k, v in tables if v))
+    return group("settings", (_table(k.replace("_", " "), v) for k, v in tables if v))

@@ -176,17 +176,22 @@ def translate_some(
         )
 
 
-def write_alignments(run: Run, folder: Path, sources: Sequence[str]) -> None:
-    """Draw attention maps of some sentences of a split.
+def write_alignments(
+    run: Run, folder: Path, sources: Sequence[str], references: Sequence[str]
+) -> None:
+    """Draw attention maps, between words, of some sentences of a split.
 
-    Writes `alignments.json`, and the map of one of them as `alignment.svg` and, where the extra
-    [plot] is installed, as `alignment.png`. Without attention nothing is written.
+    Writes `alignments.json`, with the references, and the map of one of them as `alignment.svg`
+    and, where the extra [plot] is installed, as `alignment.png`. Without attention nothing is
+    written.
     """
     translations = translate_some(run, sources, NUM_ALIGNMENTS)
-    alignments = [t.alignment for t in translations if t.alignment is not None]
+    alignments = [t.alignment.by_words() for t in translations if t.alignment is not None]
     if not alignments:
         return
-    write_json(folder / "alignments.json", [a.as_dict() for a in alignments])
+    expected = dict(zip(sources, references, strict=True))
+    entries = [{**a.as_dict(), "reference": expected[a.source]} for a in alignments]
+    write_json(folder / "alignments.json", entries)
     # One that fills a page well: of middling length.
     by_length = sorted(alignments, key=lambda a: len(a.source_tokens) + len(a.target_tokens))
     shown = by_length[len(by_length) // 2]

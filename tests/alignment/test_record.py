@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from bahdanau_hf.alignment.record import Alignment
+from bahdanau_hf.alignment.record import END, Alignment
+from bahdanau_hf.alignment.words import align_words
 from tests.helpers.small_alignment import ALIGNMENT, SOURCE, TARGET, WEIGHTS
 
 
@@ -66,3 +67,21 @@ class TestAlignment:
     def test_foreign_json(self, values):
         with pytest.raises(ValueError, match=r"needs|list of strings|table|shape"):
             Alignment.from_dict(values)
+
+
+def test_by_words_keeps_what_each_word_got_and_gives_the_end_the_rest() -> None:
+    weights = np.array([[0.5, 0.2, 0.1, 0.2], [0.0, 0.0, 0.9, 0.1], [0.1, 0.1, 0.1, 0.7]])
+    spans = [(0, 2), (2, 4), (5, 7), None]  # "Pa", "ul", "is", the end
+    words = align_words("Paul is", "保罗", spans, [(0, 1), (1, 2), None], weights)
+    pieces = ["pa", "ul", "is", "<eos>"]
+    tokens = Alignment(pieces, ["保", "罗", "<eos>"], weights, words, "Paul is", "保罗")
+    found = tokens.by_words()
+    assert found.source_tokens == ["Paul", "is", END]
+    assert found.target_tokens == ["保", "罗"]
+    np.testing.assert_allclose(found.weights, [[0.7, 0.1, 0.2], [0.0, 0.9, 0.1]], atol=1e-6)
+    assert (found.source, found.target) == ("Paul is", "保罗")
+    again = Alignment.from_dict(json.loads(json.dumps(found.as_dict())))
+    assert (again.source, again.target) == ("Paul is", "保罗")
+    bare = Alignment(pieces, ["保", "罗", "<eos>"], weights)
+    assert bare.by_words() is bare
+    assert "source" not in bare.as_dict()

@@ -373,13 +373,18 @@ def test_score_tells_the_alignment_error_rate(call: Call, translator: Translator
 # --- align ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("target", [None, "我们联系。"])
 def test_align_writes_every_kind(
-    call: Call, translator: Translator, tmp_path: Path, target: str | None
+    call: Call, translator: Translator, tmp_path: Path, target: str | None, pieces: bool
 ) -> None:
     options = [] if target is None else ["--target", target]
     tokens = translator.align("Call us.", target).target_tokens
     assert tokens == [*(target or "联系我们。"), "<eos>"]
+    if pieces:
+        options += ["--tokens"]
+    else:  # whole words, of which the end is none
+        tokens.pop()
     for kind in ("svg", "html", "txt"):
         path = tmp_path / "maps" / f"map.{kind}"
         status, out, err = call("align", "Call us.", *options, "--output", str(path))
@@ -391,7 +396,10 @@ def test_align_writes_every_kind(
     status, out, err = call("align", "Call us.", *options)
     assert (status, err) == (0, "")
     assert out == (tmp_path / "maps" / "map.txt").read_text(encoding="utf-8")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == tokens
+    assert out.startswith(f"source: Call us.\ntranslation: {target or '联系我们。'}\n")
+    heads, *rows = out.partition("\n\n")[2].splitlines()
+    assert (heads.split() == ["Call", "us", ".", "(end)"]) == (not pieces)
+    assert [line.split()[0] for line in rows] == tokens
 
 
 def test_align_takes_the_search_and_gives_links_of_several(
@@ -414,7 +422,7 @@ def test_align_takes_the_search_and_gives_links_of_several(
     beams = translator.translate(source, num_beams=2, return_alignments=True)[0]
     assert json.loads(out) == beams.alignment.words.as_dict()
     _, out, _ = call("align", source, "--n_best", "2")
-    assert out.count("Call") == 2  # a table each
+    assert out.count("source: ") == 2  # a table each
     target = "我们 联系。"
     _, out, _ = call("align", source, "--links", "--target", target)
     given = json.loads(out)

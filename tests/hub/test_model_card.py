@@ -71,6 +71,32 @@ def test_alignment_error_rate_stands_beside_what_knows_nothing(run_folder: Path)
     assert "AER" not in write_model_card(run_folder).read_text(encoding="utf-8")
 
 
+def test_confidence_and_scores_of_few_sentences_are_told(run_folder: Path) -> None:
+    parts = {"words": {"ece": 0.01754, "counts": [1]}, "sentences": {"ece": 0.0088}, "x": 3}
+    for number in (99, 100):
+        scores = {**SCORES, "num_sentences": number}
+        save(run_folder / "eval_results.json", {"test": scores, "confidence": parts})
+        write_model_card(run_folder)
+        text = text_of(run_folder)
+        assert ("fewer than 100 sentences says little" in text) == (number == 99)
+        assert "calibration error on validation: words 0.018, sentences 0.009." in text
+    save(run_folder / "eval_results.json", {"test": scores})
+    write_model_card(run_folder)
+    assert "calibration" not in text_of(run_folder)
+
+
+@pytest.mark.parametrize(
+    ("license", "sentence"),
+    [
+        ("apache-2.0", "licensed under Apache-2.0, and so are the weights."),
+        ("cc-by-4.0", "licensed under Apache-2.0, the weights under `cc-by-4.0`."),
+    ],
+)
+def test_the_licences_are_one_sentence(run_folder: Path, license: str, sentence: str) -> None:
+    write_model_card(run_folder, license=license)
+    assert sentence in text_of(run_folder)
+
+
 def test_scores_by_length_are_those_of_the_sentences(run_folder: Path) -> None:
     row = r"^\| (\d+)–(\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$"
     rows = re.findall(row, text_of(run_folder), re.M)

@@ -16,6 +16,7 @@ from tests.helpers.house_rules import (
     MOST_LINES,
     MOST_LINES_OF,
     MOST_ROOMS,
+    MOST_ROOMS_OF,
     MOST_TRAVELLING_FILES,
     MOST_TRAVELLING_LINES,
 )
@@ -84,7 +85,9 @@ def test_every_part_has_its_floor() -> None:
 
 @pytest.mark.parametrize("path", PACKAGES, ids=lambda path: path.name)
 def test_packages_are_seen_at_a_glance(path) -> None:
-    assert len([file for file in path.iterdir() if file.stem not in HIDDEN]) <= MOST_ROOMS
+    assert len([file for file in path.iterdir() if file.stem not in HIDDEN]) <= MOST_ROOMS_OF.get(
+        path.name, MOST_ROOMS
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)

@@ -1,6 +1,7 @@
 import html
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.reporting.attention_markup import (
     ALIGNMENT_CSS,
+    HOW_TO_READ,
     alignment_html,
     alignment_svg,
     alignment_text,
@@ -92,7 +94,7 @@ def test_display_width(text, width):
 
 @pytest.mark.parametrize(
     ("weight", "text"),
-    [(0.0, ".00"), (0.034, ".03"), (0.5, ".50"), (0.994, ".99"), (0.999, "1"), (1, "1")],
+    [(0.0, ".00"), (0.034, ".03"), (0.5, ".50"), (0.994, ".99"), (0.999, "1.0"), (1, "1.0")],
 )
 def test_short_number(weight, text):
     assert short_number(weight) == text
@@ -100,12 +102,16 @@ def test_short_number(weight, text):
 
 class TestText:
     def test_known_picture(self):
+        known = replace(ALIGNMENT, source="Call us", target="联系\x1b我们。")
+        head = f"source: Call us\ntranslation: 联系\\u001b我们。\n{HOW_TO_READ}"
+        assert alignment_text(known) == f"{head}{alignment_text(ALIGNMENT)[len(HOW_TO_READ) :]}"
         assert alignment_text(ALIGNMENT) == (
+            f"{HOW_TO_READ} · is less than 0.05.\n\n"
             "      Call    us  <eos>\n"
             "  联   .90   .06      ·\n"
             "  系     ·   .95      ·\n"
             "我们   .50   .25    .25\n"
-            "  。     ·     ·      1\n"
+            "  。     ·     ·    1.0\n"
         )
 
     @settings(max_examples=50)
@@ -115,7 +121,7 @@ class TestText:
     )
     def test_columns_stay_aligned_for_any_tokens(self, source, target):
         weights = np.full((len(target), len(source)), 1 / len(source))
-        lines = alignment_text(Alignment(source, target, weights)).split("\n")[:-1]
+        lines = alignment_text(Alignment(source, target, weights)).split("\n")[2:-1]
         assert len(lines) == len(target) + 1
         assert len({display_width(line) for line in lines[1:]}) == 1
         assert not any(ord(c) < 32 for line in lines for c in line)
@@ -152,6 +158,8 @@ class TestHtml:
             "th",
             "span",
             "br",
+            "p",
+            "i",
         ]
         assert {tag for tag, _ in table.tags} == set(allowed)
         assert {name for _, attrs in table.tags for name in attrs} <= {
@@ -173,10 +181,27 @@ class TestHtml:
     def test_words_are_turned_and_chinese_stays_upright(self):
         tokens = ["of", "a", "汉", "汉字", "汉字们"]
         markup = alignment_html(Alignment(tokens, ["x"], [[0.2] * 5]))
-        assert '<span class="turned">of</span>' in markup
-        assert '<span class="stacked">汉字们</span>' in markup
-        for token in ("a", "汉", "汉字"):
+        for token in ("of", "a"):
+            assert f'<span class="turned">{token}</span>' in markup
+        for token in ("汉", "汉字", "汉字们"):
+            assert f'<span class="stacked">{token}</span>' in markup
+        tokens = ["a", "汉", "汉字"]  # all of them fit as they are
+        markup = alignment_html(Alignment(tokens, ["x"], [[0.25, 0.25, 0.5]]))
+        for token in tokens:
             assert f"<span>{token}</span>" in markup
+
+    def test_it_says_what_it_is_of_and_how_it_is_read(self):
+        known = replace(ALIGNMENT, source="Call <us>", target="联系")
+        markup = alignment_html(known, reference="打 & 电话")
+        for name, text in (
+            ("source", "Call &lt;us&gt;"),
+            ("translation", "联系"),
+            ("reference", "打 &amp; 电话"),
+        ):
+            assert f"<span>{name}</span> {text}</p>" in markup
+        assert HOW_TO_READ in markup
+        steps = re.findall(r'<i style="--w:([\d.]+)"', markup)
+        assert steps == ["0.0", "0.25", "0.5", "0.75", "1.0"]
 
 
 class TestSvg:
@@ -214,14 +239,27 @@ class TestSvg:
     def test_larger_weights_carry_their_number(self):
         root = ET.fromstring(alignment_svg(ALIGNMENT))
         numbers = [t for t in root.iter(f"{SVG}text") if "number" in t.get("class")]
-        assert [t.text for t in numbers] == [".90", ".95", ".50", ".25", ".25", "1"]
+        assert [t.text for t in numbers] == [".90", ".95", ".50", ".25", ".25", "1.0"]
         assert ["hot" in t.get("class") for t in numbers] == [True, True, False, False, False, True]
+
+    def test_it_says_what_it_is_of_and_how_it_is_read(self):
+        root = ET.fromstring(alignment_svg(replace(ALIGNMENT, source="Call <us>", target="联系")))
+        lines = [t.text for t in root.iter(f"{SVG}text") if t.get("class") == "quiet"]
+        assert lines[:2] == ["source: Call <us>", "translation: 联系"]
+        assert HOW_TO_READ in " ".join(lines)
+
+    def test_headings_are_all_upright_or_none(self):
+        for tokens, turned in ((["我", "们"], 0), (["我", "us"], 2)):
+            root = ET.fromstring(alignment_svg(Alignment(tokens, ["x"], [[0.5, 0.5]])))
+            assert sum(bool(t.get("transform")) for t in root.iter(f"{SVG}text")) == turned
 
     @pytest.mark.parametrize("size", [1, 30, 60])
     @pytest.mark.parametrize("title", [None, "Call us. → 联系我们。" * 4])
-    def test_everything_is_inside_the_picture(self, size, title):
+    @pytest.mark.parametrize("source", ["", "Call us. " * 40, "我" * 200])
+    def test_everything_is_inside_the_picture(self, size, title, source):
         tokens = [f"word{i}" for i in range(size)]
-        text = alignment_svg(Alignment(tokens, tokens, np.eye(size)), title=title)
+        alignment = Alignment(tokens, tokens, np.eye(size), None, source, source)
+        text = alignment_svg(alignment, title=title)
         root = ET.fromstring(text)
         width, height = float(root.get("width")), float(root.get("height"))
         assert root.get("viewBox") == f"0 0 {width:.0f} {height:.0f}"

@@ -64,7 +64,9 @@ class TestFigure:
         image = axes.get_images()[0]
         np.testing.assert_array_equal(image.get_array(), WEIGHTS)
         assert image.get_clim() == (0, 1)
-        assert [text.get_text() for text in axes.texts] == [".90", ".95", ".50", ".25", ".25", "1"]
+        assert [text.get_text() for text in axes.texts] == [
+            *(".90", ".95", ".50", ".25", ".25", "1.0")
+        ]
 
     def test_tokens_are_no_formulas(self, fonts, tmp_path):
         path = tmp_path / "map.png"

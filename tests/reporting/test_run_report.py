@@ -140,10 +140,12 @@ class TestWholeReport:
             "embed",
             "base",
             "form",
-            "a",
         }
         names = {name for _, attrs in page.tags for name in attrs}
-        assert not {n for n in names if n.startswith("on") or n in ("src", "href", "srcset")}
+        assert not {n for n in names if n.startswith("on") or n in ("src", "srcset")}
+        links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+        headings = [f"#{name}" for name in page.sections]
+        assert links == [*headings, "test_predictions.tsv"]  # its own parts, and files beside it
         assert not re.search(r"https?:|url\(|@import|@font-face", page.source)
         policy = [a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a]
         assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
@@ -161,7 +163,7 @@ class TestWholeReport:
 
     def test_scores_come_with_signatures(self, run):
         text = report(run).sections["Scores"]
-        shown = ["31.26", "28.50", "18 min 13 s", "9.4 M", "29,871", "61.23 / 40 / 25.5"]
+        shown = ["31.26", "28.50", "18 min 13 s", "9.4 M", "29,871", "61.2 / 40 / 25.5"]
         for value in [*shown, SCORES["bleu_signature"], SCORES["chrf_signature"]]:
             assert value in text
 
@@ -181,6 +183,61 @@ class TestWholeReport:
             assert expected in text
         assert "hf_verysecret" not in page.source
         assert "(hidden)" in text
+
+    def test_confidence_is_drawn_where_it_was_calibrated(self, run, tmp_path):
+        assert "Confidence" not in Page(write_report(run)).sections
+        part = {
+            "ece": 0.0321,
+            "confidences": [0.15, 0.55, 0.95],
+            "accuracies": [0.1, 0.6, 0.9],
+            "counts": [10, 1000, 990],
+        }
+        broken = {"confidences": [0.1], "accuracies": "<b>", "counts": []}
+        found = {"words": part, "sentences": part, "<i>": broken, "other": 3}
+        folder = write_run(tmp_path / "calibrated", results={"test": SCORES, "confidence": found})
+        page = Page(write_report(folder))
+        text = page.sections["Confidence"]
+        assert "Expected calibration error: words 0.0321, sentences 0.0321." in text
+        assert "Words: 2,000" in text
+        assert "right 0.6 (stated 0.55)" in page.source
+        assert "confidences" not in page.text
+
+    def test_scores_say_of_what_and_how_they_are(self, tmp_path):
+        few = {**SCORES, "num_sentences": 12, "num_beams": 5}
+        folder = write_run(tmp_path / "few", results={"test": few, "validation": SCORES})
+        settings = json.loads((folder / "settings.json").read_text())
+        settings["train"] |= {"max_eval_translations": 300, "eval_num_beams": 1}
+        (folder / "settings.json").write_text(json.dumps(settings))
+        text = Page(write_report(folder)).text
+        assert "BLEU, test, 5 beams, only 12 sentences" in text
+        assert "BLEU, validation31.26" in text
+        assert "Validation scores on the way, greedy, the first 300" in text
+
+    def test_a_run_without_a_test_split_lacks_nothing(self, run):
+        results = {"validation": SCORES}
+        (run / "eval_results.json").write_text(json.dumps(results))
+        (run / "test_predictions.tsv").unlink()
+        text = report(run).sections["Translations"]
+        assert "no test split" in text
+        assert "not there yet" not in text
+
+    def test_nested_settings_are_rows(self, run):
+        settings = json.loads((run / "settings.json").read_text())
+        settings["dropped"] = {"train": {"empty": 3, "too long": {"source": 4}}}
+        (run / "settings.json").write_text(json.dumps(settings))
+        text = report(run).sections["Settings"]
+        assert "train, empty3" in text
+        assert "train, too long, source4" in text
+        assert "{" not in text
+
+    def test_maps_come_with_their_sentences(self, tmp_path):
+        entry = {
+            **{"source_tokens": ["a"], "target_tokens": ["b"], "weights": [[1.0]]},
+            **{"source": "Call <us>.", "target": "联系我们。", "reference": "打给我们。"},
+        }
+        text = report(write_run(tmp_path / "run", alignments=[entry])).sections["Attention"]
+        for shown in ("Call <us>.", "联系我们。", "打给我们。"):
+            assert shown in text
 
     def test_attention_maps_are_tables(self, run):
         page = report(run)
@@ -212,7 +269,10 @@ class TestTranslations:
         rows = [("s", "r", "h", str(score)) for score in scores]
         page = report(write_run(tmp_path / "run", rows=rows))
         bars = [attrs for tag, attrs in page.tags if tag == "i" and "title" in attrs]
-        assert [int(bar["title"].split()[4]) for bar in bars] == [2, 1, 0, 0, 0, 1, 0, 0, 0, 3]
+        counts = [2, 1, 0, 0, 0, 1, 0, 0, 0, 3]
+        assert [int(bar["title"].split()[4]) for bar in bars] == counts
+        shown = re.findall(r"<i [^>]*><span>(\d+)</span></i>", page.source)
+        assert [int(number) for number in shown] == [count for count in counts if count]
         assert bars[9]["style"] == "height:100.0%"
 
     @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""Two runs side by side: one HTML page made from their own files, as the report of a run is."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .charts import line_chart
+from .run_report import (
+    flat_items,
+    group,
+    logged_series,
+    logged_steps,
+    read_part,
+    section,
+    shown_value,
+    write_page,
+)
+
+_NUM_TRANSLATIONS = 10
+_CHARTS = (
+    ("Training loss", "loss"),
+    ("Validation loss", "eval_loss"),
+    ("Validation BLEU", "eval_bleu"),
+    ("Validation chrF", "eval_chrf"),
+)
+
+
+def write_comparison(first: str | Path, second: str | Path, path: str | Path) -> Path:
+    """Lay two runs side by side: scores, curves, settings that differ, translations that differ.
+
+    Args:
+        first: folder of a run.
+        second: folder of another.
+        path: the page to write.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: a folder without a run, or the page cannot be written.
+    """
+    folders = (Path(first), Path(second))
+    for folder in folders:
+        if not (folder / "settings.json").is_file():
+            raise InputError(f"there is no run in {folder}: it has no settings.json")
+    names = tuple(folder.resolve().name for folder in folders)
+    if names[0] == names[1]:
+        names = tuple(map(str, folders))
+    results = [_items(folder / "eval_results.json") for folder in folders]
+    settings = [_items(folder / "settings.json") for folder in folders]
+    header = (
+        f"<header><h1>{escape(names[0])} and {escape(names[1])}</h1>"
+        '<p class="quiet">Two trainings side by side</p></header>\n'
+    )
+    sections = [
+        section("Scores", _table(names, results)),
+        section("Learning", _curves(folders, names)),
+        section("Translations", _translations(folders, names)),
+        section("Settings", _table(names, settings, "The settings of both runs are the same.")),
+    ]
+    return write_page(Path(path), " and ".join(names), header, sections)
+
+
+def _items(path: Path) -> dict[str, Any]:
+    """The values of a JSON file by their full names, without curves and secrets."""
+    items = {key: v for key, v in read_part(path, dict)[0].items() if key != "confidence"}
+    return {key: v for key, v in flat_items(items) if not key.endswith(("_token", "output_dir"))}
+
+
+def _table(names: tuple[str, ...], items: list[dict[str, Any]], same: str = "") -> str:
+    """A row for each value that differs, or, unless it says what to say of none, for each value."""
+    keys = list(dict.fromkeys([*items[0], *items[1]]))
+    rows = []
+    for key in keys:
+        values = [one.get(key) for one in items]
+        if key.endswith("_signature") or (same and values[0] == values[1]):
+            continue
+        cells = "".join(f"<td>{escape(shown_value(value, 4))}</td>" for value in values)
+        rows.append(f"<tr><th>{escape(key).replace('_', '_<wbr>')}</th>{cells}</tr>\n")
+    if not rows:
+        return f'<p class="quiet">{same or "No scores yet."}</p>\n'
+    heads = "".join(f"<th>{escape(name)}</th>" for name in names)
+    return (
+        f'<table class="values two"><thead><tr><th></th>{heads}</tr></thead>\n'
+        f"<tbody>{''.join(rows)}</tbody></table>\n"
+    )
+
+
+def _curves(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
+    logs = [logged_steps(folder / "metrics.jsonl")[0] for folder in folders]
+    return group(
+        "charts",
+        (
+            line_chart(
+                title,
+                [
+                    logged_series(name, rows, key, key != "loss")
+                    for name, rows in zip(names, logs, strict=True)
+                ],
+            )
+            for title, key in _CHARTS
+        ),
+    )
+
+
+def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
+    """The sentences of the test split whose scores differ most."""
+    first, second = (dict(_predictions(f / "test_predictions.tsv")) for f in folders)
+    pairs = [(key, first[key], second[key]) for key in first if key in second]
+    pairs = [pair for pair in pairs if pair[1][0] != pair[2][0]]
+    pairs.sort(key=lambda pair: -abs(pair[1][1] - pair[2][1]))
+    if not pairs:
+        return '<p class="quiet">No sentence of a test split was translated by both.</p>\n'
+    items = []
+    for (source, reference), *found in pairs[:_NUM_TRANSLATIONS]:
+        written = "".join(
+            f"<dt>{escape(name)}</dt><dd>{escape(text)} <b>{score:.0f}</b></dd>\n"
+            for name, (text, score) in zip(names, found, strict=True)
+        )
+        items.append(
+            f"<li><dl>\n<dt>source</dt><dd>{escape(source)}</dd>\n"
+            f"<dt>reference</dt><dd>{escape(reference)}</dd>\n{written}</dl></li>\n"
+        )
+    note = f"{len(pairs):,} sentences are translated differently; sentence BLEU differs most in"
+    return f'<p class="quiet">{note}</p>\n<ol class="pairs two">\n{"".join(items)}</ol>\n'
+
+
+def _predictions(path: Path) -> Iterator[tuple[tuple[str, str], tuple[str, float]]]:
+    """Translation and score by source and reference, of each line that can be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+        try:
+            score = float(row["sentence_bleu"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        yield (row["source"], row["reference"]), (row["hypothesis"], score)
