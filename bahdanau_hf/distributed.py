@@ -59,7 +59,14 @@ def sum_over_processes(
     """Add each value over all processes, in double precision; the same numbers on all of them."""
     # MPS has no double precision.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    numbers = [torch.as_tensor(value, dtype=dtype, device=accelerator.device) for value in values]
+    if accelerator.num_processes == 1 and not any(map(torch.is_tensor, values)):
+        return [float(value) for value in values]
+    # Numbers of the host go over together: each by itself would be waited for.
+    host = [0.0 if torch.is_tensor(value) else float(value) for value in values]
+    numbers = list(torch.tensor(host, dtype=dtype).to(accelerator.device).unbind())
+    for place, value in enumerate(values):
+        if torch.is_tensor(value):
+            numbers[place] = value.to(accelerator.device, dtype)
     total = torch.stack(numbers)
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total, reduction="sum")

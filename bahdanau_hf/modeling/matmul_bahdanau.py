@@ -280,18 +280,21 @@ def linear_cross_entropy(
     bias: Tensor | None,
     labels: Tensor,
     label_smoothing: float = 0.0,
+    real: Tensor | None = None,
 ) -> Tensor:
     """Sum the cross-entropy of `softmax(hidden W^T + b)` against N labels, `(N,)` in [0, V).
 
     `hidden` is what the output layer, `(V, D)` and `(V,)`, reads at real target tokens, `(N, D)`;
-    `label_smoothing`, in [0, 1), is the share of probability spread evenly over all V words.
+    `label_smoothing`, in [0, 1), is the share of probability spread evenly over all V words. With
+    `real`, bool `(N,)`, the others count nothing, whatever their labels are.
 
     The rows are taken in chunks, and the gradients of the logits are formed as soon as these are
     there. Under autocast the products run in the lower precision, the rest in float32.
     """
     dtype = product_dtype(hidden.device, weight.dtype)
     with torch.autocast(hidden.device.type, enabled=False):  # the products know their type
-        return _LinearCrossEntropy.apply(hidden, weight, bias, labels, label_smoothing, dtype)
+        how = (label_smoothing, dtype, real)
+        return _LinearCrossEntropy.apply(hidden, weight, bias, labels, *how)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -301,7 +304,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *how: Any
     ) -> Tensor:
-        label_smoothing, dtype = how
+        label_smoothing, dtype, real = how
         wide = torch.promote_types(dtype, torch.float32)
         needs = any(ctx.needs_input_grad[:3])
         w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -311,24 +314,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_grad = torch.zeros(weight.shape[0], dtype=wide, device=weight.device)
         weight_grad = None
         num_chunks = max(1, math.ceil(hidden.shape[0] / ROWS_PER_CHUNK))
+        rows: tuple = (hidden, labels, hidden_grad)
+        if real is not None:
+            rows = (hidden, labels.masked_fill(~real, 0), hidden_grad, real[:, None].to(wide))
         # Even ones: a small rest costs nearly as much as a whole chunk.
-        chunks = (x.chunk(num_chunks) for x in (hidden, labels, hidden_grad))
-        for h, y, dh in zip(*chunks, strict=True):
+        for h, y, dh, *counts in zip(*(x.chunk(num_chunks) for x in rows), strict=True):
             h, y = h.to(dtype), y.unsqueeze(1)
             z = multiply(h, w, b)  # (rows, V)
             p = z.softmax(dim=1, dtype=wide)
             # log sum_j e^z_j = max z - log max p, where p is no smaller than 1 / V: a second
             # exponential of all logits, which is what takes the time here, is not needed.
-            total += (z.amax(dim=1) - p.amax(dim=1).log()).sum()
-            total -= (1 - label_smoothing) * z.gather(1, y).sum(dtype=wide)
+            own = z.amax(dim=1, keepdim=True) - p.amax(dim=1, keepdim=True).log()
+            chosen, every = z.gather(1, y), z
+            if counts:
+                own, chosen, every = (x * counts[0] for x in (own, chosen, every))
+            total += own.sum()
+            total -= (1 - label_smoothing) * chosen.sum(dtype=wide)
             if label_smoothing:
-                total -= uniform * z.sum(dtype=wide)
+                total -= uniform * every.sum(dtype=wide)
             if not needs:
                 continue
             # d loss / d z = softmax(z) - target distribution, in place of p
             if label_smoothing:
                 p.sub_(uniform)
             p.scatter_add_(1, y, p.new_full(y.shape, label_smoothing - 1))
+            if counts:
+                p.mul_(counts[0])
             bias_grad += p.sum(dim=0)
             dz = p.to(dtype)
             dh.copy_(multiply(dz, w.t()))
@@ -348,4 +359,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = hidden_grad * grad.to(hidden_grad.dtype)
         weight_grad = weight_grad.to(weight_dtype, copy=True).mul_(grad)
         bias_grad = None if bias_dtype is None else (bias_grad * grad).to(bias_dtype)
-        return hidden_grad, weight_grad, bias_grad, None, None, None
+        return hidden_grad, weight_grad, bias_grad, None, None, None, None

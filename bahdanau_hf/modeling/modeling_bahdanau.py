@@ -262,12 +262,22 @@ def embed(table: nn.Module, ids: Tensor | None, embeds: Any, size: int, side: st
     return table(ids)
 
 
+def look_costs(x: Tensor) -> bool:
+    """Whether the host would have to wait for numbers: those of another device, in training.
+
+    There the checks are left to the device, which ends the process without naming the id.
+    """
+    return x.device.type != "cpu" and torch.is_grad_enabled()
+
+
 def check_ids(ids: Tensor, size: int, what: str) -> None:
     """Say which id is out of range, where an embedding would fail without a word on why."""
     if ids.numel() == 0 or torch.compiler.is_compiling() or ids.device.type == "meta":
         return
     low, high = torch.aminmax(ids)
-    if low < 0 or high >= size:
+    if look_costs(ids):
+        torch._assert_async((low >= 0) & (high < size), f"an id of {what} is no id of this model")
+    elif low < 0 or high >= size:
         raise ValueError(
             f"{what} has the id {int(low if low < 0 else high)}, but ids go from 0 to {size - 1}: "
             "does the tokenizer belong to this model, and does its target side know the token?"
@@ -407,6 +417,9 @@ def source_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return mask
     shortest, row = mask.sum(dim=1).min(dim=0)
+    if look_costs(mask):
+        torch._assert_async(shortest > 0, "a row of attention_mask has no real token")
+        return mask
     if shortest == 0:
         raise ValueError(
             f"row {int(row)} of attention_mask has no real token; leave empty sentences out, or "
@@ -911,6 +924,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         if whole is None or whole == size or torch.compiler.is_compiling():
             return labels
         is_unknown, unk = labels >= size, self.config.unk_token_id
+        if unk is not None and look_costs(labels):
+            return labels.masked_fill(is_unknown, unk)
         num_unknown = int(is_unknown.sum())
         if num_unknown == 0:
             return labels
@@ -996,10 +1011,13 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
     def _loss_sum(self, hidden: Tensor, logits: Any, labels: Tensor, smoothing: float) -> Tensor:
         """Sum the cross-entropy over the real labels."""
         if logits is None:
-            real, head = labels != IGNORED_LABEL, self.lm_head
-            hidden, labels = hidden[real], labels[real]
+            head, real, some = self.lm_head, labels != IGNORED_LABEL, None
+            if look_costs(labels):  # then their number is not known, and all are multiplied
+                hidden, labels, some = hidden.flatten(0, 1), labels.flatten(), real.flatten()
+            else:
+                hidden, labels = hidden[real], labels[real]
             if self.fast_way(head) is not None:
-                return linear_cross_entropy(hidden, head.weight, head.bias, labels, smoothing)
+                return linear_cross_entropy(hidden, head.weight, head.bias, labels, smoothing, some)
             logits = head(hidden)
         logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
         options: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "label_smoothing": smoothing}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +31,7 @@ from ..data.sources import AnyDataset, bundled_pairs, file_pairs, first_pairs, h
 from ..errors import InputError
 from .arguments import DataArguments, Settings
 
+T = TypeVar("T")
 Batch = dict[str, Tensor]
 
 HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
@@ -238,7 +240,7 @@ class TrainingBatches:
         left = self.batches_in(state.epoch) - state.batches_done
         self.sampler.load_state_dict({"epoch": state.epoch, "batches_done": state.batches_done})
         group: list[Batch] = []
-        for batch in self.loader:
+        for batch in made_ahead(self.loader) if self.loader.pin_memory else self.loader:
             group.append(batch)
             left -= 1
             if len(group) == per_step or left == 0:
@@ -250,6 +252,16 @@ class TrainingBatches:
         if state.batches_done == 0:
             return float(state.epoch)
         return round(state.epoch + state.batches_done / self.batches_in(state.epoch), 4)
+
+
+def made_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items; a thread makes the next one while the last is used by a device."""
+    source = iter(items)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting = thread.submit(next, source, None)
+        while (item := waiting.result()) is not None:
+            waiting = thread.submit(next, source, None)
+            yield item
 
 
 class StreamedBatches:

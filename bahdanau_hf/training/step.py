@@ -86,9 +86,12 @@ def take_step(
     ]
     own_loss = _add_gradients(run, micro_batches, divisors)
     max_norm = args.max_grad_norm or math.inf
-    grad_norm = float(accelerator.clip_grad_norm_(run.model.parameters(), max_norm))
+    own_norm = accelerator.clip_grad_norm_(run.model.parameters(), max_norm)
     own_reasons = reasons_to_stop()
-    loss_sum, *counts = sum_over_processes(accelerator, [own_loss, *own_reasons.values()])
+    # The only numbers of a step that are waited for, in one copy. The norm is everyone's already.
+    values = (own_loss, own_norm, *own_reasons.values())
+    loss_sum, norm_sum, *counts = sum_over_processes(accelerator, values)
+    grad_norm = norm_sum / accelerator.num_processes
     reasons = frozenset(name for name, n in zip(own_reasons, counts, strict=True) if n)
     was_skipped = _update_weights(run, grad_norm, loss_sum, num_tokens)
     run.optimizer.zero_grad()
@@ -99,10 +102,10 @@ def take_step(
 def _update_weights(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
     """Step optimizer and schedule; True if the gradient scaler skipped the step instead."""
     scaler = run.accelerator.scaler
-    scale = None if scaler is None else scaler.get_scale()
-    # A scaler lowers its scale until the gradients are finite. Below 1 it is no longer the scale
-    # that makes them overflow.
-    is_excused = scale is not None and scale >= 1
+    # A scaler skips a step whose gradients are not finite, and lowers its scale. Below 1 it is no
+    # longer the scale that makes them overflow.
+    was_skipped = scaler is not None and not math.isfinite(grad_norm)
+    is_excused = was_skipped and scaler.get_scale() >= 1
     if not (math.isfinite(loss_sum) and (math.isfinite(grad_norm) or is_excused)):
         run.optimizer.zero_grad()
         what = "gradient" if math.isfinite(loss_sum) else "loss"
@@ -113,8 +116,6 @@ def _update_weights(run: Run, grad_norm: float, loss_sum: float, num_tokens: int
             "--max_grad_norm"
         )
     run.optimizer.step()
-    # Accelerate cannot see what a fused optimizer skips; the scale tells.
-    was_skipped = scaler is not None and scaler.get_scale() < scale
     if not was_skipped:
         run.scheduler.step()
     return was_skipped
@@ -161,7 +162,7 @@ def _backward(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
     factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
     own_loss = torch.zeros((), device=accelerator.device)
     for i, (batch, divisor) in enumerate(zip(batches, divisors, strict=True)):
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        batch = {k: x.to(accelerator.device, non_blocking=True) for k, x in batch.items()}
         places = batch.pop("best_sources", None)
         is_last = i == len(batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(run.model):

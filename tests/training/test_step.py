@@ -10,10 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.errors import InputError
+from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.training.arguments import TrainArguments
-from bahdanau_hf.training.pairs import make_collator
+from bahdanau_hf.training.pairs import made_ahead, make_collator
 from bahdanau_hf.training.run import Run, make_optimizer
 from bahdanau_hf.training.step import take_step
+from tests.helpers.looks import Looks
 from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
 
 
@@ -41,6 +44,56 @@ def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tens
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_batches_made_ahead_are_the_same_and_one_ahead() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(5):
+            made.append(i)
+            yield i
+        raise InputError("the loader's own error")
+
+    ahead = made_ahead(items())
+    for i in range(5):
+        assert next(ahead) == i
+        assert len(made) <= i + 2
+    with pytest.raises(InputError, match="own error"):
+        next(ahead)
+    stopped = made_ahead(iter(range(9)))
+    assert next(stopped) == 0
+    stopped.close()  # and no thread is left that would keep the process
+
+
+def test_a_run_that_makes_batches_ahead_takes_the_same_steps(tmp_path: Path) -> None:
+    plain, ahead = (prepare(tmp_path / name) for name in ("plain", "ahead"))
+    ahead.batches.loader.pin_memory = True  # as for a GPU; without one nothing is pinned
+    steps = (list(run.batches.steps(run.state, 2)) for run in (plain, ahead))
+    for one, other in zip(*steps, strict=True):
+        assert one[1] == other[1]
+        for a, b in zip(one[0], other[0], strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("num_batches", [1, 3])
+def test_nothing_that_a_device_computes_is_looked_at_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int
+) -> None:
+    """Labels are counted on the host, of each batch; loss and norm come back in one copy."""
+    run = prepare(tmp_path, guided_attention_weight=0.5)
+    monkeypatch.setattr(modeling_bahdanau, "look_costs", lambda x: torch.is_grad_enabled())
+    first_batch = next(iter(run.batches.steps(run.state, 1)))[0][0]
+    take_step(run, [first_batch])  # in a process's first one the processor is asked what it can do
+    copies: list[int] = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: copies.append(x.numel()) or tolist(x))
+    with Looks() as looks:
+        done = take_step(run, [first_batch] * num_batches)
+    assert looks.seen == ["aten._local_scalar_dense.default"] * num_batches
+    assert copies == [2]
+    assert done.loss_sum > 0
+    assert done.grad_norm > 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
