@@ -14,63 +14,26 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError, first_line
-from ..languages import CODE_NAMES, HAN, base_language
+from .columns import ROWS_LOOKED_AT, named_columns, no_columns, table_columns, target_is_first
 
 Pair = tuple[str, str]
 Row = tuple[int, list[str]]  # line number, from 1, and its fields
 Record = tuple[str, Any]  # where it stands, and what should be a mapping
 
 SUFFIXES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
-_ROLE_NAMES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
-_HAN = re.compile(f"[{HAN}]")
-_NAME = re.compile("[a-z][a-z0-9-]*")
-_ROWS_LOOKED_AT = 200
 # Memory and disk stay bounded whatever a file holds. Text shrinks to a third or a tenth when it is
 # zipped; what shrinks to a fiftieth and is large was made to fill the disk of who unpacks it.
 _LONGEST_LINE_BYTES = 2**28
 _UNZIPPED_BYTES = 2**28
 _UNZIPPED_FACTOR = 50
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def find_columns(names: Sequence[str], source_lang: str, target_lang: str) -> Pair | None:
-    """Which two of `names` hold the source and the target, or None.
-
-    Tried in turn: the language codes themselves, their names or variants (`zh-CN`, `Chinese`),
-    `non_english` for what is not English, `source` and `target`. A name that fits twice does not
-    count.
-    """
-    source = _language_column(names, source_lang)
-    target = _language_column(names, target_lang)
-    other = [name for name in names if _plain(name) in ("non-english", "nonenglish")]
-    if len(other) == 1:
-        if target is None and base_language(source_lang) == "en":
-            target = other[0]
-        if source is None and base_language(target_lang) == "en":
-            source = other[0]
-    if source is not None and target is not None and source != target:
-        return source, target
-    plain = {_plain(name): name for name in names}
-    for first, second in _ROLE_NAMES:
-        if first in plain and second in plain:
-            return plain[first], plain[second]
-    return None
-
-
-def no_columns(where: str, names: Iterable[str], source_lang: str, target_lang: str) -> InputError:
-    """The error for a table in which `find_columns` finds nothing."""
-    found = ", ".join(repr(name if len(name) < 40 else name[:36] + " ...") for name in names)
-    return InputError(
-        f"{where}: no columns for {source_lang} and {target_lang}; it has: {found}. "
-        f"Name them {source_lang} and {target_lang}, or source and target"
-    )
 
 
 def open_pairs(spec: str, source_lang: str, target_lang: str) -> Iterator[Pair]:
@@ -130,20 +93,6 @@ def _not_empty(pairs: Iterator[Pair], paths: Sequence[Path]) -> Iterator[Pair]:
         raise InputError(f"{paths[0]} holds no pair")
     yield first
     yield from pairs
-
-
-# --- names ---------------------------------------------------------------------------------------
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "-").replace(" ", "-")
-
-
-def _language_column(names: Sequence[str], lang: str) -> str | None:
-    exact = [name for name in names if _plain(name) == _plain(lang)]
-    close = [name for name in names if base_language(_plain(name)) == base_language(lang)]
-    found = exact or close
-    return found[0] if len(found) == 1 else None
 
 
 def _suffix(path: Path) -> str:
@@ -238,23 +187,18 @@ def _read_table(
     path: Path, rows: Iterator[Row], source_lang: str, target_lang: str
 ) -> Iterator[Pair]:
     """Rows of a TSV or CSV file, with a header if the first row names columns that we know."""
-    head = list(islice(rows, _ROWS_LOOKED_AT))
+    head = list(islice(rows, ROWS_LOOKED_AT))
     if not head:
         return
     names = head[0][1]
-    columns = find_columns(names, source_lang, target_lang)
+    first_rows = [fields for _, fields in head]
+    columns = table_columns(f"{path}:1", first_rows, source_lang, target_lang)
     rows = chain(head, rows)
-    if columns is not None:
+    if columns.has_header:
         next(rows)
-        source, target = names.index(columns[0]), names.index(columns[1])
-    elif not _is_header(names) and (len(names) == 2 or _is_attributed(names)):
-        chinese_first = _chinese_first([fields for _, fields in head], source_lang, target_lang)
-        source, target = (1, 0) if chinese_first else (0, 1)
-    else:
-        raise no_columns(f"{path}:1", names, source_lang, target_lang)
     for number, fields in rows:
         if len(fields) == len(names):
-            yield fields[source], fields[target]
+            yield fields[columns.source], fields[columns.target]
         elif not any(field.strip() for field in fields):
             yield "", ""
         else:
@@ -265,40 +209,13 @@ def _read_table(
             )
 
 
-def _is_header(fields: Sequence[str]) -> bool:
-    """Whether these are names of columns, at least one of them a name that we know."""
-    known = set(CODE_NAMES).union(*CODE_NAMES.values(), *_ROLE_NAMES, ["translation"])
-    words = [_plain(field) for field in fields]
-    return any(word in known for word in words) and all(_NAME.fullmatch(word) for word in words)
-
-
-def _is_attributed(fields: Sequence[str]) -> bool:
-    """Tatoeba's export: two sentences and whom to thank for them."""
-    return len(fields) == 3 and "attribution" in fields[2].lower()
-
-
-def _chinese_first(rows: Sequence[Sequence[str]], source_lang: str, target_lang: str) -> bool:
-    """Whether the target side stands first, as far as the script tells."""
-    first = sum(1 for fields in rows if _HAN.search(fields[0]))
-    second = sum(1 for fields in rows if len(fields) > 1 and _HAN.search(fields[1]))
-    if base_language(target_lang) == "zh":
-        return first > 2 * second
-    if base_language(source_lang) == "zh":
-        return second > 2 * first
-    return False
-
-
 def _read_aligned(paths: Sequence[Path], source_lang: str, target_lang: str) -> Iterator[Pair]:
     """Two text files, line by line; suffixes tell which is which, else script, else order."""
-    suffixes = [_suffix(path).removeprefix(".") for path in paths]
-    named = find_columns(suffixes, source_lang, target_lang)
     sides = [_lines(path) for path in paths]
-    heads = [list(islice(side, _ROWS_LOOKED_AT)) for side in sides]
-    if named is not None:
-        swap = named[0] != suffixes[0]
-    else:
-        rows = [[a[1], b[1]] for a, b in zip(*heads, strict=False)]
-        swap = _chinese_first(rows, source_lang, target_lang)
+    heads = [list(islice(side, ROWS_LOOKED_AT)) for side in sides]
+    rows = [[a[1], b[1]] for a, b in zip(*heads, strict=False)]
+    names = [path.name.removesuffix(".gz") for path in paths]
+    swap = target_is_first(names, rows, source_lang, target_lang)
     left, right = (chain(head, side) for head, side in zip(heads, sides, strict=True))
     count = 0
     for count, (a, b) in enumerate(zip_longest(left, right), start=1):
@@ -325,8 +242,8 @@ def _read_records(records: Iterator[Record], source_lang: str, target_lang: str)
         if not isinstance(texts, dict):
             raise InputError(f"{where}: 'translation' must hold an object, not {_kind(texts)}")
         if columns is None:
-            columns = find_columns(list(texts), source_lang, target_lang)
-        if columns is None or not texts.keys() >= set(columns):
+            columns = named_columns(where, list(texts), source_lang, target_lang)
+        if not texts.keys() >= set(columns):
             raise no_columns(where, texts, source_lang, target_lang)
         source, target = columns
         yield _text(texts[source], source, where), _text(texts[target], target, where)

@@ -20,7 +20,8 @@ from datasets import Dataset, DatasetInfo, Features, IterableDataset, Translatio
 from datasets import load_dataset as load_hub_dataset
 
 from ..errors import InputError, first_line
-from .readers import Pair, file_stamp, find_columns, no_columns, open_pairs, pair_paths
+from .columns import find_columns, no_columns
+from .readers import Pair, file_stamp, open_pairs, pair_paths
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 

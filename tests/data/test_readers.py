@@ -17,12 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bahdanau_hf.data import readers
-from bahdanau_hf.data.readers import (
-    _ROWS_LOOKED_AT,
-    file_stamp,
-    find_columns,
-    open_pairs,
-)
+from bahdanau_hf.data.columns import ROWS_LOOKED_AT
+from bahdanau_hf.data.readers import file_stamp, open_pairs
 from bahdanau_hf.errors import InputError
 
 Pairs = list[tuple[str, str]]
@@ -152,32 +148,6 @@ def test_source_and_target_without_script(tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text("hallo\thello\n")
     assert read(path, "de", "en") == [("hallo", "hello")]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        ("en zh", "en zh"),
-        ("zh en", "en zh"),
-        ("id English Chinese", "English Chinese"),
-        ("english non_english", "english non_english"),
-        ("target source", "source target"),
-        ("SRC TGT", "SRC TGT"),
-        ("eng cmn", "eng cmn"),
-        ("en zh-CN", "en zh-CN"),
-        ("en zh zh-TW", "en zh"),  # the exact one
-        ("en zh-CN zh-TW", None),  # which?
-        ("en en zh", None),
-        ("en de", None),
-        ("text label", None),
-        ("", None),
-    ],
-)
-def test_find_columns(names: str, expected: str | None) -> None:
-    wanted = None if expected is None else tuple(expected.split())
-    assert find_columns(names.split(), "en", "zh") == wanted
-    if wanted is not None and "source" not in wanted and "SRC" not in wanted:
-        assert find_columns(names.split(), "zh", "en") == wanted[::-1]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +304,7 @@ def test_names_of_aligned_files_decide_where_the_script_does_not(tmp_path: Path)
 def test_aligned_files_longer_than_what_is_looked_at(
     tmp_path: Path, suffixes: tuple[str, str]
 ) -> None:
-    number = _ROWS_LOOKED_AT + 3
+    number = ROWS_LOOKED_AT + 3
     paths = [tmp_path / f"{name}.{suffix}" for name, suffix in zip("ab", suffixes, strict=True)]
     for path, letter in zip(paths, "x甲", strict=True):
         path.write_text("".join(f"{letter}{i}\n" for i in range(number)), encoding="utf-8")
@@ -413,21 +383,6 @@ def test_stamp_of_two_files(tmp_path: Path) -> None:
     assert file_stamp(",".join(map(str, paths))) == f"{first} {second}"
 
 
-@pytest.mark.parametrize(
-    ("names", "languages", "expected"),
-    [
-        (["en", "zh", "non_english"], ("en", "zh"), ("en", "zh")),
-        (["en", "zh", "non_english"], ("zh", "en"), ("zh", "en")),
-        (["English", "NonEnglish"], ("en", "zh"), ("English", "NonEnglish")),
-        (["en US", "zh CN"], ("en", "zh"), ("en US", "zh CN")),
-    ],
-)
-def test_columns_by_name(
-    names: list[str], languages: tuple[str, str], expected: tuple[str, str]
-) -> None:
-    assert find_columns(names, *languages) == expected
-
-
 def test_a_large_gzip_file_that_shrank_as_text_does_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,10 +409,10 @@ def test_pairs_come_before_the_file_is_read_to_its_end(tmp_path: Path, names: st
     line = b"x\ty\n" if names == "a.tsv" else b"x\n"
     paths = [tmp_path / name for name in names.split(",")]
     for path in paths:
-        path.write_bytes(line * (_ROWS_LOOKED_AT + 5) + b"\xff\n")
+        path.write_bytes(line * (ROWS_LOOKED_AT + 5) + b"\xff\n")
     pairs = open_pairs(",".join(map(str, paths)), "en", "zh")
-    assert len([next(pairs) for _ in range(_ROWS_LOOKED_AT + 5)]) == _ROWS_LOOKED_AT + 5
-    with pytest.raises(InputError, match=rf"a\.t..:{_ROWS_LOOKED_AT + 6}: not UTF-8"):
+    assert len([next(pairs) for _ in range(ROWS_LOOKED_AT + 5)]) == ROWS_LOOKED_AT + 5
+    with pytest.raises(InputError, match=rf"a\.t..:{ROWS_LOOKED_AT + 6}: not UTF-8"):
         next(pairs)
 
 
