@@ -20,13 +20,15 @@ from datasets import Dataset, DatasetInfo, Features, IterableDataset, Translatio
 from datasets import load_dataset as load_hub_dataset
 
 from ..errors import InputError, first_line
-from .readers import Pair, file_stamp, find_columns, no_columns, open_pairs, pair_paths
+from ..files import PACKED
+from .columns import find_columns, no_columns
+from .readers import Pair, file_stamp, open_pairs, pair_paths
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
 BUNDLED_PAIRS = Path(__file__).parents[1] / "pairs" / "pairs.tsv"
 _IN_MEMORY_BYTES = 2**28
-_UNZIPPED_BYTES = 8  # for each byte of a gzip file, at a guess
+_UNPACKED_BYTES = 8  # for each byte of a packed file, at a guess
 _LANGUAGE_CODE = re.compile("[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)
 _SPLIT_NAMES = {
     "train": ("train",),
@@ -143,19 +145,20 @@ def sentence_key(text: str) -> str:
 
 
 def file_pairs(
-    spec: str, source_lang: str, target_lang: str, *, streaming: bool = False
+    spec: str, source_lang: str, target_lang: str, *, streaming: bool = False, **reading: Any
 ) -> AnyDataset:
-    """Read one file, or two aligned ones, into a table with the one column `translation`.
+    """Read files of pairs, or aligned ones, into a table with the one column `translation`.
 
-    With `streaming` a stream of its rows, which tells on the way what is wrong in a file.
+    With `streaming` a stream of its rows, which tells on the way what is wrong in a file. What else
+    `open_pairs` takes, such as `encoding`, is handed on to it.
 
     Raises:
         InputError: see `open_pairs`; something that is no language code.
     """
     check_languages(source_lang, target_lang)
-    pairs = open_pairs(spec, source_lang, target_lang)  # complains before any work
+    pairs = open_pairs(spec, source_lang, target_lang, **reading)  # complains before any work
     sizes = (
-        path.stat().st_size * (_UNZIPPED_BYTES if path.suffix.lower() == ".gz" else 1)
+        path.stat().st_size * (_UNPACKED_BYTES if path.suffix.lower() in PACKED else 1)
         for path in pair_paths(spec)
     )
     large = sum(sizes) > _IN_MEMORY_BYTES
@@ -164,7 +167,7 @@ def file_pairs(
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     options = {
         "features": translation_features(**languages),
-        "gen_kwargs": {"spec": spec, **languages, "stamp": file_stamp(spec)},
+        "gen_kwargs": {"spec": spec, **languages, "stamp": file_stamp(spec), "reading": reading},
     }
     if streaming:
         return IterableDataset.from_generator(_rows, **options)
@@ -176,9 +179,11 @@ def file_pairs(
         raise
 
 
-def _rows(spec: str, source_lang: str, target_lang: str, stamp: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    spec: str, source_lang: str, target_lang: str, stamp: str, reading: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Rows for `from_generator`, whose cache knows by `stamp` when a file has changed."""
-    for source, target in open_pairs(spec, source_lang, target_lang):
+    for source, target in open_pairs(spec, source_lang, target_lang, **reading):
         yield {"translation": {source_lang: source, target_lang: target}}
 
 

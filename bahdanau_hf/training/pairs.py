@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import operator
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,8 @@ _ENCODING = (
     *("source_lang", "target_lang", "max_source_length", "max_target_length"),
     *("truncate_long_pairs", "preprocessing_num_workers"),
 )
-_CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio")
+_CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio", "unescape_html")
+_READING = ("encoding", "skip_bad_rows")
 _PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
 
 
@@ -76,7 +78,8 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     for split, spec in files.items():
         if spec:
             streaming = data.streaming and split == "train"
-            splits[split] = file_pairs(spec, *languages, streaming=streaming)
+            reading = {name: getattr(data, name) for name in _READING}
+            splits[split] = file_pairs(spec, *languages, streaming=streaming, **reading)
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
         if limit is not None:
@@ -165,8 +168,8 @@ class RunPairs:
         """What was read, left out for which reason, and kept, a column for each split."""
         columns = {split: lost.as_dict() for split, lost in self.dropped.items()}
         lines = [" " * 16 + "".join(f"{split:>12}" for split in columns)]
-        for name in next(iter(columns.values())):
-            numbers = "".join(f"{column[name]:>12,}" for column in columns.values())
+        for name in dict.fromkeys(itertools.chain(*columns.values())):
+            numbers = "".join(f"{column.get(name, 0):>12,}" for column in columns.values())
             lines.append(f"{name.replace('_', ' '):<16}{numbers}")
         return "\n".join(lines)
 
