@@ -19,6 +19,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..data.columns import Told
     from ..inference.translator import Translator
 
 
@@ -32,6 +33,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="pairs: TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two aligned text "
         "files, separated by a comma",
     )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}_column",
+            metavar="NAME",
+            help=f"name or number of the {side}'s column in the test file; default: told by "
+            "header, names, script",
+        )
     parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
     parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
     parser.add_argument(
@@ -133,11 +141,14 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     import datasets
 
     from ..data.preprocessing import clean_pairs
-    from ..data.sources import file_pairs, pair_texts
+    from ..data.sources import file_pairs, lines_on_sides, pair_texts
 
     datasets.disable_progress_bars()
+    told: list[Told] = []
+    columns = {"source_column": args.source_column, "target_column": args.target_column}
+    read = file_pairs(args.test_file, source_lang, target_lang, told=told, **columns)
     pairs, dropped = clean_pairs(
-        file_pairs(args.test_file, source_lang, target_lang),
+        read,
         source_lang=source_lang,
         target_lang=target_lang,
         chinese_script=args.chinese_script,
@@ -159,6 +170,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         "test_file": args.test_file,
+        "sides": lines_on_sides(read, source_lang, target_lang, told),
         "source_lang": source_lang,
         "target_lang": target_lang,
         "chinese_script": args.chinese_script,

@@ -36,13 +36,14 @@ _UNZIPPED_FACTOR = 50
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def open_pairs(spec: str, source_lang: str, target_lang: str) -> Iterator[Pair]:
+def open_pairs(spec: str, source_lang: str, target_lang: str, **columns: Any) -> Iterator[Pair]:
     """Read one file, or two aligned text files named with a comma between.
 
     Args:
         spec: `pairs.tsv`, `pairs.jsonl.gz`, ... or `a.en,a.zh`.
         source_lang: of the first text of each pair that is read.
         target_lang: of the second.
+        columns: `source_column`, `target_column` and `told` of `table_columns`.
 
     Raises:
         InputError: a file that is missing, empty, of an unknown kind or in the wrong encoding, a
@@ -57,7 +58,7 @@ def open_pairs(spec: str, source_lang: str, target_lang: str) -> Iterator[Pair]:
             raise InputError(f"{path} is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-    return _not_empty(_pairs(paths, source_lang, target_lang), paths)
+    return _not_empty(_pairs(paths, source_lang, target_lang, columns), paths)
 
 
 def pair_paths(spec: str) -> list[Path]:
@@ -70,20 +71,22 @@ def pair_paths(spec: str) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def _pairs(paths: Sequence[Path], source_lang: str, target_lang: str) -> Iterator[Pair]:
+def _pairs(
+    paths: Sequence[Path], source_lang: str, target_lang: str, columns: dict[str, Any]
+) -> Iterator[Pair]:
     if len(paths) == 2:
-        return _read_aligned(paths, source_lang, target_lang)
+        return _read_aligned(paths, source_lang, target_lang, columns)
     path = paths[0]
     suffix = _suffix(path)
     if suffix in (".tsv", ".txt"):
         rows = ((number, line.split("\t")) for number, line in _lines(path))
-        return _read_table(path, rows, source_lang, target_lang)
+        return _read_table(path, rows, source_lang, target_lang, columns)
     if suffix == ".csv":
-        return _read_table(path, _csv_rows(path), source_lang, target_lang)
+        return _read_table(path, _csv_rows(path), source_lang, target_lang, columns)
     if suffix in (".json", ".jsonl", ".ndjson"):
-        return _read_records(_json_records(path), source_lang, target_lang)
+        return _read_records(_json_records(path), source_lang, target_lang, columns)
     if suffix == ".parquet":
-        return _read_records(_parquet_records(path), source_lang, target_lang)
+        return _read_records(_parquet_records(path), source_lang, target_lang, columns)
     raise InputError(f"{path}: unknown kind of file; known: {' '.join(SUFFIXES)}, each also .gz")
 
 
@@ -184,7 +187,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _read_table(
-    path: Path, rows: Iterator[Row], source_lang: str, target_lang: str
+    path: Path, rows: Iterator[Row], source_lang: str, target_lang: str, options: dict[str, Any]
 ) -> Iterator[Pair]:
     """Rows of a TSV or CSV file, with a header if the first row names columns that we know."""
     head = list(islice(rows, ROWS_LOOKED_AT))
@@ -192,7 +195,7 @@ def _read_table(
         return
     names = head[0][1]
     first_rows = [fields for _, fields in head]
-    columns = table_columns(f"{path}:1", first_rows, source_lang, target_lang)
+    columns = table_columns(f"{path}:1", first_rows, source_lang, target_lang, **options)
     rows = chain(head, rows)
     if columns.has_header:
         next(rows)
@@ -209,13 +212,15 @@ def _read_table(
             )
 
 
-def _read_aligned(paths: Sequence[Path], source_lang: str, target_lang: str) -> Iterator[Pair]:
+def _read_aligned(
+    paths: Sequence[Path], source_lang: str, target_lang: str, options: dict[str, Any]
+) -> Iterator[Pair]:
     """Two text files, line by line; suffixes tell which is which, else script, else order."""
     sides = [_lines(path) for path in paths]
     heads = [list(islice(side, ROWS_LOOKED_AT)) for side in sides]
     rows = [[a[1], b[1]] for a, b in zip(*heads, strict=False)]
     names = [path.name.removesuffix(".gz") for path in paths]
-    swap = target_is_first(names, rows, source_lang, target_lang)
+    swap = target_is_first(names, rows, source_lang, target_lang, **options)
     left, right = (chain(head, side) for head, side in zip(heads, sides, strict=True))
     count = 0
     for count, (a, b) in enumerate(zip_longest(left, right), start=1):
@@ -232,7 +237,9 @@ def _read_aligned(paths: Sequence[Path], source_lang: str, target_lang: str) -> 
 # --- records -------------------------------------------------------------------------------------
 
 
-def _read_records(records: Iterator[Record], source_lang: str, target_lang: str) -> Iterator[Pair]:
+def _read_records(
+    records: Iterator[Record], source_lang: str, target_lang: str, options: dict[str, Any]
+) -> Iterator[Pair]:
     """JSON objects or Parquet rows, flat or with both texts under `translation`."""
     columns: Pair | None = None
     for where, record in records:
@@ -242,7 +249,7 @@ def _read_records(records: Iterator[Record], source_lang: str, target_lang: str)
         if not isinstance(texts, dict):
             raise InputError(f"{where}: 'translation' must hold an object, not {_kind(texts)}")
         if columns is None:
-            columns = named_columns(where, list(texts), source_lang, target_lang)
+            columns = named_columns(where, list(texts), source_lang, target_lang, **options)
         if not texts.keys() >= set(columns):
             raise no_columns(where, texts, source_lang, target_lang)
         source, target = columns
