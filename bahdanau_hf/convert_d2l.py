@@ -29,7 +29,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .data.tokenization import SPECIAL_TOKENS, wrap_tokenizer
 from .errors import InputError
-from .files import writing
+from .files import text_lines, writing
 from .languages import CJK_MARKS, CJK_SCRIPTS
 from .modeling.configuration_bahdanau import BahdanauConfig
 from .modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -136,18 +136,7 @@ def read_tokens(path: str | Path) -> list[str]:
     Raises:
         InputError: unreadable, not UTF-8, a token twice, or a special token missing.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8; convert the file to UTF-8") from None
-    tokens = text.removesuffix("\n").split("\n")
-    if all(token.endswith("\r") for token in tokens):
-        tokens = [token.removesuffix("\r") for token in tokens]
+    tokens = [*text_lines(path)]
     places: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if token in places:

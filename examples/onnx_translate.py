@@ -32,7 +32,9 @@ FORMAT = 1
 SEARCH = "search.onnx"  # the one graph that takes all steps, if that is what was exported
 NEVER = np.float32(-1.0e9)  # the score of what must not be chosen
 CHARACTERS_PER_TOKEN = 256  # what is longer than so many a token is cut before it is encoded
-INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 
 
 def clean_text(text: str) -> str:

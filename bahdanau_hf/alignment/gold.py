@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import text_lines
 from ..languages import base_language
 from ..metrics.translation import AlignmentScores, alignment_scores
 from .words import Link, Word, WordAlignment, split_words
@@ -52,7 +53,7 @@ def bundled_alignments(
         raise InputError(
             f"the bundled alignments are between en and zh, not {source_lang} and {target_lang}"
         )
-    _, *lines = BUNDLED_ALIGNMENTS.read_text(encoding="utf-8").splitlines()
+    _, *lines = text_lines(BUNDLED_ALIGNMENTS)
     alignments = [_parse(*line.split("\t")) for line in lines]
     return alignments if languages == ("en", "zh") else [a.reversed() for a in alignments]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError
+from ..files import text_lines
 
 if TYPE_CHECKING:
     from ..inference.translator import Translator
@@ -113,27 +113,14 @@ def standard_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def read_lines(name: str) -> list[str]:
-    """Read a text file, or standard input if its name is `-`, to the end.
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says what the text is encoded in."""
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of the text; default: utf-8")
 
-    Raises:
-        InputError: unreadable, or not UTF-8.
-    """
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from None
-    lines = []
-    # Only LF ends a line: str.splitlines knows many more ends, which may stand inside a sentence.
-    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
-        try:
-            lines.append(line.removesuffix(b"\r").decode())
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}:{number}: not UTF-8 (byte 0x{line[error.start]:02x}); "
-                "convert the file to UTF-8"
-            ) from None
-    return lines if content else []
+
+def read_lines(name: str, encoding: str | None = None) -> list[str]:
+    """Read a text file, or standard input if its name is `-`, to the end; see `text_lines`."""
+    return [*text_lines(name, encoding)]
 
 
 def read_dictionary(name: str) -> dict[str, str]:

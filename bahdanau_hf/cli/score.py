@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files import checked_encoding
 from .options import (
+    add_encoding,
     add_model,
     add_search,
     load_translator,
@@ -27,11 +29,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     add_model(parser, required=False)
     add_search(parser)
+    add_encoding(parser)
     parser.add_argument(
         "--test_file",
         metavar="FILE",
-        help="pairs: TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two aligned text "
-        "files, separated by a comma",
+        help="files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as "
+        "a.en,a.zh",
     )
     for side in ("source", "target"):
         parser.add_argument(
@@ -47,6 +50,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=["keep", "simplified", "traditional"],
         default="keep",
         help="convert the Chinese of the test file to one script (extra [zh])",
+    )
+    parser.add_argument(
+        "--unescape_html",
+        action="store_true",
+        help="turn HTML entities of the test file, such as &amp;, into what they stand for",
     )
     parser.add_argument(
         "--predictions", metavar="FILE", help="translations, one per line; -: stdin"
@@ -87,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: flags that do not go together, or files that do not.
     """
+    checked_encoding(args.encoding)
     given = [*_given(args, "model", "test_file", "predictions", "references")]
     if args.backward_model is not None and not args.alignments:
         raise InputError("--backward_model goes with --alignments")
@@ -132,7 +141,7 @@ def _score_alignments(args: argparse.Namespace) -> dict[str, Any]:
 def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     if args.sources is not None:
         raise InputError("--sources goes with --predictions: a test file has its own")
-    other = None if args.compare is None else read_lines(args.compare)
+    other = None if args.compare is None else read_lines(args.compare, args.encoding)
     options = search_options(args)
     translator = load_translator(args)
     source_lang = _language(translator, args, "source_lang")
@@ -145,12 +154,13 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
 
     datasets.disable_progress_bars()
     told: list[Told] = []
-    columns = {"source_column": args.source_column, "target_column": args.target_column}
-    read = file_pairs(args.test_file, source_lang, target_lang, told=told, **columns)
+    reading = {name: getattr(args, name) for name in ("source_column", "target_column", "encoding")}
+    read = file_pairs(args.test_file, source_lang, target_lang, told=told, **reading)
     pairs, dropped = clean_pairs(
         read,
         source_lang=source_lang,
         target_lang=target_lang,
+        unescape_html=args.unescape_html,
         chinese_script=args.chinese_script,
         training=False,
     )
@@ -203,7 +213,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     names = [args.predictions, *args.references, args.sources, args.compare]
     if names.count("-") > 1:
         raise InputError("only one of the files can be standard input")
-    columns = {name: read_lines(name) for name in names if name is not None}
+    columns = {name: read_lines(name, args.encoding) for name in names if name is not None}
     predictions = columns[args.predictions]
     for name, column in columns.items():
         if len(column) != len(predictions):

@@ -8,7 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..files import checked_encoding, text_lines
 from .options import (
+    add_encoding,
     add_model,
     add_search,
     load_translator,
@@ -25,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     add_model(parser)
     add_search(parser)
+    add_encoding(parser)
     parser.add_argument(
         "--text",
         action="store_true",
@@ -50,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
     """Translate line by line.
 
     Raises:
-        InputError: standard input or output is closed, the model cannot be loaded, or flags that
-            exclude each other.
+        InputError: standard input or output is closed, the input is no text, the model cannot be
+            loaded, or flags that exclude each other.
     """
     from ..inference.translator import WINDOW_BATCHES
     from ..modeling.matmul_bahdanau import fixed_weights
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--text joins sentences: leave out --n_best and --scores")
     if sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to translate")
+    checked_encoding(args.encoding)
     output, options = standard_output(), search_options(args)
     translator = load_translator(args)
     is_interactive = sys.stdin.isatty()
@@ -67,8 +71,7 @@ def run(args: argparse.Namespace) -> None:
         print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
     one_by_one = is_interactive or args.batch_size == 1
     window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
-    # Only LF ends a line; bytes that are no UTF-8 are replaced.
-    lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
+    lines = text_lines("-", args.encoding, keep_ends=True)
     if args.text:
         with fixed_weights():
             while chunk := "".join(islice(lines, window)):

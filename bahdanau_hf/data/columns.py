@@ -71,9 +71,7 @@ def table_columns(
         has_header |= any(
             _plain(w) in map(_plain, names) for w in wanted if w and not w.isdecimal()
         )
-        # In a row of sentences a number is a place, whatever the sentences are.
-        called = names if has_header else [""] * len(names)
-        source, target = _wanted_places(where, called, languages, wanted)
+        source, target = _wanted_places(where, names, languages, wanted, are_names=has_header)
         how = "as the flags say"
     elif found is not None:
         source, target = map(names.index, found)
@@ -237,11 +235,19 @@ def _language_column(names: Sequence[str], lang: str, other: str) -> str | None:
 
 
 def _wanted_places(
-    where: str, names: Sequence[str], languages: tuple[str, str], wanted: Sequence[str | None]
+    where: str,
+    names: Sequence[str],
+    languages: tuple[str, str],
+    wanted: Sequence[str | None],
+    *,
+    are_names: bool = True,
 ) -> tuple[int, int]:
-    """The places of source and target, of which the flags name one or both."""
+    """The places of source and target, of which the flags name one or both.
+
+    A number is a place first where `names` are sentences.
+    """
     found = find_columns(names, *languages)
-    places = [None if name is None else _place(names, name) for name in wanted]
+    places = [None if name is None else _place(names, name, are_names) for name in wanted]
     for side in (0, 1):
         other = places[1 - side]
         if wanted[side] is None and len(names) == 2 and other is not None:
@@ -256,13 +262,14 @@ def _wanted_places(
     return source, target
 
 
-def _place(names: Sequence[str], wanted: str) -> int | None:
+def _place(names: Sequence[str], wanted: str, are_names: bool) -> int | None:
     """The place of a column that is called so, or that has this number from 1."""
-    for form in (str.strip, _plain):
+    for form in (str.strip, _plain) if are_names else ():
         for place, name in enumerate(names):
             if form(name) == form(wanted):
                 return place
-    return int(wanted) - 1 if wanted.isdecimal() and 0 < int(wanted) <= len(names) else None
+    numbers = [str(place) for place in range(1, len(names) + 1)]
+    return numbers.index(wanted.strip()) if wanted.strip() in numbers else None
 
 
 def _is_header(fields: Sequence[str], source_lang: str, target_lang: str) -> bool:

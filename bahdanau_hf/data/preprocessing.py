@@ -6,9 +6,11 @@ Pairs that are left out are counted by reason, never in silence. Reading is in `
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -19,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError
 from ..languages import base_language
+from ..modeling.text_bahdanau import INVISIBLE
 from .sources import (
     AnyDataset,
     hash_share,
@@ -35,8 +38,9 @@ ENCODED_FEATURES = {
     "attention_mask": Sequence(Value("int8")),
     "labels": Sequence(Value("int32")),
 }
-REASONS = ("empty", "too long", "unequal lengths")
-_KEPT, _EMPTY, _TOO_LONG, _UNEQUAL = range(4)
+REASONS = ("empty", "too long", "unequal lengths", "bad rows")
+_KEPT, _EMPTY, _TOO_LONG, _UNEQUAL, _BAD = range(5)
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 # Tokens of ours are shorter: what has more characters than this is dropped before costly steps.
 _MOST_CHARACTERS_PER_TOKEN = 64
 _STREAM_VALIDATION_PAIRS = 1000
@@ -55,31 +59,40 @@ class DroppedPairs:
 
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    unknown_labels: int = 0
-    """Tokens of the targets kept that the target vocabulary lacks; they are `<unk>` now."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """What else was met: `html_entities` and `invisible_marks`, in pairs; `unknown_labels`."""
 
     @property
     def kept(self) -> int:
         """Pairs that were not left out."""
         return self.total - sum(self.counts.values())
 
+    @property
+    def unknown_labels(self) -> int:
+        """Tokens of the targets kept that the target vocabulary lacks; they are `<unk>` now."""
+        return self.noted["unknown_labels"]
+
     def as_dict(self) -> dict[str, int]:
-        """The numbers for a settings file: `read`, one by reason, `kept`, `unknown_labels`."""
+        """The numbers for a settings file: `read`, one by reason, `kept`, and what was noted.
+
+        Of bad rows, entities and marks only where there are any.
+        """
         reasons = {reason.replace(" ", "_"): self.counts[reason] for reason in REASONS}
+        if not reasons["bad_rows"]:
+            del reasons["bad_rows"]
         rest = {"kept": self.kept, "unknown_labels": self.unknown_labels}
-        return {"read": self.total, **reasons, **rest}
+        return {"read": self.total, **reasons, **rest, **{k: n for k, n in self.noted.items() if n}}
 
     def __add__(self, later: DroppedPairs) -> DroppedPairs:
         """What an earlier and a later step left out of the same pairs."""
-        unknown = self.unknown_labels + later.unknown_labels
-        return DroppedPairs(self.total, self.counts + later.counts, unknown)
+        return DroppedPairs(self.total, self.counts + later.counts, self.noted + later.noted)
 
-    def count(self, reasons: Iterable[int], unknown: Iterable[int] = ()) -> None:
-        """Add pairs by the code of their reason: 0 kept, else its place in `REASONS` from 1."""
+    def count(self, reasons: Iterable[int], notes: Mapping[str, Iterable[int]] = {}) -> None:
+        """Add pairs by the code of their reason, 0 kept, else its place in `REASONS` from 1."""
         numbers = Counter(reasons)
         self.total += sum(numbers.values())
         self.counts.update({REASONS[code - 1]: n for code, n in numbers.items() if code != _KEPT})
-        self.unknown_labels += sum(unknown)
+        self.noted.update({name: sum(times) for name, times in notes.items()})
 
 
 # --- cleaning ------------------------------------------------------------------------------------
@@ -95,6 +108,7 @@ def clean_pairs(
     max_target_length: int = 128,
     max_length_ratio: float = 9.0,
     truncate_long_pairs: bool = False,
+    unescape_html: bool = False,
     preprocessing_num_workers: int | None = None,
     training: bool = True,
 ) -> tuple[AnyDataset, DroppedPairs]:
@@ -117,6 +131,7 @@ def clean_pairs(
         _clean_batch,
         languages=languages,
         script=chinese_script,
+        unescape=unescape_html,
         most_characters=(
             _MOST_CHARACTERS_PER_TOKEN * max_source_length,
             _MOST_CHARACTERS_PER_TOKEN * max_target_length,
@@ -125,7 +140,9 @@ def clean_pairs(
         drop_long=training and not truncate_long_pairs,
     )
     features = {**translation_features(*languages)}
-    return _map_and_drop(dataset, function, features, "Cleaning", preprocessing_num_workers)
+    notes = ("html_entities", "invisible_marks")
+    workers = preprocessing_num_workers
+    return _map_and_drop(dataset, function, features, notes, "Cleaning", workers)
 
 
 def _clean_batch(
@@ -133,22 +150,31 @@ def _clean_batch(
     *,
     languages: tuple[str, str],
     script: str,
+    unescape: bool,
     most_characters: tuple[int, int],
     max_ratio: float,
     drop_long: bool,
 ) -> Batch:
-    rows, reasons = [], []
+    rows, reasons, entities, marks = [], [], [], []
     source_lang, target_lang = languages
     convert = None if script == "keep" else script_converter(script)
     for row in batch["translation"]:
-        texts = {lang: clean_text(row[lang] or "") for lang in languages}
+        given = {lang: row[lang] or "" for lang in languages}
+        plain = {lang: _ENTITY.sub(_unescaped, text) for lang, text in given.items()}
+        entities.append(plain != given)
+        marks.append(any(not t.isascii() and INVISIBLE.search(t) for t in given.values()))
+        if unescape:
+            given = plain
+        texts = {lang: clean_text(text) for lang, text in given.items()}
         if convert is not None:
             for lang in languages:
                 if base_language(lang) == "zh":
                     texts[lang] = convert(texts[lang])
         lengths = (len(texts[source_lang]), len(texts[target_lang]))
         reason = _KEPT
-        if not all(lengths):
+        if row[source_lang] is None and row[target_lang] is None:
+            reason = _BAD
+        elif not all(lengths):
             reason = _EMPTY
         elif drop_long and any(n > most for n, most in zip(lengths, most_characters, strict=True)):
             reason = _TOO_LONG
@@ -156,7 +182,12 @@ def _clean_batch(
             reason = _UNEQUAL
         rows.append(texts)
         reasons.append(reason)
-    return {"translation": rows, "reason": reasons, "unknown": [0] * len(reasons)}
+    counts = {"html_entities": entities, "invisible_marks": marks}
+    return {"translation": rows, "reason": reasons, **counts}
+
+
+def _unescaped(entity: re.Match[str]) -> str:
+    return html.unescape(entity[0])
 
 
 @lru_cache(maxsize=2)
@@ -180,20 +211,21 @@ def _map_and_drop(
     dataset: AnyDataset,
     function: Callable[..., Batch],
     features: dict[str, Any],
+    notes: tuple[str, ...],
     description: str,
     num_workers: int | None,
 ) -> tuple[AnyDataset, DroppedPairs]:
-    """Apply a batched function that adds `reason` and `unknown`, count these, keep what is kept."""
+    """Apply a batched function that adds `reason` and `notes`; count these, keep what is kept."""
     dropped = DroppedPairs()
-    columns = ["reason", "unknown"]
+    columns = ["reason", *notes]
     if isinstance(dataset, IterableDataset):
         # Not by its `map` and `filter`: each of them joins the keys of a batch into one key for
         # every row of it, and the keys of keys cost more than all the rest.
         def kept_rows() -> Iterator[dict[str, Any]]:
             for batch in dataset.iter(batch_size=_STREAMED_AT_ONCE):
                 result = function(batch)
-                reasons, unknown = (result.pop(name) for name in columns)
-                dropped.count(reasons, unknown)
+                reasons = result.pop("reason")
+                dropped.count(reasons, {name: result.pop(name) for name in notes})
                 for reason, *values in zip(reasons, *result.values(), strict=True):
                     if reason == _KEPT:
                         yield dict(zip(result, values, strict=True))
@@ -204,11 +236,11 @@ def _map_and_drop(
     options = {
         "batched": True,
         "remove_columns": ["translation"] if "translation" not in features else None,
-        "features": Features({**features, "reason": Value("int8"), "unknown": Value("int32")}),
+        "features": Features({**features, **dict.fromkeys(columns, Value("int32"))}),
     }
     mapped = dataset.map(function, desc=description, num_proc=num_workers, **options)
     table = mapped.select_columns(columns).with_format("numpy")[:]
-    dropped.count(table["reason"].tolist(), table["unknown"].tolist())
+    dropped.count(table["reason"].tolist(), {name: table[name].tolist() for name in notes})
     mapped = mapped.remove_columns(columns)
     if dropped.kept < dropped.total:
         mapped = mapped.select(np.flatnonzero(table["reason"] == _KEPT))
@@ -301,7 +333,8 @@ def encode_pairs(
         drop_long=training and not truncate_long_pairs,
     )
     workers = preprocessing_num_workers
-    return _map_and_drop(dataset, function, dict(ENCODED_FEATURES), "Encoding", workers)
+    features, notes = dict(ENCODED_FEATURES), ("unknown_labels",)
+    return _map_and_drop(dataset, function, features, notes, "Encoding", workers)
 
 
 def _encode_batch(
@@ -336,7 +369,7 @@ def _encode_batch(
         "attention_mask": [[1] * len(row) for row in sources],
         "labels": labels,
         "reason": reasons,
-        "unknown": [n if reasons[place] == _KEPT else 0 for place, n in enumerate(unknown)],
+        "unknown_labels": [n if reasons[place] == _KEPT else 0 for place, n in enumerate(unknown)],
     }
 
 

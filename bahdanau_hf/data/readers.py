@@ -1,96 +1,107 @@
 """Reads sentence pairs from files, strictly: whatever is wrong is told with file and line.
 
-TSV, CSV, JSON, JSON Lines and Parquet, plain or gzipped, or two aligned text files. Nothing in a
-file is ever executed. A reader yields `(source, target)` strings as they stand in the file; an
+Tables and mark-up hold pairs, plain text files one side each; all of them may be packed. Nothing in
+a file is ever executed. A reader yields `(source, target)` strings as they stand in the file; an
 absent value or a blank line is an empty string, left for cleaning to drop and count.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
+import glob
 import os
 import re
-import zlib
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ..errors import InputError, first_line
+from ..errors import InputError
+from ..files import (
+    PACKED,
+    SURROGATE,
+    archive_members,
+    archive_of,
+    checked_encoding,
+    lines_or_errors,
+    name_members,
+    suffix_of,
+    unpacked_name,
+)
+from . import markup
 from .columns import ROWS_LOOKED_AT, named_columns, no_columns, table_columns, target_is_first
+from .tables import Record, Row, csv_rows, json_records, parquet_records, say_once, tsv_rows
 
 Pair = tuple[str, str]
-Row = tuple[int, list[str]]  # line number, from 1, and its fields
-Record = tuple[str, Any]  # where it stands, and what should be a mapping
+PairOrError = Pair | InputError
+Group = tuple[Path, ...]  # one file of pairs, or two of one side each
 
-SUFFIXES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
-# Memory and disk stay bounded whatever a file holds. Text shrinks to a third or a tenth when it is
-# zipped; what shrinks to a fiftieth and is large was made to fill the disk of who unpacks it.
-_LONGEST_LINE_BYTES = 2**28
-_UNZIPPED_BYTES = 2**28
-_UNZIPPED_FACTOR = 50
-_SURROGATE = re.compile("[\ud800-\udfff]")
+LEFT_OUT: Any = (None, None)
+"""Stands where a bad row was, for cleaning to count."""
+_TABLES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
+_MARKUP = (".tmx", ".xlf", ".xliff", ".po", ".xml", ".sgm", ".sgml")
+_PLACES_NAMED = 5
+_HINT = " (in training, --skip_bad_rows leaves such rows out)"
+# What lies beside the pairs in an archive.
+_BESIDE = re.compile(r"(readme|licen[cs]e|copying|changelog)\b.*|.*\.(ids|scores|md|pdf)", re.I)
 
 
-def open_pairs(spec: str, source_lang: str, target_lang: str, **columns: Any) -> Iterator[Pair]:
-    """Read one file, or two aligned text files named with a comma between.
+def open_pairs(
+    spec: str,
+    source_lang: str,
+    target_lang: str,
+    *,
+    encoding: str | None = None,
+    skip_bad_rows: bool = False,
+    **columns: Any,
+) -> Iterator[Pair]:
+    """Read files of pairs one after the other, or aligned text files line by line.
 
     Args:
-        spec: `pairs.tsv`, `pairs.jsonl.gz`, ... or `a.en,a.zh`.
+        spec: `pairs.tsv`, `a.jsonl.gz,b.csv`, `part*.tmx`; or aligned files, `a.en,a.zh`, or as
+            many of each side, `part*.en,part*.zh`; or a zip file that holds such.
         source_lang: of the first text of each pair that is read.
         target_lang: of the second.
-        columns: `source_column`, `target_column` and `told` of `table_columns`.
+        encoding: of the text, if it is not UTF-8.
+        skip_bad_rows: log the first places of rows that cannot be used, and yield `LEFT_OUT` there.
+        columns: which columns to take, see `columns.py`.
 
     Raises:
         InputError: a file that is missing, empty, of an unknown kind or in the wrong encoding, a
             row with too many or too few columns, files of unequal length; with file and line.
             What is wrong inside a file is raised on the way.
     """
-    paths = pair_paths(spec)
-    for path in paths:
+    checked_encoding(encoding)
+    for path in pair_paths(spec):
         if not path.exists():
             raise InputError(f"no such file: {path}")
         if not path.is_file():
             raise InputError(f"{path} is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-    return _not_empty(_pairs(paths, source_lang, target_lang, columns), paths)
+    options = {"source_lang": source_lang, "target_lang": target_lang, **columns}
+    # Known at once, before anything is read: which files belong together, and what kind they are.
+    opened = [_not_empty(_pairs(g, encoding, options), g) for g in _groups(spec, encoding)]
+    return _judged(chain.from_iterable(opened), skip_bad_rows)
 
 
-def pair_paths(spec: str) -> list[Path]:
-    """The one file or the two aligned files that `spec` names."""
-    if "," not in spec or Path(spec).exists():
-        return [Path(spec)]
-    names = [name.strip() for name in spec.split(",")]
-    if len(names) != 2 or not all(names):
-        raise InputError(f"{spec!r}: give one file, or two aligned ones with a comma between")
-    return [Path(name) for name in names]
+def _judged(pairs: Iterable[PairOrError], skip_bad_rows: bool) -> Iterator[Pair]:
+    """Raise what is wrong with a row, or leave the row out and name the first places."""
+    bad = 0
+    for pair in pairs:
+        if not isinstance(pair, InputError):
+            yield pair
+            continue
+        if not skip_bad_rows:
+            raise pair
+        bad += 1
+        if bad <= _PLACES_NAMED:
+            say_once(f"left out: {pair}".removesuffix(_HINT))
+        yield LEFT_OUT
+    if bad > _PLACES_NAMED:
+        say_once(f"left out {bad:,} bad rows in all")
 
 
-def _pairs(
-    paths: Sequence[Path], source_lang: str, target_lang: str, columns: dict[str, Any]
-) -> Iterator[Pair]:
-    if len(paths) == 2:
-        return _read_aligned(paths, source_lang, target_lang, columns)
-    path = paths[0]
-    suffix = _suffix(path)
-    if suffix in (".tsv", ".txt"):
-        rows = ((number, line.split("\t")) for number, line in _lines(path))
-        return _read_table(path, rows, source_lang, target_lang, columns)
-    if suffix == ".csv":
-        return _read_table(path, _csv_rows(path), source_lang, target_lang, columns)
-    if suffix in (".json", ".jsonl", ".ndjson"):
-        return _read_records(_json_records(path), source_lang, target_lang, columns)
-    if suffix == ".parquet":
-        return _read_records(_parquet_records(path), source_lang, target_lang, columns)
-    raise InputError(f"{path}: unknown kind of file; known: {' '.join(SUFFIXES)}, each also .gz")
-
-
-def _not_empty(pairs: Iterator[Pair], paths: Sequence[Path]) -> Iterator[Pair]:
+def _not_empty(pairs: Iterator[PairOrError], paths: Group) -> Iterator[PairOrError]:
     first = next(pairs, None)
     if first is None:
         raise InputError(f"{paths[0]} holds no pair")
@@ -98,129 +109,215 @@ def _not_empty(pairs: Iterator[Pair], paths: Sequence[Path]) -> Iterator[Pair]:
     yield from pairs
 
 
-def _suffix(path: Path) -> str:
-    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return name.suffix.lower()
+# --- which files belong together -----------------------------------------------------------------
 
 
-# --- lines ---------------------------------------------------------------------------------------
+def pair_paths(spec: str) -> list[Path]:
+    """The files on the disk that `spec` names."""
+    return [archive_of(path) or path for part in _parts(spec) for path in part]
 
 
-class _Unzipped(io.RawIOBase):
-    """What a gzip file holds, up to a size that text can have."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, self._path, self._bytes = gzip.GzipFile(path), path, 0
-        self._most = max(_UNZIPPED_BYTES, _UNZIPPED_FACTOR * path.stat().st_size)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        size = self._file.readinto(buffer)
-        self._bytes += size
-        if self._bytes > self._most:
-            raise InputError(
-                f"{self._path} unpacks to more than {self._most // 2**20:,} MiB, over "
-                f"{_UNZIPPED_FACTOR} times its size: unpack it yourself if you trust it"
-            )
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def file_stamp(spec: str) -> str:
+    """A short description of the files' state, so that a cache knows when they have changed."""
+    states = [os.stat(path) for path in pair_paths(spec)]
+    return " ".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        if path.suffix.lower() == ".gz":
-            return io.BufferedReader(_Unzipped(path), 2**16)
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+def _parts(spec: str) -> list[list[Path]]:
+    """The files that each part of `spec` names, the parts standing between commas."""
+    names = [spec] if os.path.exists(spec) else [name.strip() for name in spec.split(",")]
+    if not all(names):
+        raise InputError(f"{spec!r}: give files with commas between, and no comma at the end")
+    parts = []
+    for name in names:
+        found = [name]
+        if glob.has_magic(name) and not os.path.exists(name):
+            found = sorted(glob.glob(name, recursive=True))
+            if not found:
+                raise InputError(f"no such file: {name}")
+        parts.append([Path(path) for path in found])
+    return parts
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends. Only LF and CR LF end a line, as in every aligned file."""
-    with _open(path) as file:
-        number = 0
-        try:
-            lines = iter(partial(file.readline, _LONGEST_LINE_BYTES + 1), b"")
-            for number, raw in enumerate(lines, start=1):
-                if len(raw) > _LONGEST_LINE_BYTES:
-                    raise InputError(
-                        f"{path}:{number}: a line of more than {_LONGEST_LINE_BYTES // 2**20} MiB; "
-                        "give a pair a line, of JSON an object a line"
-                    )
-                yield number, _decode(raw.removesuffix(b"\n").removesuffix(b"\r"), path, number)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path}:{number + 1}: not a whole gzip file: {error}") from None
-
-
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{path}:1: the file is in UTF-16; save it as UTF-8")
-    if b"\0" in raw:
-        raise InputError(f"{path}:{number}: NUL byte; the file is not UTF-8 text")
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
+def _groups(spec: str, encoding: str | None) -> list[Group]:
+    """What is read together: each file of pairs alone, aligned files by two."""
+    parts = [[p for path in part for p in _unzipped(path)] for part in _parts(spec)]
+    paths = [path for part in parts for path in part]
+    sides = [path for path in paths if _kind(path, encoding) == "side"]
+    if len(paths) == 1 or not sides:
+        return [(path,) for path in paths]
+    if len(sides) < len(paths):
+        other = next(path for path in paths if path not in sides)
         raise InputError(
-            f"{path}:{number}: not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start + 1}); "
-            "convert the file to UTF-8"
-        ) from None
+            f"{sides[0]} holds one side of pairs and {other} holds both: give two aligned files, "
+            "or files of pairs"
+        )
+    if len(paths) == 2:
+        return [(paths[0], paths[1])]
+    if len(parts) != 2 or len(parts[0]) != len(parts[1]):
+        raise InputError(
+            f"{sides[0]} and the other {len(sides) - 1} files hold one side of pairs each: give "
+            "two, or as many of both sides, as in 'a*.en,a*.zh'"
+        )
+    return [*zip(*parts, strict=True)]
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
-    while True:
-        start = reader.line_num + 1
-        try:
-            yield start, next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise InputError(f"{path}:{start}: {error}") from None
+def _unzipped(path: Path) -> list[Path]:
+    """The files of pairs in an archive, or the two of aligned text as Moses has them."""
+    if path.suffix.lower() != ".zip":
+        return [path]
+    members = [p for p in archive_members(path) if not _BESIDE.fullmatch(p.name)]
+    sides = [p for p in members if suffix_of(p) not in _TABLES + _MARKUP]
+    known = [p for p in members if p not in sides]
+    tables = [p for p in known if suffix_of(p) != ".xml"]  # which may be links between lines
+    members = tables or (sides if len(sides) == 2 else known) or members
+    if not members:
+        raise InputError(f"{path} holds no file of pairs: {name_members(archive_members(path))}")
+    return members
 
 
-# --- tables --------------------------------------------------------------------------------------
+def _kind(path: Path, encoding: str | None) -> str:
+    """What a file is read as: a suffix of the tables or of mark-up, or `side`."""
+    suffix = suffix_of(path)
+    if suffix in (".sgm", ".sgml"):
+        return "side"
+    if suffix in _TABLES + _MARKUP and suffix not in (".txt", ".xml"):
+        return suffix
+    lines = islice(lines_or_errors(path, encoding), ROWS_LOOKED_AT)
+    head = [line for line in lines if not isinstance(line, InputError) and line.strip()]
+    if suffix == ".xml":
+        return "side" if markup.is_side(head) else suffix
+    if head and all(re.fullmatch(r"\s*\{.*\}\s*", line) for line in head):
+        return ".jsonl"
+    is_tabbed = 2 * sum("\t" in line for line in head) > len(head)
+    return ".tsv" if suffix == ".txt" and is_tabbed else "side"
 
 
-def _read_table(
-    path: Path, rows: Iterator[Row], source_lang: str, target_lang: str, options: dict[str, Any]
-) -> Iterator[Pair]:
+# --- from a file to its pairs --------------------------------------------------------------------
+
+
+def _pairs(paths: Group, encoding: str | None, options: dict[str, Any]) -> Iterator[PairOrError]:
+    if len(paths) == 2:
+        return _read_aligned(paths, encoding, options)
+    (path,) = paths
+    kind, languages = _kind(path, encoding), (options["source_lang"], options["target_lang"])
+    if kind == ".tsv" or (kind == "side" and suffix_of(path) == ".txt"):
+        return _read_table(path, tsv_rows(path, encoding), options)
+    if kind == ".csv":
+        return _read_table(path, csv_rows(path, encoding), options)
+    if kind in (".json", ".jsonl", ".ndjson"):
+        return _read_records(json_records(path, encoding), options)
+    if kind == ".parquet":
+        return _read_records(parquet_records(path), options)
+    if kind == ".po":
+        return _read_records(markup.po_records(path, encoding, languages), options)
+    if kind in _MARKUP:
+        return _read_records(markup.xml_records(path, encoding, languages), options)
+    if suffix_of(path) in _MARKUP:
+        raise InputError(
+            f"{path} holds one side of pairs: give the other too, with a comma between"
+        )
+    raise InputError(
+        f"{path}: unknown kind of file; known: {' '.join(_TABLES + _MARKUP)}, each also packed as "
+        f"{' '.join(PACKED)}"
+    )
+
+
+def _read_table(path: Path, rows: Iterator[Row], options: dict[str, Any]) -> Iterator[PairOrError]:
     """Rows of a TSV or CSV file, with a header if the first row names columns that we know."""
     head = list(islice(rows, ROWS_LOOKED_AT))
+    while head and isinstance(error := head[0][1], InputError):
+        yield error
+        head.pop(0)
+    first_rows = [fields for _, fields in head if not isinstance(fields, InputError)]
     if not head:
         return
-    names = head[0][1]
-    first_rows = [fields for _, fields in head]
-    columns = table_columns(f"{path}:1", first_rows, source_lang, target_lang, **options)
-    rows = chain(head, rows)
-    if columns.has_header:
-        next(rows)
-    for number, fields in rows:
-        if len(fields) == len(names):
+    first, names = head[0][0], first_rows[0]
+    columns = table_columns(f"{path}:{first}", first_rows, **options)
+    for number, fields in chain(head[columns.has_header :], rows):
+        if isinstance(fields, InputError):
+            yield fields
+        elif len(fields) == len(names):
             yield fields[columns.source], fields[columns.target]
         elif not any(field.strip() for field in fields):
             yield "", ""
         else:
             columns_here = "1 column" if len(fields) == 1 else f"{len(fields)} columns"
-            raise InputError(
-                f"{path}:{number}: {columns_here} where line 1 has {len(names)}; "
-                "a tab or comma too many or too few?"
+            yield InputError(
+                f"{path}:{number}: {columns_here} where line {first} has {len(names)}; "
+                f"a tab or comma too many or too few?{_HINT}"
             )
 
 
+def _read_records(records: Iterator[Record], options: dict[str, Any]) -> Iterator[PairOrError]:
+    """JSON objects, rows of Parquet or units of mark-up, flat or with both texts in one column."""
+    columns: Pair | None = None
+    for where, record in records:
+        texts = _texts(record, where)
+        if isinstance(texts, InputError):
+            yield texts
+            continue
+        if columns is None:
+            columns = named_columns(where, list(texts), **options)
+        if not texts.keys() >= set(columns):
+            languages = (options["source_lang"], options["target_lang"])
+            yield no_columns(where, texts, *languages)
+            continue
+        source, target = (_text(texts[name], name, where) for name in columns)
+        if isinstance(source, InputError):
+            yield source
+        elif isinstance(target, InputError):
+            yield target
+        else:
+            yield source, target
+
+
+def _texts(record: Any, where: str) -> dict[str, Any] | InputError:
+    """The mapping that holds the two texts of a record: its own, or what `translation` holds."""
+    if isinstance(record, InputError):
+        return record
+    if not isinstance(record, dict):
+        return InputError(f"{where}: expected an object with two texts, not {_what(record)}")
+    texts = record.get("translation", record)
+    if not isinstance(texts, dict) and len(record) > 1:
+        return record  # a column of that name
+    if not isinstance(texts, dict):
+        return InputError(f"{where}: 'translation' must hold an object, not {_what(texts)}")
+    return texts
+
+
+def _text(value: Any, name: str, where: str) -> str | InputError:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return InputError(f"{where}: {name!r} must be text, not {_what(value)}")
+    if found := SURROGATE.search(value):  # JSON can spell them; UTF-8 cannot
+        return InputError(
+            f"{where}: {name!r} is no text: half a character (\\u{ord(found[0]):x}) at "
+            f"{found.start() + 1}"
+        )
+    return value
+
+
+def _what(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    return names.get(type(value), repr(value)[:40])
+
+
 def _read_aligned(
-    paths: Sequence[Path], source_lang: str, target_lang: str, options: dict[str, Any]
-) -> Iterator[Pair]:
-    """Two text files, line by line; suffixes tell which is which, else script, else order."""
-    sides = [_lines(path) for path in paths]
+    paths: Sequence[Path], encoding: str | None, options: dict[str, Any]
+) -> Iterator[PairOrError]:
+    """Two files of one side each, line by line or, in test sets, segment by segment."""
+    sides = [_side(path, encoding) for path in paths]
     heads = [list(islice(side, ROWS_LOOKED_AT)) for side in sides]
-    rows = [[a[1], b[1]] for a, b in zip(*heads, strict=False)]
-    names = [path.name.removesuffix(".gz") for path in paths]
-    swap = target_is_first(names, rows, source_lang, target_lang, **options)
+    rows = [
+        ["" if isinstance(text, InputError) else text for _, text in row]
+        for row in zip(*heads, strict=False)
+    ]
+    names = [unpacked_name(path) for path in paths]
+    if names[0] == names[1]:  # as in de/train.txt,en/train.txt
+        names = [str(path) for path in paths]
+    swap = target_is_first(names, rows, **options)
     left, right = (chain(head, side) for head, side in zip(heads, sides, strict=True))
     count = 0
     for count, (a, b) in enumerate(zip_longest(left, right), start=1):
@@ -231,113 +328,30 @@ def _read_aligned(
                 f"{paths[0]} has {sizes[0]} lines and {paths[1]} has {sizes[1]}: "
                 "aligned files need the same number"
             )
-        yield (b[1], a[1]) if swap else (a[1], b[1])
+        if a[0] and b[0] and a[0] != b[0]:
+            raise InputError(
+                f"segment {count} is {a[0]} in {paths[0]} and {b[0]} in {paths[1]}: aligned files "
+                "need the same"
+            )
+        left_text, right_text = a[1], b[1]
+        if isinstance(left_text, InputError):
+            yield left_text
+        elif isinstance(right_text, InputError):
+            yield right_text
+        else:
+            yield (right_text, left_text) if swap else (left_text, right_text)
 
 
-# --- records -------------------------------------------------------------------------------------
-
-
-def _read_records(
-    records: Iterator[Record], source_lang: str, target_lang: str, options: dict[str, Any]
-) -> Iterator[Pair]:
-    """JSON objects or Parquet rows, flat or with both texts under `translation`."""
-    columns: Pair | None = None
-    for where, record in records:
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: expected an object with two texts, not {_kind(record)}")
-        texts = record.get("translation", record)
-        if not isinstance(texts, dict):
-            raise InputError(f"{where}: 'translation' must hold an object, not {_kind(texts)}")
-        if columns is None:
-            columns = named_columns(where, list(texts), source_lang, target_lang, **options)
-        if not texts.keys() >= set(columns):
-            raise no_columns(where, texts, source_lang, target_lang)
-        source, target = columns
-        yield _text(texts[source], source, where), _text(texts[target], target, where)
-
-
-def _text(value: Any, name: str, where: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {name!r} must be text, not {_kind(value)}")
-    if found := _SURROGATE.search(value):  # JSON can spell them; UTF-8 cannot
-        raise InputError(
-            f"{where}: {name!r} is no text: half a character (\\u{ord(found[0]):x}) at "
-            f"{found.start() + 1}"
-        )
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
-    return names.get(type(value), repr(value)[:40])
-
-
-def _json_records(path: Path) -> Iterator[Record]:
-    """JSON Lines, or one list of objects, or an object with that list under `data`."""
-    lines = ((number, line) for number, line in _lines(path) if line.strip())
-    number, first = next(lines, (1, ""))
-    if not first:
+def _side(path: Path, encoding: str | None) -> Iterator[tuple[str, str | InputError]]:
+    """The lines of a file of one side, or its segments with their names."""
+    if suffix_of(path) in _MARKUP:
+        yield from markup.segments(path, encoding)
         return
-    if _is_record(first, path):
-        for place, line in chain([(number, first)], lines):
-            yield f"{path}:{place}", _json(line, path, place)
-        return
-    content = _json("\n".join(line for _, line in _lines(path)), path, 1)
-    if isinstance(content, dict):
-        content = content.get("data")
-    if not isinstance(content, list):
-        raise InputError(f"{path}: expected JSON Lines, a list of objects, or one under 'data'")
-    for number, record in enumerate(content, start=1):
-        yield f"{path}: item {number}", record
-
-
-def _is_record(line: str, path: Path) -> bool:
-    """Whether a file that begins with this line is JSON Lines."""
-    if line.lstrip().startswith("["):
-        return False
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return _suffix(path) != ".json"
-    return isinstance(record, dict) and not isinstance(record.get("data"), list)
-
-
-def _json(text: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = number + error.lineno - 1
-        raise InputError(f"{path}:{line}: not valid JSON: {error.msg}") from None
-    except ValueError:  # Python's limit on digits
-        raise InputError(f"{path}:{number}: a number in the JSON is too long") from None
-    except RecursionError:
-        raise InputError(f"{path}:{number}: JSON nested too deep") from None
-
-
-def _parquet_records(path: Path) -> Iterator[Record]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    number = 0
-    try:
-        with _open(path) as file:
-            zipped = path.suffix.lower() == ".gz"
-            table = pq.ParquetFile(io.BytesIO(file.read()) if zipped else file)
-            for batch in table.iter_batches(batch_size=10_000):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", record
-    except InputError:
-        raise
-    # Damaged, or of values that Python does not have, such as a date after the year 9999.
-    except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: row {number + 1}: not readable as Parquet: {reason}") from None
-
-
-def file_stamp(spec: str) -> str:
-    """A short description of the files' state, so that a cache knows when they have changed."""
-    states = [os.stat(path) for path in pair_paths(spec)]
-    return " ".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
+    lines = lines_or_errors(path, encoding)
+    first = list(islice(lines, 1))
+    is_tagged = any(isinstance(line, str) and markup.TAG_LINE.match(line) for line in first)
+    if is_tagged:  # IWSLT's training files
+        say_once(f"{path}: lines in tags are left out")
+    for line in chain(first, lines):
+        if not (is_tagged and isinstance(line, str) and markup.TAG_LINE.match(line)):
+            yield "", line

@@ -27,6 +27,7 @@ from datasets import (
 from datasets import load_dataset as load_hub_dataset
 
 from ..errors import InputError
+from ..files import PACKED
 from ..languages import base_language, language_of
 from .columns import Told, named_columns
 from .readers import Pair, file_stamp, open_pairs, pair_paths
@@ -35,9 +36,8 @@ AnyDataset: TypeAlias = Dataset | IterableDataset
 
 BUNDLED_PAIRS = Path(__file__).parents[1] / "pairs" / "pairs.tsv"
 _IN_MEMORY_BYTES = 2**28
-_UNZIPPED_BYTES = 8  # for each byte of a gzip file, at a guess
+_UNPACKED_BYTES = 8  # for each byte of a packed file, at a guess
 _MOST_LINES, _MOST_SHOWN = 5, 20  # on how sides were told apart; names in a message
-_LONGEST_MESSAGE = 600  # characters of the library's
 _LABEL = re.compile("[a-z]+([-_][a-z0-9]+)*", re.IGNORECASE)
 _SPLIT_NAMES = {
     "train": ("train",),
@@ -104,7 +104,8 @@ def lines_on_sides(
     dataset: AnyDataset, source_lang: str, target_lang: str, told: Sequence[Told]
 ) -> list[str]:
     """For the user: each way in which the sides were told apart, and the first pair."""
-    pairs = ((row["translation"][source_lang], row["translation"][target_lang]) for row in dataset)
+    rows = (row["translation"] for row in dataset)
+    pairs = ((row[source_lang], row[target_lang]) for row in rows if row[source_lang] is not None)
     shown = " -> ".join(f"{text!r:.80}" for text in next(pairs, ("none",)))
     lines = dict.fromkeys(sides.line for sides in told)
     return [f"{line}; first pair: {shown}" for line in islice(lines, _MOST_LINES)]
@@ -167,21 +168,21 @@ def sentence_key(text: str) -> str:
 
 
 def file_pairs(
-    spec: str, source_lang: str, target_lang: str, *, streaming: bool = False, **options: Any
+    spec: str, source_lang: str, target_lang: str, *, streaming: bool = False, **reading: Any
 ) -> AnyDataset:
-    """Read one file, or two aligned ones, into a table with the one column `translation`.
+    """Read files of pairs, or aligned ones, into a table with the one column `translation`.
 
-    With `streaming` a stream of its rows, which tells on the way what is wrong in a file.
-    `options` are for `open_pairs`.
+    With `streaming` a stream of its rows, which tells on the way what is wrong in a file. What else
+    `open_pairs` takes, such as `encoding`, is handed on to it.
 
     Raises:
         InputError: see `open_pairs`; something that is no language code.
     """
     check_languages(source_lang, target_lang)
-    known = [*options.get("told", [])]
-    pairs = open_pairs(spec, source_lang, target_lang, **options)  # complains before any work
+    known = [*reading.get("told", [])]
+    pairs = open_pairs(spec, source_lang, target_lang, **reading)  # complains before any work
     sizes = (
-        path.stat().st_size * (_UNZIPPED_BYTES if path.suffix.lower() == ".gz" else 1)
+        path.stat().st_size * (_UNPACKED_BYTES if path.suffix.lower() in PACKED else 1)
         for path in pair_paths(spec)
     )
     large = sum(sizes) > _IN_MEMORY_BYTES
@@ -193,7 +194,7 @@ def file_pairs(
         "features": translation_features(**languages),
         "gen_kwargs": {
             **{"spec": spec, **languages, "stamp": file_stamp(spec)},
-            **{"options": {**options, "told": known}},
+            **{"reading": {**reading, "told": known}},
         },
     }
     if streaming:
@@ -207,10 +208,10 @@ def file_pairs(
 
 
 def _rows(
-    spec: str, source_lang: str, target_lang: str, stamp: str, options: dict[str, Any]
+    spec: str, source_lang: str, target_lang: str, stamp: str, reading: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Rows for `from_generator`, whose cache knows by `stamp` when a file has changed."""
-    for source, target in open_pairs(spec, source_lang, target_lang, **options):
+    for source, target in open_pairs(spec, source_lang, target_lang, **reading):
         yield {"translation": {source_lang: source, target_lang: target}}
 
 
@@ -289,7 +290,7 @@ def _load_error(error: Exception, languages: Pair) -> str:
     head, _, tail = text.partition(": [")
     names = re.findall("'([^']+)'", tail.partition("]")[0])
     if "onfig" not in head or not names:
-        return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+        return text
     run = {base_language(lang) for lang in languages}
     fits = [n for n in names if run <= {base_language(word) for word in re.split("[^A-Za-z]", n)}]
     shown = (fits or names)[:_MOST_SHOWN]

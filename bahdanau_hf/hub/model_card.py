@@ -178,7 +178,9 @@ def _dropped(value: Any) -> str:
     shown = [
         f"{count:,} {reason.replace('_', ' ')}"
         for reason, count in counts.items()
-        if is_number(count) and count and reason not in ("read", "kept", "unknown_labels")
+        if is_number(count)
+        and count
+        and reason in ("empty", "too_long", "unequal_lengths", "bad_rows")
     ]
     return ", ".join(shown)
 

@@ -12,21 +12,22 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 _BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
 _LONG = 1000  # characters
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def clean_text(text: str) -> str:
     """Bring a sentence into the form that is compared, encoded and stored.
 
-    Unicode NFC; control characters, soft hyphens, zero-width spaces, byte order marks and lone
-    surrogates are removed; runs of white space (ideographic and no-break spaces too) become one
-    space; both ends are stripped. Applying it twice changes nothing more.
+    Unicode NFC; control characters, soft hyphens, zero-width spaces, marks of direction and of byte
+    order and lone surrogates are removed, joiners are not; runs of white space (ideographic and
+    no-break spaces too) become one space; both ends are stripped. Twice changes nothing more.
     """
     if not (text.isascii() and text.isprintable()):
-        text = _INVISIBLE.sub("", text)
+        text = INVISIBLE.sub("", text)
         text = unicodedata.normalize("NFC", text if len(text) < _LONG else _in_order(text))
     return " ".join(text.split())
 
@@ -64,9 +65,5 @@ def token_pieces(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 def _first_character(spelt: bytes) -> tuple[str, int]:
     """The character that these UTF-8 bytes begin with, and how many of them it takes."""
-    for width in range(1, len(spelt) + 1):
-        try:
-            return spelt[:width].decode(), width
-        except UnicodeDecodeError:
-            continue
-    return _REPLACEMENT, 1
+    first = spelt.decode(errors="replace")[0]
+    return first, len(first.encode()) if spelt.startswith(first.encode()) else 1

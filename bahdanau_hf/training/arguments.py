@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from ..errors import InputError
+from ..files import checked_encoding
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 YES, NO = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
@@ -73,11 +74,13 @@ class DataArguments:
     dataset_license: str | None = _field(None, "licence of the pairs for the card, as cc-by-2.0")
     train_file: str | None = _field(
         None,
-        "TSV, CSV, JSON, JSON Lines or Parquet, plain or gzip; or two aligned text files, "
-        "separated by a comma",
+        "files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as a.en,a.zh",
     )
     validation_file: str | None = _field(None, "as train_file; default: split off train by hash")
     test_file: str | None = _field(None, "as train_file; default: no test")
+    encoding: str | None = _field(None, "encoding of the files of text; default: utf-8")
+    skip_bad_rows: bool = _field(False, "leave out and count rows that cannot be read")
+    unescape_html: bool = _field(False, "turn HTML entities such as &amp; into what they stand for")
     train_split: str | None = _field(None, "dataset_name's split to train on; default: train")
     validation_split: str | None = _field(None, "dataset_name's split to validate on")
     test_split: str | None = _field(None, "dataset_name's split to test on")
@@ -342,6 +345,7 @@ def _check(data: DataArguments, train: TrainArguments) -> None:
             "--guided_attention_weight needs all pairs at once: leave out --streaming, or have it "
             "at 0"
         )
+    checked_encoding(data.encoding)
     if data.source_lang == data.target_lang:
         raise InputError(f"--source_lang and --target_lang are both {data.source_lang!r}")
     if data.dataset_name and data.train_file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import operator
 from collections.abc import Iterator
@@ -49,8 +50,9 @@ _ENCODING = (
     *("source_lang", "target_lang", "max_source_length", "max_target_length"),
     *("truncate_long_pairs", "preprocessing_num_workers"),
 )
-_CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio")
-_READING = ("source_column", "target_column")
+_CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio", "unescape_html")
+_COLUMNS = ("source_column", "target_column")
+_READING = (*_COLUMNS, "encoding", "skip_bad_rows")
 _PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
 
 
@@ -71,7 +73,6 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     """
     languages = (data.source_lang, data.target_lang)
     told: list[Told] = []
-    options = {name: getattr(data, name) for name in _READING}
     splits: dict[str, AnyDataset] = {}
     if data.dataset_name:
         splits = hub_pairs(
@@ -82,7 +83,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
             num_held_out=data.max_eval_samples or HELD_OUT_OF_STREAM,
             split_names={split: getattr(data, f"{split}_split") for split in SPLITS},
             told=told,
-            **options,
+            **{name: getattr(data, name) for name in _COLUMNS},
         )
         for dataset, sides in zip(splits.values(), told, strict=True):
             _log_sides(dataset, languages, [sides])
@@ -93,8 +94,8 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     for split in SPLITS:
         if spec := getattr(data, f"{split}_file"):
             streaming = data.streaming and split == "train"
-            before = len(told)
-            splits[split] = file_pairs(spec, *languages, streaming=streaming, told=told, **options)
+            before, reading = len(told), {name: getattr(data, name) for name in _READING}
+            splits[split] = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
             _log_sides(splits[split], languages, told[before:])
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
@@ -200,8 +201,8 @@ class RunPairs:
         """What was read, left out for which reason, and kept, a column for each split."""
         columns = {split: lost.as_dict() for split, lost in self.dropped.items()}
         lines = [" " * 16 + "".join(f"{split:>12}" for split in columns)]
-        for name in next(iter(columns.values())):
-            numbers = "".join(f"{column[name]:>12,}" for column in columns.values())
+        for name in dict.fromkeys(itertools.chain(*columns.values())):
+            numbers = "".join(f"{column.get(name, 0):>12,}" for column in columns.values())
             lines.append(f"{name.replace('_', ' '):<16}{numbers}")
         return "\n".join(lines)
 

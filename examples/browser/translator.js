@@ -10,7 +10,7 @@ const FORMAT = 1;
 const NEVER = -1e9; // the score of what must not be chosen
 const CHARACTERS_PER_TOKEN = 256; // what is longer than so many a token is cut before encoding
 const INVISIBLE =
-  /[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u{d800}-\u{dfff}]/gu;
+  /[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\u{d800}-\u{dfff}]/gu;
 const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
 
 ort.env.wasm.numThreads = 1; // more would need headers that a plain file server does not send

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bahdanau_hf import __version__, cli
-from bahdanau_hf.cli.options import read_lines
+from bahdanau_hf.cli.options import read_dictionary, read_lines
 from bahdanau_hf.inference.alignment_error import alignment_quality
 from bahdanau_hf.inference.translator import WINDOW_BATCHES, Translator
 from bahdanau_hf.metrics.translation import score_translations
@@ -71,9 +71,8 @@ STRANGE_LINES = [
     b"Call us.\r",
     b" \t\x0b\x0c ",
     b"I know.\rI know.",
-    b"I\x00 love\x1b you.\x07",
+    b"I\x01 love\x1b you.\x07",
     b"\xef\xbb\xbfHe runs.",
-    b"\xff\xfe \xc3(",
     "两个🙂 emoji 👩‍👩‍👧".encode(),
     "line\u2028separators\x85and\u2029more".encode(),
     b"x" * 100_000,
@@ -225,6 +224,62 @@ def test_a_closed_pipe_ends_it_quietly(start: Callable[..., Forked], checkpoint:
     assert process.stderr.read() == b""
     with suppress(BrokenPipeError):  # nothing reads it any more
         process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Call us.\n".encode("utf-16"), "standard input:1: not UTF-8 (byte 0xff at 1); this looks "
+         "like UTF-16: give --encoding utf-16"),
+        ("Call us.\nUn café.\n".encode("latin-1"), "standard input:2: not UTF-8 (byte 0xe9 at 7); "
+         "this looks like Latin-1 or Windows-1252: give --encoding cp1252"),
+        ("我打电话给他。\n".encode("gb18030"), "like GB18030 or GBK: give --encoding gb18030"),
+    ],
+)  # fmt: skip
+def test_input_in_another_encoding_is_refused_or_read(
+    call: Call, content: bytes, message: str
+) -> None:
+    status, _, err = call("translate", stdin=content)
+    assert status == 2
+    assert err.startswith("bahdanau-hf: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    encoding = message.rsplit(maxsplit=1)[1]
+    text = content.decode(encoding)
+    assert call("translate", "--encoding", encoding, stdin=content) == call(
+        "translate", stdin=text.encode()
+    )
+
+
+def test_unknown_encodings_are_refused_before_any_model_is_loaded(call: Call) -> None:
+    for command in (["translate"], ["score", "--test_file", "x"], ["train"], ["train-tokenizer"]):
+        model = ["--model", "/nowhere"] if command[0] in ("translate", "score") else []
+        status, out, err = call(*command, *model, "--encoding", "klingon", model=False)
+        assert (status, out) == (2, "")
+        assert "--encoding 'klingon': no such encoding; known are utf-8," in err
+        assert err.count("\n") == 1
+
+
+def test_byte_order_marks_and_line_ends_do_not_count(call: Call, tmp_path: Path) -> None:
+    text = "联系我们。\n我知道。\n他跑。\n我爱你。\n"
+    forms = {
+        "plain": text.encode(),
+        "mark": b"\xef\xbb\xbf" + text.encode(),
+        "windows": text.replace("\n", "\r\n").encode("utf-8-sig"),
+        "mac": text.replace("\n", "\r").encode(),
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "utf-16").write_bytes(text.encode("utf-16"))
+    for name in forms:
+        for other in ("plain", "mark"):
+            pair = ["--predictions", str(tmp_path / name), "--references", str(tmp_path / other)]
+            assert json.loads(call("score", *pair, model=False)[1])["bleu"] == pytest.approx(100)
+    same = str(tmp_path / "utf-16")
+    score = ["score", "--predictions", same, "--references", same, "--encoding", "utf-16"]
+    assert json.loads(call(*score, model=False)[1])["bleu"] == pytest.approx(100)
+    (tmp_path / "words").write_bytes("\ufeffcall\t打\nus\t我们\n".encode())
+    assert read_dictionary(str(tmp_path / "words")) == {"call": "打", "us": "我们"}
 
 
 def test_windows_do_not_change_the_order(call: Call) -> None:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bahdanau_hf.data.columns import (
     Told,
@@ -239,6 +241,8 @@ def test_a_number_is_a_place_in_a_table_without_names() -> None:
     rows = [["2", "1"], ["3", "2"]]
     flags = {"source_column": "1", "target_column": "2"}
     assert table_columns("a.tsv:1", rows, "en", "de", **flags) == (0, 1, False)
+    with pytest.raises(InputError, match=r"--source_column 'x': no such two .* it has: '2', '1'\."):
+        table_columns("a.tsv:1", rows, "en", "de", source_column="x")
 
 
 def test_a_name_in_other_letters_is_that_of_a_header() -> None:
@@ -418,6 +422,31 @@ def test_flags_on_aligned_files(
         assert target_is_first(["a.x", "b.x"], [["a", "b"]], "en", "de", **flags) == expected
 
 
+CELLS = st.one_of(
+    st.sampled_from(["en", "German", "source", "translation", "1", "2", "", "é", "我", "No."]),
+    st.text(max_size=8),
+)
+
+
+@given(
+    head=st.lists(st.lists(CELLS, max_size=4), min_size=1, max_size=5),
+    flags=st.tuples(st.none() | CELLS, st.none() | CELLS),
+    languages=st.sampled_from([("en", "zh"), ("de", "en"), ("zh-Hant", "src"), ("ja", "x-y")]),
+)
+def test_whatever_the_first_rows_hold_there_is_an_answer_or_a_line(
+    head: list[list[str]], flags: tuple[str | None, str | None], languages: tuple[str, str]
+) -> None:
+    told: list[Told] = []
+    options = {"source_column": flags[0], "target_column": flags[1]}
+    try:
+        columns = table_columns("a.tsv:1", head, *languages, told=told, **options)
+    except InputError:
+        return
+    assert columns.source != columns.target
+    assert {columns.source, columns.target} <= set(range(len(head[0])))
+    assert "source: column " in told[0].line
+
+
 # --- through the readers -------------------------------------------------------------------------
 
 
@@ -442,3 +471,13 @@ def test_aligned_files_in_either_order(tmp_path: Path, names: str) -> None:
         path.write_text("".join(pair[side] + "\n" for pair in pairs), encoding="utf-8")
     for order in (paths, paths[::-1]):
         assert list(open_pairs(",".join(map(str, order)), "en", "de")) == pairs
+
+
+def test_folders_tell_where_the_names_are_the_same(tmp_path: Path) -> None:
+    paths = []
+    for lang, text in (("de", "ja"), ("en", "yes")):
+        (tmp_path / lang).mkdir()
+        paths.append(tmp_path / lang / "train.txt")
+        paths[-1].write_text(text + "\n")
+    assert list(open_pairs(",".join(map(str, paths)), "en", "de")) == [("yes", "ja")]
+    assert list(open_pairs(",".join(map(str, paths)), "de", "en")) == [("ja", "yes")]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from bahdanau_hf.data import preprocessing as data_module
+from bahdanau_hf.data import sources as sources_module
 from bahdanau_hf.data.preprocessing import (
     DroppedPairs,
     clean_pairs,
@@ -99,7 +100,7 @@ def test_chinese_script_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dropped_pairs_add_up_and_print() -> None:
     first, second = DroppedPairs(), DroppedPairs()
     first.count([0, 0, 1, 3, 0, 0])
-    second.count([0, 2, 0, 0], unknown=[5, 0, 0, 1])
+    second.count([0, 2, 0, 0], {"unknown_labels": [5, 0, 0, 1]})
     both = first + second
     assert (both.total, both.kept, both.unknown_labels) == (6, 3, 6)
     assert first.counts == {"empty": 1, "unequal lengths": 1}  # unchanged by the sum
@@ -115,6 +116,53 @@ def test_dropped_pairs_add_up_and_print() -> None:
         ["unknown labels", "6", "0"],
     ]
     assert len({len(line) for line in pairs.dropped_table().splitlines()}) == 1  # columns
+
+
+@pytest.mark.parametrize("way", ["table", "stream"])
+def test_entities_and_marks_are_counted(way: str) -> None:
+    pairs = [
+        ("Tom &amp; Ann", "汤姆&#21644;安"),
+        ("R&D, a&b;c?x=1&copy=2", "研发和问题"),  # no entities
+        ("left\u200eto\u200fright\u202e", "甲\u2066乙\u2069\u200b"),
+        ("so\u00adft", "软"),
+        ("&nbsp;", "空"),
+    ]
+    made = table(pairs) if way == "table" else table(pairs).to_iterable_dataset()
+    args = DataArguments(unescape_html=True)
+    cleaned, dropped = clean_pairs(made, **cleaning_options(args))
+    expected = [("Tom & Ann", "汤姆和安"), ("R&D, a&b;c?x=1&copy=2", "研发和问题")]
+    assert rows(cleaned) == [*expected, ("lefttoright", "甲乙"), ("soft", "软")]
+    counts = {"html_entities": 2, "invisible_marks": 2}
+    reasons = {"read": 5, "empty": 1, "too_long": 0, "unequal_lengths": 0, "kept": 4}
+    assert dropped.as_dict() == {**reasons, "unknown_labels": 0, **counts}
+    kept, dropped = clean_pairs(table(pairs), **cleaning_options(DataArguments()))
+    assert rows(kept)[0] == pairs[0]
+    assert dropped.as_dict()["html_entities"] == 2
+
+
+@pytest.mark.parametrize("way", ["memory", "mapped", "stream"])
+def test_bad_rows_are_counted_apart_from_empty_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "mapped":
+        monkeypatch.setattr(sources_module, "_IN_MEMORY_BYTES", 0)
+    path = tmp_path / "a.tsv"
+    path.write_text("en\tzh\nHi\t嗨\na\tb\tc\n\t空\nd\nRun\t跑\n", encoding="utf-8")
+    args = DataArguments(
+        train_file=str(path),
+        validation_file=write_tsv(tmp_path / "dev.tsv", PAIRS[:2]),
+        skip_bad_rows=True,
+        streaming=way == "stream",
+    )
+    pairs = RunPairs.load(args)
+    assert rows(pairs.texts["train"]) == [("Hi", "嗨"), ("Run", "跑")]
+    counts = {"read": 5, "empty": 1, "too_long": 0, "unequal_lengths": 0, "bad_rows": 2}
+    assert pairs.dropped["train"].as_dict() == {**counts, "kept": 2, "unknown_labels": 0}
+    lines = [line.rsplit(maxsplit=2) for line in pairs.dropped_table().splitlines()]
+    assert ["bad rows", "2", "0"] in lines
+    strict = DataArguments(**{**vars(args), "skip_bad_rows": False})
+    with pytest.raises(InputError, match=r"a\.tsv:3: 3 columns where line 1 has 2"):
+        list(RunPairs.load(strict).texts["train"])
 
 
 # --- splitting -----------------------------------------------------------------------------------

@@ -306,7 +306,7 @@ CONFIGURATIONS = [f"de-{a}{b}" for a in "abcdefghij" for b in "abcdefghij"] + ["
         ),
         (ConnectionError(), "ConnectionError"),
         (KeyError("translation"), "'translation'"),
-        (OSError("y" * 9999), "y" * 600 + " ..."),
+        (OSError("y" * 9999 + " end"), "[...]"),
     ],
 )
 def test_what_the_library_says_is_told_in_one_bounded_line(
@@ -318,7 +318,10 @@ def test_what_the_library_says_is_told_in_one_bounded_line(
     monkeypatch.setattr(pair_sources, "load_hub_dataset", fail)
     with pytest.raises(InputError) as caught:
         read_pairs(DataArguments(dataset_name="x"))
-    assert str(caught.value) == f"cannot load the data set x: {message}"
+    told = str(caught.value)
+    assert told.startswith("cannot load the data set x: ")
+    assert len(told) < 1000
+    assert told == f"cannot load the data set x: {message}" or f"y {message} y" in told
 
 
 def test_the_real_list_of_configurations(tmp_path: Path) -> None:

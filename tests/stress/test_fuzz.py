@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bahdanau_hf import InputError
-from bahdanau_hf.data import readers as pair_files
+from bahdanau_hf import InputError, files
 from bahdanau_hf.data.readers import open_pairs
 from bahdanau_hf.modeling import text_bahdanau
 from bahdanau_hf.modeling.text_bahdanau import clean_text
@@ -99,12 +98,12 @@ def test_a_line_of_ten_megabytes(tmp_path: Path, suffix: str, start: str) -> Non
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_files, "_LONGEST_LINE_BYTES", MEBIBYTE)
+    monkeypatch.setattr(files, "LONGEST_LINE", MEBIBYTE)
     path = tmp_path / "a.tsv"
     path.write_bytes(b"en\tzh\nHi\t" + b"x" * (32 * MEBIBYTE))
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=r"a\.tsv:2: a line of more than 1 MiB"):
+        with pytest.raises(InputError, match=r"a\.tsv:2: a line of more than 1,048,576"):
             list(open_pairs(str(path), "en", "zh"))
         assert tracemalloc.get_traced_memory()[1] < 8 * MEBIBYTE
     finally:
@@ -115,7 +114,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(
 def test_a_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"[{}," + b"a\tb\n" * (2 * MEBIBYTE)))  # 8 MiB in 8 KiB
-    monkeypatch.setattr(pair_files, "_UNZIPPED_BYTES", MEBIBYTE)
+    monkeypatch.setattr(files, "UNPACKED_BYTES", MEBIBYTE)
     with pytest.raises(InputError, match=r"unpacks to more than 1 MiB, over 50 times its size"):
         list(open_pairs(str(path), "en", "zh"))
 
