@@ -60,6 +60,7 @@ def run_training(settings: Settings) -> None:
     if is_main:
         if not settings.data.streaming:
             print(pairs.dropped_table())
+        print(pairs.sizes())
         print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
 
     # Training

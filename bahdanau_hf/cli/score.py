@@ -21,6 +21,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..data.columns import Told
     from ..inference.translator import Translator
 
 
@@ -35,6 +36,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as "
         "a.en,a.zh",
     )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}_column",
+            metavar="NAME",
+            help=f"name or number of the {side}'s column in the test file; default: told by "
+            "header, names, script",
+        )
     parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
     parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
     parser.add_argument(
@@ -142,11 +150,14 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     import datasets
 
     from ..data.preprocessing import clean_pairs
-    from ..data.sources import file_pairs, pair_texts
+    from ..data.sources import file_pairs, lines_on_sides, pair_texts
 
     datasets.disable_progress_bars()
+    told: list[Told] = []
+    reading = {name: getattr(args, name) for name in ("source_column", "target_column", "encoding")}
+    read = file_pairs(args.test_file, source_lang, target_lang, told=told, **reading)
     pairs, dropped = clean_pairs(
-        file_pairs(args.test_file, source_lang, target_lang, encoding=args.encoding),
+        read,
         source_lang=source_lang,
         target_lang=target_lang,
         unescape_html=args.unescape_html,
@@ -169,6 +180,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         "test_file": args.test_file,
+        "sides": lines_on_sides(read, source_lang, target_lang, told),
         "source_lang": source_lang,
         "target_lang": target_lang,
         "chinese_script": args.chinese_script,

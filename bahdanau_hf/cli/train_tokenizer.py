@@ -6,6 +6,7 @@ Takes the recipes and the data flags of `bahdanau-hf train`, so both read and cl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from ..training.arguments import parse_arguments
@@ -26,12 +27,14 @@ def run(arguments: Sequence[str]) -> None:
     from ..training.pairs import RunPairs
     from ..training.setup import new_tokenizer
 
+    logging.getLogger("bahdanau_hf").setLevel(logging.INFO)  # how the sides were told apart
     data, output_dir = settings.data, settings.train.output_dir
     pairs = RunPairs.load(data)
     limit = STREAM_PAIRS if data.streaming else None
     languages = (data.source_lang, data.target_lang)
     sources, targets = pair_texts(pairs.texts["train"], *languages, limit)
     print(pairs.dropped_table())
+    print(pairs.sizes())
     tokenizer = new_tokenizer(data, sources, targets)
     tokenizer.save_pretrained(output_dir)
     print(

@@ -250,13 +250,15 @@ def _map_and_drop(
 def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset, AnyDataset]:
     """Cut a validation split from the training pairs by the hash of their sentences.
 
-    No sentence of either language is in both parts, and a pair's part does not depend on the other
-    pairs unless they share a sentence. A stream is cut by the sentences of one language alone (the
-    first by its code); at most 1,000 pairs of it are held for validation.
+    No sentence of either language is in both parts: pairs that share one form a group, and the
+    groups of the smallest hashes are taken, as far as the share allows. A stream is cut by the
+    sentences of one language alone (the first by its code); at most 1,000 pairs of it are held for
+    validation.
 
     Args:
         dataset: cleaned pairs.
-        percentage: about this share goes to validation, in (0, 100); at least one pair.
+        percentage: at most this share goes to validation, in (0, 100), but at least one pair; of a
+            stream about this share.
 
     Raises:
         InputError: nothing is left for one of the two parts.
@@ -272,14 +274,25 @@ def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset
             raise InputError("no pair for validation in the stream: give --validation_file")
         return train, held
     shares = np.array(hash_shares(zip(*pair_texts(dataset, source_lang, target_lang), strict=True)))
-    threshold = max(threshold, np.nextafter(shares.min(initial=1.0), 2))
-    if not (shares >= threshold).any():
+    groups, group_of, sizes = np.unique(shares, return_inverse=True, return_counts=True)
+    most = min(max(1, int(len(dataset) * threshold)), len(dataset) - 1)
+    is_held, room = np.zeros(len(groups), bool), most
+    for group in np.flatnonzero(groups < threshold):
+        if sizes[group] <= room:
+            is_held[group] = True
+            room -= sizes[group]
+    if not is_held.any():  # none is below: the smallest will do, if there is one of such a size
+        is_held[sizes.argmin()] = sizes.min() <= most
+    if not is_held.any():
         raise InputError(
-            f"cannot cut a validation split from {len(dataset)} training pairs that are too few or "
-            "share their sentences: give --validation_file"
+            f"cannot cut a validation split of {percentage:g} % from {len(dataset)} pairs: too "
+            f"few, or they share sentences ({len(groups)} groups); give --validation_file"
         )
-    parts = [np.flatnonzero(shares >= threshold), np.flatnonzero(shares < threshold)]
-    return dataset.select(parts[0]), dataset.select(parts[1])
+    in_validation = is_held[group_of]
+    return (
+        dataset.select(np.flatnonzero(~in_validation)),
+        dataset.select(np.flatnonzero(in_validation)),
+    )
 
 
 def _is_in_part(row: dict[str, dict[str, str]], lang: str, start: float, end: float) -> bool:

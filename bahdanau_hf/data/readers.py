@@ -314,7 +314,10 @@ def _read_aligned(
         ["" if isinstance(text, InputError) else text for _, text in row]
         for row in zip(*heads, strict=False)
     ]
-    swap = target_is_first([unpacked_name(path) for path in paths], rows, **options)
+    names = [unpacked_name(path) for path in paths]
+    if names[0] == names[1]:  # as in de/train.txt,en/train.txt
+        names = [str(path) for path in paths]
+    swap = target_is_first(names, rows, **options)
     left, right = (chain(head, side) for head, side in zip(heads, sides, strict=True))
     count = 0
     for count, (a, b) in enumerate(zip_longest(left, right), start=1):

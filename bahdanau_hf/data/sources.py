@@ -10,18 +10,26 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Dataset, DatasetInfo, Features, IterableDataset, Translation
+from datasets import (
+    Dataset,
+    DatasetInfo,
+    Features,
+    IterableDataset,
+    Translation,
+    TranslationVariableLanguages,
+)
 from datasets import load_dataset as load_hub_dataset
 
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..files import PACKED
-from .columns import find_columns, no_columns
+from ..languages import base_language, language_of
+from .columns import Told, named_columns
 from .readers import Pair, file_stamp, open_pairs, pair_paths
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -29,7 +37,8 @@ AnyDataset: TypeAlias = Dataset | IterableDataset
 BUNDLED_PAIRS = Path(__file__).parents[1] / "pairs" / "pairs.tsv"
 _IN_MEMORY_BYTES = 2**28
 _UNPACKED_BYTES = 8  # for each byte of a packed file, at a guess
-_LANGUAGE_CODE = re.compile("[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)
+_MOST_LINES, _MOST_SHOWN = 5, 20  # on how sides were told apart; names in a message
+_LABEL = re.compile("[a-z]+([-_][a-z0-9]+)*", re.IGNORECASE)
 _SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "dev", "val"),
@@ -38,10 +47,13 @@ _SPLIT_NAMES = {
 
 
 def check_languages(source_lang: str, target_lang: str) -> None:
-    """Raise an `InputError` unless both are language codes, fit to name columns."""
+    """Raise an `InputError` unless both can name columns: codes, or labels such as `graphemes`."""
     for flag, code in {"source_lang": source_lang, "target_lang": target_lang}.items():
-        if not _LANGUAGE_CODE.fullmatch(code):
-            raise InputError(f"--{flag} {code!r} is no language code, such as en, zh or zh-Hant")
+        is_code = len(re.split("[-_]", code)[0]) <= 3
+        named = None if is_code else language_of(code, everywhere=True)
+        if named or not _LABEL.fullmatch(code):
+            advice = f": give {named}" if named else ", such as en, zh or zh-Hant"
+            raise InputError(f"--{flag} {code!r} is no language code{advice}")
 
 
 def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str, Dataset]:
@@ -86,6 +98,17 @@ def pair_texts(
         sources += [row[source_lang] for row in batch["translation"]]
         targets += [row[target_lang] for row in batch["translation"]]
     return sources, targets
+
+
+def lines_on_sides(
+    dataset: AnyDataset, source_lang: str, target_lang: str, told: Sequence[Told]
+) -> list[str]:
+    """For the user: each way in which the sides were told apart, and the first pair."""
+    rows = (row["translation"] for row in dataset)
+    pairs = ((row[source_lang], row[target_lang]) for row in rows if row[source_lang] is not None)
+    shown = " -> ".join(f"{text!r:.80}" for text in next(pairs, ("none",)))
+    lines = dict.fromkeys(sides.line for sides in told)
+    return [f"{line}; first pair: {shown}" for line in islice(lines, _MOST_LINES)]
 
 
 def translation_features(source_lang: str, target_lang: str) -> Features:
@@ -156,6 +179,7 @@ def file_pairs(
         InputError: see `open_pairs`; something that is no language code.
     """
     check_languages(source_lang, target_lang)
+    known = [*reading.get("told", [])]
     pairs = open_pairs(spec, source_lang, target_lang, **reading)  # complains before any work
     sizes = (
         path.stat().st_size * (_UNPACKED_BYTES if path.suffix.lower() in PACKED else 1)
@@ -165,14 +189,18 @@ def file_pairs(
     if not streaming and not large:
         return pair_table(pairs, source_lang, target_lang)
     languages = {"source_lang": source_lang, "target_lang": target_lang}
-    options = {
+    next(pairs)  # so that `told` is filled even where a cache has the table
+    made = {
         "features": translation_features(**languages),
-        "gen_kwargs": {"spec": spec, **languages, "stamp": file_stamp(spec), "reading": reading},
+        "gen_kwargs": {
+            **{"spec": spec, **languages, "stamp": file_stamp(spec)},
+            **{"reading": {**reading, "told": known}},
+        },
     }
     if streaming:
-        return IterableDataset.from_generator(_rows, **options)
+        return IterableDataset.from_generator(_rows, **made)
     try:
-        return Dataset.from_generator(_rows, **options)
+        return Dataset.from_generator(_rows, **made)
     except Exception as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
@@ -198,32 +226,34 @@ def hub_pairs(
     *,
     streaming: bool = False,
     num_held_out: int,
+    split_names: Mapping[str, str | None] | None = None,
+    **columns: Any,
 ) -> dict[str, AnyDataset]:
     """Read `train`, and `validation` and `test` where they are, of a data set of the Hub.
 
     A local folder that looks like one will do. `configuration` is one of the data set's, such as
-    `en-zh`. With `streaming`, `train` is a stream, and of every other split at most `num_held_out`
-    pairs are read.
+    `en-zh`, `split_names` says what it calls a split of ours where that is not plain, `columns` is
+    for `named_columns`. With `streaming`, `train` is a stream, and of every other split at most
+    `num_held_out` pairs are read.
 
     Raises:
-        InputError: it cannot be loaded, has no `train` or no such columns; no language code.
+        InputError: it cannot be loaded, has no such split or no such columns; no language code.
     """
     check_languages(source_lang, target_lang)
     languages = (source_lang, target_lang)
+    splits: dict[str, AnyDataset] = {}
     try:
         found = load_hub_dataset(name, configuration, streaming=streaming)
+        for split, ours in _chosen_splits(name, list(found), split_names or {}).items():
+            where = f"{name} ({ours})"
+            splits[split] = _as_translation(found[ours], where, languages, columns)
+            if streaming and split != "train":
+                splits[split] = held_pairs(splits[split].take(num_held_out), *languages)
+    except InputError:
+        raise
     except Exception as error:  # network, name, configuration, file format: many kinds
-        raise InputError(f"cannot load the data set {name}: {first_line(error)}") from None
-    if "train" not in found:
-        raise InputError(f"the data set {name} has no split 'train', only: {', '.join(found)}")
-    splits: dict[str, AnyDataset] = {}
-    for split, aliases in _SPLIT_NAMES.items():
-        given = next((found[alias] for alias in aliases if alias in found), None)
-        if given is None:
-            continue
-        splits[split] = _as_translation(given, f"{name} ({split})", languages)
-        if streaming and split != "train":
-            splits[split] = held_pairs(splits[split].take(num_held_out), *languages)
+        reason = _load_error(error, languages)
+        raise InputError(f"cannot load the data set {name}: {reason}") from None
     return splits
 
 
@@ -234,31 +264,86 @@ def held_pairs(stream: IterableDataset, source_lang: str, target_lang: str) -> D
     return pair_table(pairs, source_lang, target_lang)
 
 
-def _as_translation(dataset: AnyDataset, where: str, languages: Pair) -> AnyDataset:
+def _chosen_splits(
+    name: str, found: Sequence[str], wanted: Mapping[str, str | None]
+) -> dict[str, str]:
+    """What the data set calls each split of ours that it has; none of its splits counts twice."""
+    chosen: dict[str, str] = {}
+    for split in sorted(_SPLIT_NAMES, key=lambda split: not wanted.get(split)):  # flags first
+        aliases = [wanted[split]] if wanted.get(split) else _SPLIT_NAMES[split]
+        free = [alias for alias in aliases if alias in found and alias not in chosen.values()]
+        if free:
+            chosen[split] = str(free[0])
+        elif wanted.get(split) or split == "train":
+            shown = ", ".join(found[:_MOST_SHOWN]) + (" ..." if len(found) > _MOST_SHOWN else "")
+            taken = " left" if aliases[0] in found else ""
+            raise InputError(
+                f"the data set {name} has no split {aliases[0]!r}{taken}, only: {shown}; name one "
+                f"with --{split}_split"
+            )
+    return {split: chosen[split] for split in _SPLIT_NAMES if split in chosen}
+
+
+def _load_error(error: Exception, languages: Pair) -> str:
+    """What the library says, in one line; of a list of configurations, those that may fit."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    head, _, tail = text.partition(": [")
+    names = re.findall("'([^']+)'", tail.partition("]")[0])
+    if "onfig" not in head or not names:
+        return text
+    run = {base_language(lang) for lang in languages}
+    fits = [n for n in names if run <= {base_language(word) for word in re.split("[^A-Za-z]", n)}]
+    shown = (fits or names)[:_MOST_SHOWN]
+    more = len(names) - len(shown)
+    rest = f" ({more} more{'' if fits else '; none names both languages'})" if more else ""
+    return f"{head.split('. ')[0]}: give --dataset_config_name, such as {', '.join(shown)}{rest}"
+
+
+def _as_translation(
+    dataset: AnyDataset, where: str, languages: Pair, columns: Mapping[str, Any]
+) -> AnyDataset:
     """Bring columns of known names, flat or nested under `translation`, into our form."""
     features = dataset.features
     if features is None:  # a stream that has not looked at its first row yet
         features = dataset._resolve_features().features
-    nested = "translation" in features
-    inner = features["translation"] if nested else features
-    names = list(getattr(inner, "languages", None) or inner)
-    columns = find_columns(names, *languages)
-    if columns is None:
-        raise no_columns(where, names, *languages)
-    return dataset.map(
-        partial(_rename, columns=columns, languages=languages, nested=nested),
+    inner = features.get("translation")
+    varies = isinstance(inner, TranslationVariableLanguages) or (
+        isinstance(inner, dict) and set(inner) == {"language", "translation"}
+    )
+    nested = varies or isinstance(inner, Translation | dict)
+    names = list(getattr(inner, "languages", None) or [])
+    if varies and not names:
+        rows = first_pairs(dataset.select_columns(["translation"]), 100)
+        names = list(dict.fromkeys(lang for row in rows for lang in row["translation"]["language"]))
+    elif nested:
+        names = names or list(inner)
+    else:
+        names = list(features)
+    found = named_columns(where, names, *languages, **columns)
+    kept = ["translation"] if nested else list(found)
+    return dataset.select_columns(kept).map(
+        partial(_rename, columns=found, languages=languages, nested=nested, varies=varies),
         batched=True,
-        remove_columns=list(features),
+        remove_columns=kept,
         features=translation_features(*languages),
     )
 
 
 def _rename(
-    batch: dict[str, list[Any]], columns: Pair, languages: Pair, nested: bool
+    batch: dict[str, list[Any]], columns: Pair, languages: Pair, nested: bool, varies: bool
 ) -> dict[str, list[dict[str, str]]]:
+    """Pairs in our form; where languages vary, each source with each of its translations."""
     source, target = columns
-    if nested:
-        texts = [(row[source], row[target]) for row in batch["translation"]]
+    texts: list[tuple[Any, Any]] = []
+    if varies:
+        for row in filter(None, batch["translation"]):
+            sides: dict[str, list[Any]] = {source: [], target: []}
+            for lang, text in zip(row["language"], row["translation"], strict=True):
+                sides.get(lang, []).append(text)
+            texts += product(sides[source] or [""], sides[target] or [""])
+    elif nested:
+        rows = (row or {} for row in batch["translation"])
+        texts = [(row.get(source), row.get(target)) for row in rows]
     else:
         texts = list(zip(batch[source], batch[target], strict=True))
     for name, value in ((name, v) for pair in texts for name, v in zip(columns, pair, strict=True)):

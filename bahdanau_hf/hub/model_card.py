@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
-from ..languages import EXAMPLES, base_language, has_spaces, language_name
+from ..languages import EXAMPLES, base_language, has_spaces, language_name, language_of
 from ..metrics.analysis import scores_by_length
 from ..metrics.translation import FEW_SENTENCES, is_of_few
 
@@ -81,7 +81,7 @@ def write_model_card(
     num_pairs = as_mapping(settings.get("num_pairs"))
     hub_data = _hub_dataset(data)
     card_data = ModelCardData(
-        language=[code for code in languages if code] or None,
+        language=[code for code in languages if language_of(code)] or None,
         license=license,
         library_name="transformers",
         pipeline_tag="translation",

@@ -81,6 +81,13 @@ class DataArguments:
     encoding: str | None = _field(None, "encoding of the files of text; default: utf-8")
     skip_bad_rows: bool = _field(False, "leave out and count rows that cannot be read")
     unescape_html: bool = _field(False, "turn HTML entities such as &amp; into what they stand for")
+    train_split: str | None = _field(None, "dataset_name's split to train on; default: train")
+    validation_split: str | None = _field(None, "dataset_name's split to validate on")
+    test_split: str | None = _field(None, "dataset_name's split to test on")
+    source_column: str | None = _field(
+        None, "name or number of the source's column; default: told by header, names, script"
+    )
+    target_column: str | None = _field(None, "the target's column, as source_column")
     streaming: bool = _field(False, "stream the training pairs instead of loading them all")
     source_lang: str = _field("en", "language code of the source")
     target_lang: str = _field("zh", "language code of the target")
@@ -343,6 +350,12 @@ def _check(data: DataArguments, train: TrainArguments) -> None:
         raise InputError(f"--source_lang and --target_lang are both {data.source_lang!r}")
     if data.dataset_name and data.train_file:
         raise InputError("give --dataset_name or --train_file, not both")
+    for split in ("train", "validation", "test"):
+        taken = getattr(data, f"{split}_file") or not data.dataset_name
+        if getattr(data, f"{split}_split") and taken:
+            raise InputError(f"--{split}_split needs --dataset_name, and no --{split}_file")
+    if (data.source_column or data.target_column) and not (data.train_file or data.dataset_name):
+        raise InputError("--source_column and --target_column need --train_file or --dataset_name")
     if (data.validation_file or data.test_file) and not (data.train_file or data.dataset_name):
         raise InputError("--validation_file and --test_file need --train_file (or --dataset_name)")
     if train.resume_from_checkpoint and train.overwrite_output_dir:

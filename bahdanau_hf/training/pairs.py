@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
 import operator
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..checkpoints.save_load import TrainerState
 from ..data.batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
+from ..data.columns import Told
 from ..data.preprocessing import (
     DroppedPairs,
     clean_pairs,
@@ -28,20 +30,31 @@ from ..data.preprocessing import (
     split_validation,
 )
 from ..data.readers import pair_paths
-from ..data.sources import AnyDataset, bundled_pairs, file_pairs, first_pairs, hub_pairs
+from ..data.sources import (
+    AnyDataset,
+    bundled_pairs,
+    file_pairs,
+    first_pairs,
+    hub_pairs,
+    lines_on_sides,
+)
 from ..errors import InputError
 from .arguments import DataArguments, Settings
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Batch = dict[str, Tensor]
 
+SPLITS = ("train", "validation", "test")
 HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
 _ENCODING = (
     *("source_lang", "target_lang", "max_source_length", "max_target_length"),
     *("truncate_long_pairs", "preprocessing_num_workers"),
 )
 _CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio", "unescape_html")
-_READING = ("encoding", "skip_bad_rows")
+_COLUMNS = ("source_column", "target_column")
+_READING = (*_COLUMNS, "encoding", "skip_bad_rows")
 _PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
 
 
@@ -52,7 +65,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     """Read what the arguments name: the bundled pairs, files, or a data set of the Hub.
 
     `max_train_samples` and `max_eval_samples` are applied here. Only the training split is ever a
-    stream.
+    stream. How source and target were told apart is logged, with the first pair.
 
     Returns:
         `train`, and `validation` and `test` where given, each with the one column `translation`.
@@ -61,6 +74,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
         InputError: see `file_pairs` and `hub_pairs`.
     """
     languages = (data.source_lang, data.target_lang)
+    told: list[Told] = []
     splits: dict[str, AnyDataset] = {}
     if data.dataset_name:
         splits = hub_pairs(
@@ -69,22 +83,32 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
             *languages,
             streaming=data.streaming,
             num_held_out=data.max_eval_samples or HELD_OUT_OF_STREAM,
+            split_names={split: getattr(data, f"{split}_split") for split in SPLITS},
+            told=told,
+            **{name: getattr(data, name) for name in _COLUMNS},
         )
+        for dataset, sides in zip(splits.values(), told, strict=True):
+            _log_sides(dataset, languages, [sides])
     elif not data.train_file:
         splits = dict(bundled_pairs(*languages))
         if data.streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
-    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
-    for split, spec in files.items():
-        if spec:
+    for split in SPLITS:
+        if spec := getattr(data, f"{split}_file"):
             streaming = data.streaming and split == "train"
-            reading = {name: getattr(data, name) for name in _READING}
-            splits[split] = file_pairs(spec, *languages, streaming=streaming, **reading)
+            before, reading = len(told), {name: getattr(data, name) for name in _READING}
+            splits[split] = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
+            _log_sides(splits[split], languages, told[before:])
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
         if limit is not None:
             splits[split] = first_pairs(dataset, limit)
     return splits
+
+
+def _log_sides(dataset: AnyDataset, languages: tuple[str, str], told: list[Told]) -> None:
+    for line in lines_on_sides(dataset, *languages, told):
+        logger.info("%s", line)
 
 
 def cleaning_options(data: DataArguments) -> dict[str, Any]:
@@ -163,6 +187,17 @@ class RunPairs:
         """What was left out so far, by split; of a stream it grows as pairs are read."""
         parts = self.dropped_on_the_way
         return {name: functools.reduce(operator.add, counts) for name, counts in parts.items()}
+
+    def sizes(self) -> str:
+        """How many pairs each split has, and how many were left out, in a line."""
+        sizes = {
+            name: f"{len(split):,}" if isinstance(split, Dataset) else "a stream"
+            for name, split in (self.texts | self.encoded).items()
+        }
+        shown = ", ".join(f"{name} {sizes[name]}" for name in SPLITS if name in sizes)
+        lost = sum(dropped.total - dropped.kept for dropped in self.dropped.values())
+        so_far = " so far" if "a stream" in sizes.values() else ""
+        return f"Pairs: {shown}; left out {lost:,}{so_far}"
 
     def dropped_table(self) -> str:
         """What was read, left out for which reason, and kept, a column for each split."""

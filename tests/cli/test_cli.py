@@ -377,6 +377,23 @@ def test_score_gives_what_the_metrics_give(
     assert result["seconds"] > 0
 
 
+def test_score_tells_sides_apart_as_training_does(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "test.tsv"
+    path.write_text("联系我们。\tCall us.\n我爱你。\tI love you.\n")
+    _, by_script, _ = call("score", "--test_file", str(path))
+    path.write_text("c\tb\ta\n联系我们。\tCall us.\t1\n我爱你。\tI love you.\t2\n")
+    _, by_flag, _ = call(
+        "score", "--test_file", str(path), "--source_column", "b", "--target_column", "1"
+    )
+    shown = "first pair: 'Call us.' -> '联系我们。'"
+    for out, how in [
+        (by_script, "source: column 2, target: column 1, by their scripts"),
+        (by_flag, "source: column 'b', target: column 'c', as the flags say"),
+    ]:
+        assert json.loads(out)["sides"] == [f"{path}: {how}; {shown}"]
+        assert json.loads(out)["bleu"] == json.loads(by_script)["bleu"]
+
+
 def test_score_turns_chinese_into_one_script(call: Call, tmp_path: Path) -> None:
     pytest.importorskip("opencc")
     path = tmp_path / "test.tsv"

@@ -21,6 +21,7 @@ from bahdanau_hf.data.preprocessing import (
     pair_lengths,
     split_validation,
 )
+from bahdanau_hf.data.sources import hash_shares
 from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.training.arguments import DataArguments
@@ -177,9 +178,50 @@ def test_split_validation(percentage: float) -> None:
     assert len(validation) / len(many) == pytest.approx(percentage / 100, abs=0.03)
     for side in (0, 1):
         assert not {r[side] for r in rows(train)} & {r[side] for r in rows(validation)}
-    # What is in validation stays there when other pairs come or go.
+    # What is in validation stays there when other pairs come or go, but for the largest hashes, for
+    # which the share may have no room.
     _, fewer = split_validation(table(many[:1000]), percentage)
-    assert set(rows(fewer)) <= set(rows(validation))
+    gone = sorted(set(rows(fewer)) - set(rows(validation)))
+    assert len(gone) <= 0.1 * len(fewer)
+    assert all(share > 0.8 * percentage / 100 for share in hash_shares(gone))
+
+
+def one_group(pairs: int, name: str) -> list[tuple[str, str]]:
+    return [(f"{name} {n}", f"好的{name}") for n in range(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "percentage"),
+    [
+        ([1] * 200 + [150], 5),
+        ([1] * 200 + [150], 50),
+        ([1] * 30 + [10] * 17, 5),
+        ([3] * 100, 5),
+        ([40, 40, 2], 5),
+        ([1] * 19, 5),
+        ([1] * 1000, 5),
+        ([2, 1], 99),
+    ],
+)
+def test_the_share_is_kept_over_groups(groups: list[int], percentage: float) -> None:
+    """Whatever their hashes, so with several sets of sentences: at most it, and groups whole."""
+    for trial in range(9):
+        pairs = [p for i, size in enumerate(groups) for p in one_group(size, f"{trial}x{i}")]
+        train, validation = split_validation(table(pairs), percentage)
+        assert 1 <= len(validation) <= max(1, len(pairs) * percentage / 100)
+        assert sorted(rows(train) + rows(validation)) == sorted(pairs)
+        assert not {b for _, b in rows(train)} & {b for _, b in rows(validation)}
+        backwards = split_validation(table(pairs[::-1]), percentage)[1]
+        assert sorted(rows(backwards)) == sorted(rows(validation))
+
+
+def test_groups_too_large_for_the_share_are_refused() -> None:
+    pairs = one_group(50, "a") + one_group(60, "b")
+    with pytest.raises(
+        InputError, match=r"of 5 % from 110 pairs: .*\(2 groups\); give --validation_"
+    ):
+        split_validation(table(pairs), 5)
+    assert sorted(len(part) for part in split_validation(table(pairs), 50)) == [50, 60]
 
 
 def test_split_validation_of_few_pairs() -> None:
@@ -220,6 +262,32 @@ def test_load_pairs(tmp_path: Path) -> None:
     args = DataArguments(train_file=write_tsv(tmp_path / "bad.tsv", [("", "空"), ("", "无")]))
     with pytest.raises(InputError, match=r"^no pair of train is left after cleaning \(2 empty\)$"):
         load_pairs(args)
+
+
+def test_sizes_of_all_splits_are_true(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """What is trained on is what is counted: without validation, and without what is too long."""
+    long = ("go " * 60, "走" * 60)
+    args = DataArguments(
+        train_file=write_tsv(tmp_path / "train.tsv", [*PAIRS, ("", "空"), long]),
+        test_file=write_tsv(tmp_path / "test.tsv", [*PAIRS[:7], ("", "空")]),
+        validation_split_percentage=10,
+        max_source_length=40,
+        max_target_length=40,
+    )
+    pairs = RunPairs.load(args)
+    held = len(pairs.texts["validation"])
+    assert 0 < held <= 12
+    whole = len(PAIRS) + 1 - held
+    assert pairs.sizes() == f"Pairs: train {whole}, validation {held}, test 7; left out 2"
+    pairs.encode(tokenizer, args)
+    is_cut = long in rows(pairs.texts["validation"])
+    assert len(pairs.encoded["train"]) == whole - (not is_cut)
+    assert pairs.sizes() == (
+        f"Pairs: train {len(pairs.encoded['train'])}, validation {held}, test 7; "
+        f"left out {2 + (not is_cut)}"
+    )
+    streamed = DataArguments(train_file=args.train_file, streaming=True)
+    assert RunPairs.load(streamed).sizes().startswith("Pairs: train a stream, validation ")
 
 
 # --- encoding ------------------------------------------------------------------------------------

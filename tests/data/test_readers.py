@@ -298,7 +298,8 @@ def test_aligned_files_of_unknown_names_and_unequal_length(tmp_path: Path) -> No
         (f'{{"en": "Hi", "zh": {"7" * 50}}}', f"'zh' must be text, not {'7' * 40}"),
         (
             '{"id": 1}',
-            "no columns for en and zh; it has: 'id'. Name them en and zh, or source and target",
+            "no columns for en and zh; it has: 'id'. Say which by "
+            "--source_column and --target_column, a name or a number",
         ),
     ],
 )
