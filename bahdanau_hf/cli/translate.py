@@ -82,12 +82,16 @@ def run(args: argparse.Namespace) -> None:
         return_scores=args.scores,
         **options,
     )
+    num_copied = 0
     with fixed_weights():
         for number, result in enumerate(results, start=1):
             alternatives: list[Translation] = result if args.n_best > 1 else [result]
+            num_copied += alternatives[0].copied
             for translation in alternatives:
                 fields = [str(number)] if args.n_best > 1 else []
                 fields += [f"{translation.score:.4f}"] if args.scores else []
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()
+    if num_copied:
+        print(f"{num_copied} lines without a word that the model knows: copied", file=sys.stderr)
