@@ -94,4 +94,5 @@ def run(args: argparse.Namespace) -> None:
             if number % window == 0:
                 output.flush()
     if num_copied:
-        print(f"{num_copied} lines without a word that the model knows: copied", file=sys.stderr)
+        hint = "lines have no word that the model knows, and were copied"
+        print(f"bahdanau-hf: {num_copied} {hint}", file=sys.stderr)

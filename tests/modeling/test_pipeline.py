@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from transformers import pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauTranslationPipeline
 from bahdanau_hf.alignment.record import Alignment
@@ -16,7 +17,9 @@ from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES
 @pytest.fixture(scope="module")
 def translate(checkpoint: Path) -> BahdanauTranslationPipeline:
     """The pipeline as a stranger gets it, its class from the folder."""
-    made = pipeline("translation", model=str(checkpoint), trust_remote_code=True, device="cpu")
+    impl = "pipeline_bahdanau.BahdanauTranslationPipeline"
+    carried = get_class_from_dynamic_module(impl, str(checkpoint))
+    made = pipeline("translation", model=str(checkpoint), pipeline_class=carried, device="cpu")
     assert type(made).__module__.startswith("transformers_modules.")
     return made
 
