@@ -95,4 +95,4 @@ def run(args: argparse.Namespace) -> None:
                 output.flush()
     if num_copied:
         hint = "lines have no word that the model knows, and were copied"
-        print(f"bahdanau-hf: {num_copied} {hint}", file=sys.stderr)
+        print(f"bahdanau-hf: {num_copied} of {number} {hint}", file=sys.stderr)

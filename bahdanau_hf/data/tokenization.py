@@ -149,9 +149,13 @@ class TokenizersBackend(PreTrainedTokenizerFast):
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
         if any(str(token) in SPECIAL_TOKENS for token in new_tokens):
             return super()._add_tokens(new_tokens, special_tokens)
-        # As it stands in the text, with the space behind it: the next word has one of its own.
-        plain = {"normalized": False, "special": False, "rstrip": True}
-        return super()._add_tokens([AddedToken(str(token), **plain) for token in new_tokens])
+        plain = []
+        for token in new_tokens:
+            token = token if isinstance(token, AddedToken) else AddedToken(token)
+            strips = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip")}
+            # Normalised, it would be sought with the space that stands before a text's first word.
+            plain.append(AddedToken(token.content, normalized=False, special=False, **strips))
+        return super()._add_tokens(plain)
 
 
 def wrap_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
