@@ -168,6 +168,11 @@ def intersect_links(links: Iterable[Link], backward: Iterable[Link]) -> list[Lin
     return sorted(set(links) & {(i, j) for j, i in backward})
 
 
+def is_wide(char: str) -> bool:
+    """Whether a character is as wide as a Chinese one: beside it stands no space."""
+    return unicodedata.east_asian_width(char) in "WF"
+
+
 # --- where tokens stand --------------------------------------------------------------------------
 
 
@@ -211,6 +216,13 @@ def written_spans(tokens: Sequence[str], text: str) -> list[Span | None]:
         for place in places:
             spans[place] = (start, position)
     return spans
+
+
+def word_starts(text: str, spans: Sequence[Span | None]) -> set[int]:
+    """The tokens, at these parts of a text, with which its words begin."""
+    starts = {word.start for word in split_words(text)}
+    before = [None, *spans]
+    return {i for i, s in enumerate(spans) if s is not None and s[0] in starts and s != before[i]}
 
 
 def clean_with_origins(text: str) -> tuple[str, list[Span]]:

@@ -85,12 +85,17 @@ def run(args: argparse.Namespace) -> None:
         return_scores=args.scores,
         **options,
     )
+    num_copied = 0
     with fixed_weights():
         for number, result in enumerate(results, start=1):
             alternatives: list[Translation] = result if args.n_best > 1 else [result]
+            num_copied += alternatives[0].copied
             for translation in alternatives:
                 fields = [str(number)] if args.n_best > 1 else []
                 fields += [f"{translation.score:.4f}"] if args.scores else []
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()
+    if num_copied:
+        hint = "lines have no word that the model knows, and were copied"
+        print(f"bahdanau-hf: {num_copied} of {number} {hint}", file=sys.stderr)

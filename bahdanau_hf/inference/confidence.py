@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..alignment.words import Span, Word, read_spans, split_words, words_of_tokens
+from ..alignment.words import (
+    Span,
+    Word,
+    read_spans,
+    split_words,
+    words_of_tokens,
+    written_spans,
+)
 from ..errors import InputError
 from ..metrics.calibration import fit_logistic, predict_logistic, reliability
 from ..modeling.pipeline_bahdanau import Rows, encode_sentences, evaluating, source_batch
@@ -109,6 +117,16 @@ def word_confidences(
     words, features = _features(text, spans, log_probs)
     stated = predict_logistic(np.asarray(weights), features).tolist()
     return [WordConfidence(*word, value) for word, value in zip(words, stated, strict=True)]
+
+
+def with_confidence(
+    model: PreTrainedModel, translation: Any, tokens: Sequence[str], log_probs: np.ndarray
+) -> Any:
+    """The same `Translation`, stating how sure it is, from its T tokens."""
+    spans = written_spans(tokens, translation.text)
+    words = word_confidences(confidence_weights(model), translation.text, spans, log_probs)
+    sure = sentence_confidence(words)
+    return replace(translation, confidence=sure, word_confidences=tuple(words))
 
 
 def sentence_confidence(words: Sequence[WordConfidence]) -> float:

@@ -8,10 +8,11 @@ sentences in one piece are still translated, half a sentence is translated worse
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
+
+from ..alignment.words import is_wide
 
 _CLOSING = "\"'’”»)\\]}〉》」』】）"
 _OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
@@ -134,10 +135,6 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
         space = piece.space
         if text and following and not _breaks_line(space):
-            space = "" if _is_wide(text[-1]) or _is_wide(following[0]) else " "
+            space = "" if is_wide(text[-1]) or is_wide(following[0]) else " "
         joined += [text, space]
     return "".join(joined)
-
-
-def _is_wide(char: str) -> bool:
-    return unicodedata.east_asian_width(char) in "WF"

@@ -2,14 +2,15 @@
 
 `pipeline("translation", model=..., trust_remote_code=True)` finds the pipeline, also where nothing
 but `transformers` is installed; that library has had none of its own since version 5.
-
 Dimensions: B batch, S source, T target.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,12 +20,11 @@ from torch import Tensor
 from transformers import GenerationConfig, Pipeline, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from .text_bahdanau import EOS_ID, PAD_ID, UNK_ID, clean_text, token_pieces
+from .text_bahdanau import CODE, EOS_ID, NOT_TEXT, PAD_ID, UNK_ID, clean_text, token_pieces
 
 logger = logging.get_logger(__name__)
 
 _NEW_TOKENS = 128  # where neither caller nor checkpoint set a limit
-_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 _CHARACTERS_PER_TOKEN = 256  # what is longer than so many a token is cut before it is encoded
 Rows = Sequence[list[int]]  # token ids of sentences, without start token and padding
 
@@ -36,6 +36,7 @@ class EncodedSentence:
     text: str  # as it was given
     ids: list[int]  # its tokens, without padding; none if there is nothing to translate
     truncated: bool  # it was longer than the model reads, and lost its end
+    copy: str = ""  # what stands for the translation where there are no tokens
 
 
 class Hypothesis(NamedTuple):
@@ -43,25 +44,26 @@ class Hypothesis(NamedTuple):
 
     ids: list[int]  # `<eos>` last unless the limit came first
     text: str  # the same as one line of text
-    # If asked for: the natural logarithm of the translation's probability, summed over its tokens;
-    # of beams what the search ranks by (`sequences_scores`).
-    score: float | None
-
-
-# --- from sentences to ids -----------------------------------------------------------------------
+    score: (
+        float | None
+    )  # if asked for: the sum of its tokens' log-probabilities; of beams, the rank
 
 
 def max_source_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """Tokens of a sentence that the model reads, the end included; `None`: any number."""
     longest = tokenizer.model_max_length
-    return int(longest) if longest < _NO_LIMIT else None
+    return int(longest) if longest < 1_000_000 else None  # without a limit, it is 1e30
 
 
 def encode_sentences(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    copying: bool = False,
 ) -> list[EncodedSentence]:
     """Turn sentences into ids; what is blank, or holds nothing that has tokens, gets none.
 
+    Nor does, if `copying`, what has no word that the tokenizer knows, or only addresses and code.
     After `max_length` tokens a sentence is cut, its end token kept (or not, where the tokenizer
     says `cut_keeps_end: false`); `None`: nowhere.
     """
@@ -72,42 +74,39 @@ def encode_sentences(
     read = tokenizer([text[:most] for text in cleaned], return_attention_mask=False, verbose=False)
     sentences = []
     for text, clean, ids in zip(texts, cleaned, read["input_ids"], strict=True):
+        if copying and clean and not _has_words(tokenizer, clean, most, ids):
+            one_line = text.strip() if text.strip().isprintable() else clean
+            sentences.append(EncodedSentence(text, [], False, one_line))
+            continue
         truncated = len(ids) > limit or len(clean) > most
         if len(ids) > limit:
             ids = [*ids[: limit - 1], EOS_ID] if keeps_end else ids[:limit]
-        # What holds nothing but the end has no words: the model is not asked.
         sentences.append(EncodedSentence(text, ids if len(ids) > 1 else [], truncated))
     return sentences
+
+
+def _has_words(tokenizer: Any, text: str, most: int, ids: list[int]) -> bool:
+    """Whether a clean text has a letter that a token stands for, and one outside of code."""
+    tokens = map(tokenizer.backend_tokenizer.id_to_token, ids)
+    known = chain(text[most:], *(token for token in tokens if token not in NOT_TEXT))
+    return any(map(str.isalpha, known)) and any(map(str.isalpha, CODE.sub("", text)))
 
 
 # --- from ids to translations --------------------------------------------------------------------
 
 
-def beam_number(
-    defaults: GenerationConfig, num_beams: int | None, wanted: int, do_sample: bool | None
-) -> int:
-    """Beams of the search: as asked, else as the checkpoint says and enough for what is wanted."""
-    if num_beams is not None:
-        return num_beams
-    samples = defaults.do_sample if do_sample is None else do_sample
-    return max(defaults.num_beams or 1, 1 if samples else wanted)
-
-
-def new_token_limit(
-    defaults: GenerationConfig, max_new_tokens: int | None = None, max_length: int | None = None
-) -> int:
-    """Tokens after which a translation stops: as asked, else as the checkpoint says, else 128."""
-    if max_new_tokens is None and max_length is not None:
-        max_new_tokens = max_length - 1  # it counts the start token too
-    if max_new_tokens is None:
-        max_new_tokens = defaults.max_new_tokens or (defaults.max_length or _NEW_TOKENS + 1) - 1
-    return max_new_tokens
-
-
-def limit_argument(defaults: GenerationConfig, max_new_tokens: int) -> dict[str, int]:
-    """The argument of `generate` for a limit: it warns if its defaults name another."""
-    by_length = defaults.max_new_tokens is None
-    return {"max_length": max_new_tokens + 1} if by_length else {"max_new_tokens": max_new_tokens}
+def search_arguments(defaults: GenerationConfig, wanted: int = 1, **asked: Any) -> dict[str, Any]:
+    """What is asked of `generate`, with limit and beams: the checkpoint's, else 128 and enough."""
+    limit, length = asked.pop("max_new_tokens", None), asked.pop("max_length", None)
+    if limit is None:  # a length counts the start token too
+        longest = defaults.max_length or _NEW_TOKENS + 1
+        limit = length - 1 if length is not None else defaults.max_new_tokens or longest - 1
+    by_length = defaults.max_new_tokens is None  # `generate` warns of limits of two kinds
+    asked |= {"max_length": limit + 1} if by_length else {"max_new_tokens": limit}
+    if asked.get("num_beams") is None:
+        samples = asked.get("do_sample", defaults.do_sample)
+        asked["num_beams"] = max(defaults.num_beams or 1, 1 if samples else wanted)
+    return asked
 
 
 def find_translations(
@@ -253,6 +252,11 @@ class BahdanauTranslationPipeline(Pipeline):
     - `return_scores`: also give `score`, as in `Hypothesis`. Several translations always have it.
     - `return_alignments`: also give `alignment` with `source_tokens`, `target_tokens` and
       `weights`, a row for each target token, rounded to four decimals; `None` for a blank sentence.
+    - `src_lang`, `tgt_lang`, or a task such as `translation_en_to_zh`: must be the model's.
+    - `truncation=False`: read sentences whole, however long.
+    - `return_tensors`: `translation_token_ids` instead of the text; `return_text`: beside it.
+
+    What holds no word that the model knows is copied, and its answer has `copied`.
     """
 
     _load_tokenizer = True
@@ -262,7 +266,8 @@ class BahdanauTranslationPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Whoever looked up this class has put classes into the dictionary, which cannot be saved.
-        self.model.config.custom_pipelines = type(self.model.config)().custom_pipelines
+        config = self.model.config
+        vars(config)["custom_pipelines"] = vars(type(config)())["custom_pipelines"]
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Translate; see the class."""
@@ -274,14 +279,25 @@ class BahdanauTranslationPipeline(Pipeline):
         return [result for (result,) in results] if is_list and wanted == 1 else results
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        return {}, kwargs, {}
+        known, kind = self.tokenizer.init_kwargs, self.model.config.model_type
+        if kind != "bahdanau":
+            raise ValueError(f"this translation pipeline is for bahdanau models, not for {kind}")
+        named = re.fullmatch("translation_(.+)_to_(.+)", self.task or "") or [None] * 3
+        for place, (side, name) in enumerate((("src", "source_lang"), ("tgt", "target_lang")), 1):
+            given, own = kwargs.pop(f"{side}_lang", None) or named[place], known.get(name)
+            if given and own and len({re.split("[-_]", x.lower())[0] for x in (given, own)}) > 1:
+                raise ValueError(f"{side}_lang {given!r}: this model's is {own!r}")
+        for name in ("clean_up_tokenization_spaces", "return_dict_in_generate"):
+            kwargs.pop(name, None)  # of version 4: here they change nothing
+        return {k: kwargs.pop(k) for k in ("truncation",) if k in kwargs}, kwargs, {}
 
-    def preprocess(self, input_: Any) -> dict[str, EncodedSentence]:
+    def preprocess(self, input_: Any, truncation: Any = True) -> dict[str, EncodedSentence]:
         """Encode a sentence."""
         if not isinstance(input_, str):
             raise ValueError(f"a sentence must be text, not {input_!r:.60}")
-        limit = max_source_length(self.tokenizer)
-        (sentence,) = encode_sentences(self.tokenizer, [input_], limit)
+        is_cut = truncation not in (False, "do_not_truncate")
+        limit = max_source_length(self.tokenizer) if is_cut else None
+        (sentence,) = encode_sentences(self.tokenizer, [input_], limit, copying=True)
         if sentence.truncated:
             logger.warning(f"a sentence of more than {limit} tokens lost its end: {input_:.60}")
         return {"sentence": sentence}
@@ -289,20 +305,20 @@ class BahdanauTranslationPipeline(Pipeline):
     def _forward(
         self, model_inputs: dict[str, Any], return_alignments: bool = False, **options: Any
     ) -> dict[str, Any]:
-        model, tokenizer, defaults = self.model, self.tokenizer, self.model.generation_config
+        model, tokenizer = self.model, self.tokenizer
         if return_alignments and not model.config.use_attention:
             raise ValueError("this model has no attention (use_attention is false)")
         wanted = options.pop("num_return_sequences", None) or 1
         return_scores = options.pop("return_scores", False) or wanted > 1
+        shown = {"translation_token_ids": bool(options.pop("return_tensors", False))}
+        has_text = options.pop("return_text", None)
+        shown["translation_text"] = not any(shown.values()) if has_text is None else has_text
         if "generation_config" not in options:
-            limits = [options.pop(key, None) for key in ("max_new_tokens", "max_length")]
-            options |= limit_argument(defaults, new_token_limit(defaults, *limits))
-            beams, samples = options.get("num_beams"), options.get("do_sample")
-            options["num_beams"] = beam_number(defaults, beams, wanted, samples)
+            options = search_arguments(model.generation_config, wanted, **options)
         sentences = model_inputs["sentence"]
         is_single = isinstance(sentences, EncodedSentence)
-        rows = [s.ids for s in ([sentences] if is_single else sentences)]
-        sources = [ids for ids in rows if ids]
+        sentences = [sentences] if is_single else sentences
+        sources = [s.ids for s in sentences if s.ids]
         with evaluating(model):
             found = find_translations(model, tokenizer, sources, wanted, return_scores, **options)
             weights = None
@@ -310,29 +326,28 @@ class BahdanauTranslationPipeline(Pipeline):
                 repeated = [ids for ids, some in zip(sources, found, strict=True) for _ in some]
                 targets = [hypothesis.ids for some in found for hypothesis in some]
                 weights = iter(read_attention(model, tokenizer, repeated, targets))
-        blank, others = Hypothesis([], "", 0.0 if return_scores else None), iter(found)
-        answers = [
-            [self._answer(ids, one, weights) for one in (next(others) if ids else [blank])]
-            for ids in rows
-        ]
+        score, others, answers = 0.0 if return_scores else None, iter(found), []
+        for s in sentences:
+            some = next(others) if s.ids else [Hypothesis([], s.copy, score)]
+            answers.append([self._answer(s, one, weights, shown) for one in some])
         return {"answers": answers[0] if is_single else answers}
 
     def _answer(
-        self, source: list[int], found: Hypothesis, weights: Iterator[Tensor] | None
+        self, source: EncodedSentence, found: Hypothesis, weights: Any, shown: dict[str, bool]
     ) -> dict[str, Any]:
         """Fill in what was asked for; the next of the weights belong to what is not blank."""
-        answer: dict[str, Any] = {"translation_text": found.text}
-        if found.score is not None:
-            answer["score"] = found.score
+        shown = {**shown, "copied": bool(source.copy), "score": found.score is not None}
+        values = (torch.tensor(found.ids), found.text, True, found.score)
+        pairs = zip(shown.items(), values, strict=True)
+        answer: dict[str, Any] = {name: value for (name, is_shown), value in pairs if is_shown}
         if weights is None:
             return answer
-        answer["alignment"] = None
-        if source:
-            columns, rows, merged = name_attention(self.tokenizer, next(weights), source, found.ids)
+        if ids := source.ids:
+            columns, rows, merged = name_attention(self.tokenizer, next(weights), ids, found.ids)
             rounded = [[round(weight, 4) for weight in row] for row in merged.tolist()]
-            names = ("source_tokens", "target_tokens", "weights")
-            answer["alignment"] = dict(zip(names, (columns, rows, rounded), strict=True))
-        return answer
+            alignment = {"source_tokens": columns, "target_tokens": rows, "weights": rounded}
+            return {**answer, "alignment": alignment}
+        return {**answer, "alignment": None}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """Hand out a sentence's translations."""

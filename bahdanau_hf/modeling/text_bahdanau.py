@@ -1,7 +1,4 @@
-"""Text between people and the model: cleaning it, and showing the tokens that it becomes.
-
-It travels with checkpoints, yet knows no tensors: whatever handles text may use it.
-"""
+"""Text between people and the model: cleaning it, and the tokens that it becomes; no tensors."""
 
 import re
 import unicodedata
@@ -11,10 +8,19 @@ from itertools import takewhile
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
-
 INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
+NOT_TEXT = {*SPECIAL_TOKENS, *BYTE_TOKENS}
+# URLs and e-mail addresses, without the mark behind them; what else is no language.
+_ADDRESS = r"(?:https?://|ftp://|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])"
+_ADDRESS += r"|(?a:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
+ADDRESS = re.compile(_ADDRESS)
+_CODE = (
+    r"`[^`]+`|</?[A-Za-z][^<>]*>|[$%]?\{[^{}]*\}|(?<!\w)\w*[A-Za-z]_\w+|(?<!\S)--?\w[\w-]*(?!\S)"
+    r"|(?<![\w.])[A-Za-z_][\w.]*(?:\([^()]*\)|::\w+|->\w+| ?[-+*/|&:=!<>]?=+ ?[\w.\"']+);?"
+)
+CODE = re.compile(rf"{_ADDRESS}|(?a:{_CODE})")
 _BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
 _LONG = 1000  # characters
 
