@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import InputError, first_line
 
@@ -40,10 +40,9 @@ def writing(path: Path, advice: str = "") -> Iterator[None]:
         ) from None
 
 
-def write_whole(path: Path, text: str, advice: str = "") -> None:
-    """Write a text file so that a reader never meets half of it.
-
-    A lone surrogate, which no file can hold, becomes a question mark.
+@contextmanager
+def writing_whole(path: Path, advice: str = "") -> Iterator[BinaryIO]:
+    """Write a file so that a reader never meets half of it.
 
     Raises:
         InputError: as `writing`.
@@ -51,11 +50,18 @@ def write_whole(path: Path, text: str, advice: str = "") -> None:
     aside = unfinished(path)
     with writing(path, advice):
         try:
-            aside.write_text(text, encoding="utf-8", errors="replace")
+            with aside.open("wb") as file:
+                yield file
             flush_to_disk(aside)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, advice: str = "") -> None:
+    """Write a text file as `writing_whole`; a lone surrogate, which none can hold, becomes `?`."""
+    with writing_whole(path, advice) as file:
+        file.write(text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any, advice: str = "") -> None:

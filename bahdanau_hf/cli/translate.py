@@ -1,13 +1,20 @@
-"""Translate standard input: a line in, a line out; with `--text`, sentence by sentence."""
+"""Translate standard input, lines of a file, or a document of which all but its text is kept.
+
+A line in gives a line out; with `--text`, sentence by sentence.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+from ..documents.formats import FORMATS, is_document, translate_document
 from ..errors import InputError
+from ..files import writing_whole
 from .options import (
     add_model,
     add_search,
@@ -24,6 +31,15 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     add_model(parser)
+    parser.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help=f"plain text (.txt), or a document ({', '.join(FORMATS)}), whose layout, times, tags, "
+        "keys and placeholders are kept; default: standard input, plain text",
+    )
+    parser.add_argument("--output", metavar="FILE", help="default: standard output")
     add_search(parser)
     parser.add_argument(
         "--text",
@@ -47,42 +63,55 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate line by line.
+    """Translate line by line, or a whole document.
 
     Raises:
-        InputError: standard input or output is closed, the model cannot be loaded, or flags that
-            exclude each other.
+        InputError: a file or stream that cannot be read or written, a kind of document that is not
+            known, a model that cannot be loaded, or flags that exclude each other.
     """
     from ..inference.translator import WINDOW_BATCHES
     from ..modeling.matmul_bahdanau import fixed_weights
 
-    if args.text and (args.n_best > 1 or args.scores):
-        raise InputError("--text joins sentences: leave out --n_best and --scores")
-    if sys.stdin is None:
+    document = is_document(args.file)
+    if (args.text or document) and (args.n_best > 1 or args.scores):
+        name = args.file if document else "--text"
+        raise InputError(f"{name} joins sentences: leave out --n_best and --scores")
+    if args.file == "-" and sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to translate")
-    output, options = standard_output(), search_options(args)
-    translator = load_translator(args)
-    is_interactive = sys.stdin.isatty()
-    if is_interactive:
-        print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
-    one_by_one = is_interactive or args.batch_size == 1
-    window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
-    # Only LF ends a line; bytes that are no UTF-8 are replaced.
-    lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
-    if args.text:
-        with fixed_weights():
+    with ExitStack() as stack:
+        source = sys.stdin.buffer if args.file == "-" else stack.enter_context(_opened(args.file))
+        output, options = standard_output(), search_options(args)
+        translator = load_translator(args)
+        if args.output:
+            output = stack.enter_context(writing_whole(Path(args.output)))
+        stack.enter_context(fixed_weights())
+
+        def translate_text(text: str) -> str:
+            return translator.translate_text(text, **options).text
+
+        if document:
+            text = translate_document(args.file, _decoded(args.file, source.read()), translate_text)
+            output.write(text.encode(errors="replace"))
+            return
+        is_interactive = source.isatty()
+        if is_interactive:
+            print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
+        one_by_one = is_interactive or args.batch_size == 1
+        window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
+        # Only LF ends a line; bytes that are no UTF-8 are replaced.
+        lines = (line.decode(errors="replace") for line in source)
+        if args.text:
             while chunk := "".join(islice(lines, window)):
-                output.write(translator.translate_text(chunk, **options).text.encode())
+                output.write(translate_text(chunk).encode())
                 output.flush()
-        return
-    results = translator.stream(
-        lines,
-        window=window,
-        num_return_sequences=args.n_best,
-        return_scores=args.scores,
-        **options,
-    )
-    with fixed_weights():
+            return
+        results = translator.stream(
+            lines,
+            window=window,
+            num_return_sequences=args.n_best,
+            return_scores=args.scores,
+            **options,
+        )
         for number, result in enumerate(results, start=1):
             alternatives: list[Translation] = result if args.n_best > 1 else [result]
             for translation in alternatives:
@@ -91,3 +120,18 @@ def run(args: argparse.Namespace) -> None:
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()
+
+
+def _opened(name: str) -> BinaryIO:
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from None
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}:{line}: not UTF-8; convert the file to UTF-8") from None

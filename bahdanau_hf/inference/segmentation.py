@@ -15,12 +15,16 @@ from typing import NamedTuple
 
 _CLOSING = "\"'’”»)\\]}〉》」』】）"
 _OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
+_WIDE = "\u3040-\u30ff\u3400-\u9fff"  # kana and Chinese characters
+# What stands for a tag in a text: it belongs to the sentence that it stands beside.
+_BEHIND = f"(?:[{_CLOSING}]|⟦\\d+⟧|⟪\\d+⟫)*"
 # A full stop of Chinese needs no space behind it; one of Latin text does, or "3.14" would be cut.
-_ENDS = re.compile(f"[。！？｡]+[{_CLOSING}]*|[.!?…]+[{_CLOSING}]*(?=\\s)")
+_ENDS = re.compile(f"[。！？｡]+{_BEHIND}|[!?]+{_BEHIND}(?=[{_WIDE}])|[.!?…؟۔।]+{_BEHIND}(?=\\s)")
 _SPACE = re.compile(r"\s+")
 _LAST_WORD = re.compile(r"[^\s" + _OPENING + r"]*$")
-_NEXT_SENTENCE = re.compile(f"[{_OPENING}\\s—–-]*[^\\W_a-z]")
+_FIRST_LETTER = re.compile(f"[{_OPENING}⟦⟪\\s—–-]*([^\\W_])")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+$")
+_ENUMERATOR = re.compile(r"(?:^|[\n.!?。！？]\s*)\(?\d{1,3}$")  # "1." in front of a sentence
 # A full stop behind these ends no sentence, or none where a number follows.
 _BEFORE_MORE = """
     adj adm al apr approx aug ave bd bros bzw ca capt cf col dec dept dgl dr ed eds est fam feb gen
@@ -34,8 +38,8 @@ _NUMBERED = frozenset(_BEFORE_NUMBERS.split())
 _CUTS = tuple(
     re.compile(cut)
     for cut in (
-        rf"[;；:：][{_CLOSING}]*\s*",
-        rf"[，、]\s*|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
+        rf"[；：][{_CLOSING}]*\s*|[;:][{_CLOSING}]*\s+",
+        rf"[，、]\s*|,(?=[{_WIDE}])|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
         r"\s+",
         r"(?<=.)(?=.)",
     )
@@ -86,7 +90,8 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
     mark = match.group()
     if mark[0] in "。！？｡":
         return False
-    if not _NEXT_SENTENCE.match(text, after):  # a small letter, or no letter at all
+    first = _FIRST_LETTER.match(text, after)
+    if first is None or first[1].islower():
         return True
     if mark[0] != "." or mark.startswith(".."):
         return False
@@ -95,7 +100,9 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
     last = word.group() if word else ""
     if last.lower() in _NUMBERED and text[after].isdecimal():
         return True
-    return last.lower() in _ABBREVIATIONS or bool(_INITIALS.fullmatch(f"{last}."))
+    if last.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(f"{last}."):
+        return True
+    return bool(_ENUMERATOR.search(before))
 
 
 def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:
@@ -128,7 +135,7 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     """Join the translations of a text's pieces, with the line breaks that stood between these.
 
     Other white space becomes one space, or none beside a wide character: Chinese and Japanese
-    sentences follow each other without.
+    sentences follow each other without; Korean ones do not.
     """
     joined = []
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
@@ -140,4 +147,4 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
 
 
 def _is_wide(char: str) -> bool:
-    return unicodedata.east_asian_width(char) in "WF"
+    return unicodedata.east_asian_width(char) in "WF" and not "가" <= char <= "힣"
