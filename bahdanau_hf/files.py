@@ -47,6 +47,10 @@ def writing_whole(path: Path, advice: str = "") -> Iterator[BinaryIO]:
     Raises:
         InputError: as `writing`.
     """
+    if path.exists() and not path.is_file():  # a device, which must stay what it is
+        with writing(path, advice), path.open("wb") as file:
+            yield file
+        return
     aside = unfinished(path)
     with writing(path, advice):
         try:

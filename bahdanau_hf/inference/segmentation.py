@@ -24,7 +24,7 @@ _SPACE = re.compile(r"\s+")
 _LAST_WORD = re.compile(r"[^\s" + _OPENING + r"]*$")
 _FIRST_LETTER = re.compile(f"[{_OPENING}⟦⟪\\s—–-]*([^\\W_])")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+$")
-_ENUMERATOR = re.compile(r"(?:^|[\n.!?。！？]\s*)\(?\d{1,3}$")  # "1." in front of a sentence
+_ENUMERATOR = re.compile(r"(?:^|\n|(\S*)[.!?。！？])\s*\(?\d{1,3}$")  # "1." in front of a sentence
 # A full stop behind these ends no sentence, or none where a number follows.
 _BEFORE_MORE = """
     adj adm al apr approx aug ave bd bros bzw ca capt cf col dec dept dgl dr ed eds est fam feb gen
@@ -102,7 +102,8 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
         return True
     if last.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(f"{last}."):
         return True
-    return bool(_ENUMERATOR.search(before))
+    number = _ENUMERATOR.search(before)
+    return number is not None and (number[1] or "").lower() not in _NUMBERED
 
 
 def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:

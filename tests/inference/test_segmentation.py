@@ -13,6 +13,7 @@ TEXTS = [
     "I see.| You run.",
     "Wait!| Why?| Because.",
     "Dr. Brown met Mrs. Green at 3 p.m. in St. Ives.| They talked.",
+    "Mr. No is in.| See no. 3.| See p. 5.| Go.",
     "J. R. R. Tolkien wrote it.| I read it.",
     "It costs 3.14 dollars.| That is cheap.",
     "See e.g. the map, i.e. page 5, or fig. 3.| Then go on.",
@@ -29,12 +30,22 @@ TEXTS = [
     "他说……他不知道。|我知道。",
     "价格是3.5元。|很便宜。",
     "你真的要去吗？！|是的。",
+    "“走吧！”|他说。",
+    "「走吧。」|他说。",
+    "你好吗?|我很好!|走吧。",
+    "（见第3.2节。）|下一句。",
+    '他说:"走吧。"|我们走了。',
     "我喜欢 Python 3.12。|It is fast.",
     "one line\n|two lines",
     "First.\n\n|Second.| Third.",
     "Er kam z. B. um drei.| Dann ging er.",
+    "Он пришел, т. е. ушел.| Потом пришла она, напр. сегодня.",
+    "क्या?| हाँ।| ठीक है।",
+    "Das war es. élan war weg.",
+    "See ⟪0⟫the map.⟪1⟫| ⟪2⟫Then⟪3⟫ go ⟦4⟧.| Go e.g. ⟦5⟧ on.",
     "www.example.org is a page.| Open it.",
     "no end",
+    "1. Open the door.| 2. Close it.\n|3. 打开它。",
 ]
 
 
@@ -45,7 +56,7 @@ def test_sentences(marked: str) -> None:
     assert [piece.text for piece in pieces] == wanted
 
 
-TEXT = st.text(alphabet='aB .!?…。！？\n\t"”“(),，;；1é字', max_size=60)
+TEXT = st.text(alphabet='⟪⟫。.aB .!?…。！？\n\t"”“(),，;；1é字', max_size=60)
 
 
 @given(TEXT)
@@ -88,6 +99,22 @@ def test_clauses_are_cut_where_a_reader_would() -> None:
         "下雨时，",
         "我们在家里。",
     ]
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "He came at 3:45,| and it was late",
+        "see http://a.b:80/c,| and go on",
+        "1,000 men,| 2,000 women",
+        "我来了,|他走了,|又来了",
+        "a: b;| c: d",
+    ],
+)
+def test_what_belongs_together_is_not_cut(marked: str) -> None:
+    longest = max(len(part.strip()) for part in marked.split("|"))
+    pieces = split_clauses(marked.replace("|", ""), lambda piece: len(piece.strip()) <= longest)
+    assert [piece.text for piece in pieces] == [part.strip() for part in marked.split("|")]
 
 
 def test_it_takes_time_by_length() -> None:
