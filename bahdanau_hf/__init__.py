@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .alignment.record import Alignment
     from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
     from .inference.ensemble import EnsembleLogitsProcessor
+    from .inference.glossary import Glossary
     from .inference.translation import Translation
     from .inference.translator import Translator
     from .metrics.evaluate_metric import TranslationMetric
@@ -34,6 +35,7 @@ _MODULES = {
     "BahdanauModel": "modeling.modeling_bahdanau",
     "BahdanauTranslationPipeline": "modeling.pipeline_bahdanau",
     "EnsembleLogitsProcessor": "inference.ensemble",
+    "Glossary": "inference.glossary",
     "Translation": "inference.translation",
     "TranslationMetric": "metrics.evaluate_metric",
     "TranslationScores": "metrics.translation",
@@ -66,6 +68,7 @@ __all__ = [
     "BahdanauModel",
     "BahdanauTranslationPipeline",
     "EnsembleLogitsProcessor",
+    "Glossary",
     "InputError",
     "Translation",
     "TranslationMetric",

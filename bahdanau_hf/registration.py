@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.abc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 def register() -> None:
@@ -31,21 +32,44 @@ def register() -> None:
         gpu.register()
 
 
+def register_pipeline() -> None:
+    """Let `pipeline("translation", ...)` and `"translation_en_to_zh"` find ours: it has none."""
+    from transformers import AutoModelForSeq2SeqLM
+    from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+
+    find = PIPELINE_REGISTRY.check_task
+
+    def check_task(task: str) -> tuple[str, dict[str, Any], Any]:
+        if task != "translation" and not task.startswith("translation_"):
+            return find(task)
+        from .modeling.pipeline_bahdanau import BahdanauTranslationPipeline
+
+        ours = {"impl": BahdanauTranslationPipeline, "pt": (AutoModelForSeq2SeqLM,), "type": "text"}
+        return "translation", ours, None
+
+    REMOVED_TASKS.pop("translation", None)
+    PIPELINE_REGISTRY.check_task = check_task
+
+
 def register_with_transformers() -> None:
-    """Register now if transformers is imported already, otherwise right after its import."""
-    if "transformers" in sys.modules:
-        register()
-    else:
-        sys.meta_path.insert(0, _AfterTransformers())
+    """Register now what is imported already, the rest right after its import."""
+    for name, action in (("transformers", register), ("transformers.pipelines", register_pipeline)):
+        if name in sys.modules:
+            action()
+        else:
+            sys.meta_path.insert(0, _After(name, action))
 
 
-class _AfterTransformers(importlib.abc.MetaPathFinder):
-    """Finds transformers as the other finders do, and calls `register` once it is imported."""
+class _After(importlib.abc.MetaPathFinder):
+    """Finds a module as the other finders do, and acts once it is imported."""
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self._name, self._action = name, action
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "transformers":
+        if fullname != self._name:
             return None
         others = [finder for finder in sys.meta_path if finder is not self]
         found = (finder.find_spec(fullname, path, target) for finder in others)
@@ -53,11 +77,11 @@ class _AfterTransformers(importlib.abc.MetaPathFinder):
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_register(module: ModuleType) -> None:
+            def execute_and_act(module: ModuleType) -> None:
                 execute(module)
                 if self in sys.meta_path:  # asking for a spec, as `find_spec` does, imports nothing
                     sys.meta_path.remove(self)
-                    register()
+                    self._action()
 
-            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+            spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec

@@ -112,8 +112,8 @@ def align_words(
     Spans are the parts of a text that its tokens stand for; `None`: of no part, as the end token.
     Words of which no token is there (cut off) are left out.
     """
-    source_words, columns = _words_of_tokens(source, source_spans)
-    target_words, rows = _words_of_tokens(target, target_spans)
+    source_words, columns = words_of_tokens(source, source_spans)
+    target_words, rows = words_of_tokens(target, target_spans)
     merged = _merge(weights, rows, columns)
     return WordAlignment(source, target, tuple(source_words), tuple(target_words), merged)
 
@@ -133,13 +133,13 @@ def words_looked_at(
 
     Spans and weights as in `align_words`. A word is `None` only where the source has none.
     """
-    words, columns = _words_of_tokens(source, source_spans)
+    words, columns = words_of_tokens(source, source_spans)
     if not words:
         return [None] * len(weights)
     return [words[int(i)] for i in (weights @ columns.T).argmax(axis=1)]
 
 
-def _words_of_tokens(text: str, spans: Sequence[Span | None]) -> tuple[list[Word], np.ndarray]:
+def words_of_tokens(text: str, spans: Sequence[Span | None]) -> tuple[list[Word], np.ndarray]:
     """The words that have tokens, and which: 1 for a word's tokens, `(words, tokens)`, else 0."""
     words = split_words(text)
     starts = [word.start for word in words]
@@ -166,6 +166,11 @@ def _members(parts: Sequence[Word], wholes: Sequence[Word]) -> np.ndarray:
 def intersect_links(links: Iterable[Link], backward: Iterable[Link]) -> list[Link]:
     """The links that both directions agree on; `backward` are `(target, source)`, by the other."""
     return sorted(set(links) & {(i, j) for j, i in backward})
+
+
+def is_wide(char: str) -> bool:
+    """Whether a character is as wide as a Chinese one, and beside it stands no space."""
+    return unicodedata.east_asian_width(char) in "WF" and not "가" <= char <= "힣"
 
 
 # --- where tokens stand --------------------------------------------------------------------------
@@ -211,6 +216,13 @@ def written_spans(tokens: Sequence[str], text: str) -> list[Span | None]:
         for place in places:
             spans[place] = (start, position)
     return spans
+
+
+def word_starts(text: str, spans: Sequence[Span | None]) -> set[int]:
+    """The tokens, at these parts of a text, with which its words begin."""
+    starts = {word.start for word in split_words(text)}
+    before = [None, *spans]
+    return {i for i, s in enumerate(spans) if s is not None and s[0] in starts and s != before[i]}
 
 
 def clean_with_origins(text: str) -> tuple[str, list[Span]]:

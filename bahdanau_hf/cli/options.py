@@ -61,6 +61,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="replace an unknown word by the source word with the most attention, or by its entry "
         "in FILE: lines of 'source word<TAB>target word'",
     )
+    parser.add_argument(
+        "--glossary",
+        metavar="FILE",
+        help="words whose translation is given: lines of 'source term<TAB>translation', or of a "
+        "term alone that is copied",
+    )
     add_dtype(parser)
 
 
@@ -103,6 +109,10 @@ def search_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(args, name) for name in names}
     given = args.replace_unknown
     replacements = read_dictionary(given) if isinstance(given, str) else bool(given)
+    if args.glossary is not None:
+        from ..inference.glossary import Glossary
+
+        options["glossary"] = Glossary.from_file(args.glossary)
     return {**options, "replace_unknown": replacements}
 
 

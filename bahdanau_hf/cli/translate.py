@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..documents.formats import FORMATS, is_document, translate_document
+from ..documents.segments import MARK
 from ..errors import InputError
 from ..files import writing_whole
 from .options import (
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
         InputError: a file or stream that cannot be read or written, a kind of document that is not
             known, a model that cannot be loaded, or flags that exclude each other.
     """
+    from ..inference.glossary import Glossary
     from ..inference.translator import WINDOW_BATCHES
     from ..modeling.matmul_bahdanau import fixed_weights
 
@@ -90,6 +92,8 @@ def run(args: argparse.Namespace) -> None:
             return translator.translate_text(text, **options).text
 
         if document:
+            given = options.get("glossary")
+            options["glossary"] = Glossary(given.terms if given else {}, [MARK])
             text = translate_document(args.file, _decoded(args.file, source.read()), translate_text)
             output.write(text.encode(errors="replace"))
             return
@@ -112,14 +116,20 @@ def run(args: argparse.Namespace) -> None:
             return_scores=args.scores,
             **options,
         )
+        num_copied = 0
         for number, result in enumerate(results, start=1):
             alternatives: list[Translation] = result if args.n_best > 1 else [result]
+            num_copied += alternatives[0].copied
             for translation in alternatives:
                 fields = [str(number)] if args.n_best > 1 else []
                 fields += [f"{translation.score:.4f}"] if args.scores else []
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()
+        if num_copied:
+            print(
+                f"{num_copied} lines without a word that the model knows: copied", file=sys.stderr
+            )
 
 
 def _opened(name: str) -> BinaryIO:

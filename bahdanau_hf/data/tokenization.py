@@ -23,7 +23,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -130,12 +139,27 @@ def train_tokenizer(
     )
 
 
+class TokenizersBackend(PreTrainedTokenizerFast):
+    """The library's own, under whose name it is saved; tokens that are added to it stay whole.
+
+    Our marks are split where somebody types them, and the library splits all other special tokens
+    alike: those that are added are special to it and plain to its backend.
+    """
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        if any(str(token) in SPECIAL_TOKENS for token in new_tokens):
+            return super()._add_tokens(new_tokens, special_tokens)
+        # As it stands in the text, with the space behind it: the next word has one of its own.
+        plain = {"normalized": False, "special": False, "rstrip": True}
+        return super()._add_tokens([AddedToken(str(token), **plain) for token in new_tokens])
+
+
 def wrap_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
     """Make transformers' tokenizer of one with our special tokens: sentences end in `<eos>`."""
     backend.post_processor = TemplateProcessing(
         single="$A <eos>", pair="$A <eos> $B:1 <eos>:1", special_tokens=[("<eos>", EOS_ID)]
     )
-    return PreTrainedTokenizerFast(
+    return TokenizersBackend(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<bos>",
@@ -165,9 +189,7 @@ def load_tokenizer(
         InputError: nothing there, unreadable, or not one of ours (other ids 0 to 3).
     """
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(
-            str(path), revision=revision or "main", **hub
-        )
+        tokenizer = TokenizersBackend.from_pretrained(str(path), revision=revision or "main", **hub)
     except Exception as error:  # the backend raises bare Exception for a broken tokenizer.json
         raise InputError(f"cannot load a tokenizer from {path}: {first_line(error)}") from None
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))

@@ -185,6 +185,8 @@ class Answers:
         best, shown = found[0], found[:choices]
         if best.truncated:
             notes.append(self._cut())
+        if best.copied:
+            notes.append("There is no word in it that the model knows: it was copied.")
         if not best.text:
             notes.append("The model has no words for this.")
         drawn, listed = self._map(best.alignment), _choices(shown)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from ..modeling.text_bahdanau import ADDRESS
+
 logger = logging.getLogger(__name__)
 
 # What a translation must hold exactly once, wherever it stands in a sentence.
@@ -28,19 +30,15 @@ TAGS = (
     r"(?s:<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?\]\]>)|<[!?][^<>]*>"
     rf"|</?[A-Za-z]{_ATTRIBUTES}>|</?\d[^<>\s]*>"
 )
-_PLACEHOLDER = re.compile(
-    r"""
+_SPELT = r"""
     ⟦\d+⟧|⟪\d+⟫|\t                                                     # what looks like a mark
     |\{\{.*?\}\}|\{%.*?%\}                                             # templates
     |\{\s*\w+\s*,(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}             # ICU: {n, plural, ...}
     |\$?\{(?:[^{}\s]*|[^{}\w\s][^{}]*)\}|\$[A-Za-z_]\w*                # {name}, ${name}, $name
     |%%|(?<!\d)%(?:\(\w+\)|\d+\$)?[-+\#0]*\d*(?:\.\d+)?(?:hh?|ll?|[qjzt])?[diouxXeEfFgGcCrsSpan@]
-    |(?<!\d)%L?\d\d?(?!\w)                                            # %1 of Qt
-    |https?://[^\s<>"⟦⟪]*[\w/]
-    |(?<![\w.+-])[A-Za-z\d_.+-]++@[A-Za-z\d-]+(?:\.[A-Za-z\d-]+)+
-    """,
-    re.VERBOSE,
-)
+    |(?<!\d)%L?\d\d?(?!\w)                                             # %1 of Qt
+"""
+_PLACEHOLDER = re.compile(f"{_SPELT}|{ADDRESS.pattern}", re.VERBOSE)
 _UNNAMED = re.compile(r"%(?!\(|\d+\$|L?\d+$|%)")  # which of several it is, its place tells
 _EDGE = re.compile(r"(?:\s|⟪\d+⟫)+")
 

@@ -14,10 +14,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ..errors import InputError
 from ..modeling.modeling_bahdanau import BahdanauCache
+from ..modeling.pipeline_bahdanau import Hypothesis, find_translations, source_batch
+from .search_options import SearchRequest
+from .translation import Draft
 
 
 class EnsembleLogitsProcessor(LogitsProcessor):
@@ -123,6 +131,41 @@ def _origins(words: Tensor, before: Tensor, repeats: int) -> Tensor:
             first = torch.arange(0, len(words), repeats, device=words.device)[:, None]
             return (is_same.int().argmax(dim=-1) + first).flatten()
     raise ValueError("the words do not go on from the last step's: one processor, one search")
+
+
+def search_batch(
+    models: Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    drafts: Sequence[Draft],
+    request: SearchRequest,
+) -> None:
+    """Look for the translations of drafts, which were begun with equally many tokens.
+
+    The first of the models searches; the others mix their probabilities in.
+    """
+    model, *others = models
+    ids, options = [draft.sentence.ids for draft in drafts], dict(request.generate_kwargs)
+    if num_begun := len(drafts[0].begun):
+        if num_begun >= request.max_new_tokens:
+            score = 0.0 if request.return_scores else None
+            for draft in drafts:
+                draft.found = [Hypothesis(draft.begun, "", score)]
+            return
+        start = model.config.decoder_start_token_id
+        begun = torch.tensor([[start, *draft.begun] for draft in drafts])
+        options["decoder_input_ids"] = begun.to(model.device)
+        if "max_new_tokens" in options:  # the other limit counts from the start
+            options["max_new_tokens"] -= num_begun
+    if others:
+        batch = source_batch(model, tokenizer, ids)
+        processors = LogitsProcessorList([EnsembleLogitsProcessor(others, **batch)])
+        options["logits_processor"] = processors + (options.get("logits_processor") or [])
+    wanted = (request.num_return_sequences, request.return_scores)
+    found = find_translations(
+        model, tokenizer, ids, *wanted, num_beams=request.num_beams, **options
+    )
+    for draft, hypotheses in zip(drafts, found, strict=True):
+        draft.found = hypotheses
 
 
 def check_tokens(

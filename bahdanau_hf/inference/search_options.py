@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
 from ..modeling.pipeline_bahdanau import beam_number, limit_argument, new_token_limit
+from .confidence import confidence_weights
+from .glossary import Glossary
 
 
 class SearchRequest(NamedTuple):
@@ -21,9 +24,16 @@ class SearchRequest(NamedTuple):
     num_return_sequences: int
     return_alignments: bool
     return_scores: bool
+    return_confidence: bool
     max_new_tokens: int
+    length_penalty: float  # 0 without beams
+    glossary: Glossary | None
     replacements: Mapping[str, str] | None  # for what the model could not write; None: leave it out
     generate_kwargs: dict[str, Any]  # the limit among them
+
+    def score(self, log_probs: np.ndarray) -> float:
+        """What the search ranks a translation by, from its tokens' log-probabilities, `(T,)`."""
+        return float(log_probs.sum()) / len(log_probs) ** self.length_penalty
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""
@@ -39,6 +49,8 @@ def make_request(
     length_penalty: float | None = None,
     return_scores: bool = False,
     replace_unknown: bool | Mapping[str, str] = False,
+    return_confidence: bool = False,
+    glossary: Glossary | None = None,
     **generate_kwargs: Any,
 ) -> SearchRequest:
     """Fill in the checkpoint's defaults and check; arguments as those of `Translator.translate`.
@@ -68,22 +80,34 @@ def make_request(
             raise InputError(f"length_penalty must be a finite number, not {length_penalty!r:.60}")
         if num_beams > 1:
             generate_kwargs["length_penalty"] = float(length_penalty)
+    penalty = float(generate_kwargs.get("length_penalty", defaults.length_penalty or 1.0))
     generate_kwargs |= limit_argument(defaults, int(max_new_tokens))
     if not isinstance(replace_unknown, bool | Mapping):
         raise InputError(
             f"replace_unknown must be True, False or a dictionary, not {replace_unknown!r:.60}"
         )
+    begins = [name for name in generate_kwargs if name.startswith("decoder_input")]
+    if not isinstance(glossary, Glossary | None):
+        raise InputError(f"glossary must be a Glossary or None, not {glossary!r:.60}")
+    if glossary is not None and begins:
+        raise InputError(f"a glossary begins translations itself: leave out {begins[0]}")
     replacements: Mapping[str, str] | None = None
     if replace_unknown is not False:
         replacements = {} if replace_unknown is True else replace_unknown
     if return_alignments or replacements is not None:
         check_attention(model)
+    if return_confidence:
+        confidence_weights(model)
     return SearchRequest(
         num_beams=int(num_beams),
         num_return_sequences=int(num_return_sequences),
         return_alignments=return_alignments,
         return_scores=return_scores or num_return_sequences > 1,
+        return_confidence=return_confidence,
         max_new_tokens=int(max_new_tokens),
+        length_penalty=penalty if num_beams > 1 else 0.0,
+        # Addresses are copied without one as well.
+        glossary=None if begins else glossary or Glossary(),
         replacements=replacements,
         generate_kwargs=generate_kwargs,
     )

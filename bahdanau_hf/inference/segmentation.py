@@ -8,18 +8,19 @@ sentences in one piece are still translated, half a sentence is translated worse
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from ..alignment.words import is_wide
+from ..languages import CJK
+
 _CLOSING = "\"'’”»)\\]}〉》」』】）"
 _OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
-_WIDE = "\u3040-\u30ff\u3400-\u9fff"  # kana and Chinese characters
 # What stands for a tag in a text: it belongs to the sentence that it stands beside.
 _BEHIND = f"(?:[{_CLOSING}]|⟦\\d+⟧|⟪\\d+⟫)*"
 # A full stop of Chinese needs no space behind it; one of Latin text does, or "3.14" would be cut.
-_ENDS = re.compile(f"[。！？｡]+{_BEHIND}|[!?]+{_BEHIND}(?=[{_WIDE}])|[.!?…؟۔।]+{_BEHIND}(?=\\s)")
+_ENDS = re.compile(f"[。！？｡]+{_BEHIND}|[!?]+{_BEHIND}(?=[{CJK}])|[.!?…؟۔।]+{_BEHIND}(?=\\s)")
 _SPACE = re.compile(r"\s+")
 _LAST_WORD = re.compile(r"[^\s" + _OPENING + r"]*$")
 _FIRST_LETTER = re.compile(f"[{_OPENING}⟦⟪\\s—–-]*([^\\W_])")
@@ -39,7 +40,7 @@ _CUTS = tuple(
     re.compile(cut)
     for cut in (
         rf"[；：][{_CLOSING}]*\s*|[;:][{_CLOSING}]*\s+",
-        rf"[，、]\s*|,(?=[{_WIDE}])|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
+        rf"[，、]\s*|,(?=[{CJK}])|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
         r"\s+",
         r"(?<=.)(?=.)",
     )
@@ -142,10 +143,6 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
         space = piece.space
         if text and following and not _breaks_line(space):
-            space = "" if _is_wide(text[-1]) or _is_wide(following[0]) else " "
+            space = "" if is_wide(text[-1]) or is_wide(following[0]) else " "
         joined += [text, space]
     return "".join(joined)
-
-
-def _is_wide(char: str) -> bool:
-    return unicodedata.east_asian_width(char) in "WF" and not "가" <= char <= "힣"

@@ -10,36 +10,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..alignment.record import Alignment
-from ..alignment.words import read_spans, words_looked_at, written_spans
-from ..data.tokenization import UNK_ID, load_tokenizer
+from ..alignment.words import read_spans
+from ..data.tokenization import load_tokenizer
 from ..errors import InputError
 from ..modeling.matmul_bahdanau import fixed_weights
 from ..modeling.pipeline_bahdanau import (
     EncodedSentence,
-    Hypothesis,
+    Rows,
     encode_sentences,
     evaluating,
-    find_translations,
     max_source_length,
     read_attention,
-    source_batch,
 )
-from .batch_translation import join_tokens, make_alignment, replace_tokens
-from .ensemble import EnsembleLogitsProcessor, check_padding, check_tokens
+from .confidence import read_log_probs, with_confidence
+from .ensemble import check_padding, check_tokens, search_batch
+from .glossary import Glossary, keep_terms, without_words
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
 from .segmentation import Piece, join_pieces, split_clauses, split_sentences
-from .translation import Translation
+from .translation import Draft, Translation, make_alignment, make_translation
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,8 @@ class Translator:
         length_penalty: float | None = None,
         return_scores: bool = False,
         replace_unknown: bool | Mapping[str, str] = False,
+        return_confidence: bool = False,
+        glossary: Glossary | None = None,
         **generate_kwargs: Any,
     ) -> list[Any]:
         """Translate a sentence, or any number of them.
@@ -174,6 +176,11 @@ class Translator:
             replace_unknown: put, for each `<unk>` that the model writes, the source word it looks
                 at most while it does (a name, a number), or what a dictionary has for this word
                 (as it is written, else in lower case). Otherwise it is left out of the text.
+            return_confidence: also say of each word how probable it is that it is right, which a
+                checkpoint knows whose training has calibrated it.
+            glossary: words whose translation is given. They stand in the translation exactly as
+                they are given there, where the model looks at their source words; what comes behind
+                is searched for again. URLs and e-mail addresses are copied without a glossary too.
             **generate_kwargs: further arguments of `model.generate`.
 
         Returns:
@@ -194,6 +201,8 @@ class Translator:
                 length_penalty=length_penalty,
                 return_scores=return_scores,
                 replace_unknown=replace_unknown,
+                return_confidence=return_confidence,
+                glossary=glossary,
                 **generate_kwargs,
             )
         )
@@ -254,7 +263,13 @@ class Translator:
             pieces += [*parts, Piece(last.text, sentence.space)]
         translations = self.translate([piece.text for piece in pieces], **options)
         written = join_pieces(pieces, [translation.text for translation in translations])
-        return Translation(text, written, truncated=any(t.truncated for t in translations))
+        copied = [t.copied for t in translations if t.text]
+        return Translation(
+            text,
+            written,
+            truncated=any(t.truncated for t in translations),
+            copied=bool(copied) and all(copied),
+        )
 
     def align(self, source: str, target: str | None = None) -> Alignment:
         """Say where the model looks while it writes a translation.
@@ -274,7 +289,7 @@ class Translator:
         if target is None:
             translation = self.translate(source, return_alignments=True)[0]
             if translation.alignment is None:
-                raise InputError("the sentence is blank: there is nothing to align")
+                raise InputError("the sentence is blank or is copied: there is nothing to align")
             return translation.alignment
         return self.align_pairs([source], [target])[0]
 
@@ -292,13 +307,8 @@ class Translator:
         cut = [number for number, s in enumerate(sentences, start=1) if s.truncated]
         if cut:
             self._announce_truncated(len(cut), len(sentences), cut[0])
-        weights: list[np.ndarray] = []
         with evaluating(self.model):
-            for start in range(0, len(sentences), self.batch_size):
-                rows = slice(start, start + self.batch_size)
-                ids = [sentence.ids for sentence in sentences[rows]]
-                found = read_attention(self.model, self.tokenizer, ids, target_ids[rows])
-                weights += [tensor.numpy() for tensor in found]
+            weights = list(self._attend([sentence.ids for sentence in sentences], target_ids))
         tok = self.tokenizer
         return [
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
@@ -306,7 +316,7 @@ class Translator:
         ]
 
     def _fits(self, sentence: str) -> bool:
-        (read,) = encode_sentences(self.tokenizer, [sentence], self.max_source_length)
+        (read,) = encode_sentences(self.tokenizer, [sentence], self.max_source_length, True)
         return not read.truncated
 
     # --- from sentences to translations ----------------------------------------------------------
@@ -318,7 +328,7 @@ class Translator:
                 for i, text in enumerate(chunk, start=num_read + 1):
                     if not isinstance(text, str):
                         raise InputError(f"sentence {i} is not text: {text!r:.60}")
-                sentences = encode_sentences(self.tokenizer, chunk, self.max_source_length)
+                sentences = encode_sentences(self.tokenizer, chunk, self.max_source_length, True)
                 for i, sentence in enumerate(sentences, start=num_read + 1):
                     first_truncated = first_truncated or i * sentence.truncated
                     num_truncated += sentence.truncated
@@ -340,83 +350,96 @@ class Translator:
         self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
         """Translate a window; the alternatives of each sentence, in their order."""
-        blank = 0.0 if request.return_scores else None
-        results = [[Translation(s.text, "", blank, None, s.truncated)] for s in sentences]
+        score = 0.0 if request.return_scores else None
+        sure = 1.0 if request.return_confidence else None
+        results = [[without_words(s, request.glossary, score, sure)] for s in sentences]
         # Longest first: if memory does not suffice, it shows at once.
         order = sorted(
             (i for i, sentence in enumerate(sentences) if sentence.ids),
             key=lambda i: len(sentences[i].ids),
             reverse=True,
         )
+        drafts = [Draft(sentences[i]) for i in order]
         with ExitStack() as stack:
             stack.enter_context(fixed_weights())
             for model in (self.model, *self.ensemble):
                 stack.enter_context(evaluating(model))
-            while order:
-                size = self._batch_rows(len(sentences[order[0]].ids), request)
-                batch, order = order[:size], order[size:]
-                found = self._translate_batch([sentences[i] for i in batch], request)
-                for i, translations in zip(batch, found, strict=True):
-                    results[i] = translations
+            self._search(drafts, request)
+            if request.glossary is not None:
+                self._keep_terms(drafts, request.glossary, request)
+            for i, translations in zip(order, self._finish(drafts, request), strict=True):
+                results[i] = translations
         return results
 
-    def _batch_rows(self, longest: int, request: SearchRequest) -> int:
+    def _search(self, drafts: Sequence[Draft], request: SearchRequest) -> None:
+        """Look for the translations of drafts, the longest first, from where they were begun."""
+        order = sorted(drafts, key=lambda draft: len(draft.begun))
+        for _, alike in groupby(order, key=lambda draft: len(draft.begun)):
+            waiting = list(alike)
+            while waiting:
+                size = self._batch_rows(len(waiting[0].sentence.ids), request)
+                batch, waiting = waiting[:size], waiting[size:]
+                search_batch([self.model, *self.ensemble], self.tokenizer, batch, request)
+
+    def _batch_rows(self, longest: int, request: SearchRequest | None = None) -> int:
         """How many sentences of at most `longest` tokens make a batch."""
         rows = min(self.batch_size, self.batch_size * _TOKENS_PER_ROW // longest)
-        if request.return_scores:
+        if request is not None and request.return_scores:
             outputs = max(request.num_beams, request.num_return_sequences)
             words = self.model.config.vocab_size * request.max_new_tokens
             rows = min(rows, _SCORE_BYTES // (4 * outputs * words))
         return max(1, rows)
 
-    def _translate_batch(
-        self, sentences: Sequence[EncodedSentence], request: SearchRequest
-    ) -> list[list[Translation]]:
-        ids, generate_kwargs = [sentence.ids for sentence in sentences], request.generate_kwargs
-        if self.ensemble:
-            batch = source_batch(self.model, self.tokenizer, ids)
-            processors = LogitsProcessorList([EnsembleLogitsProcessor(self.ensemble, **batch)])
-            processors += generate_kwargs.get("logits_processor") or []
-            generate_kwargs = generate_kwargs | {"logits_processor": processors}
-        found = find_translations(
-            self.model,
-            self.tokenizer,
-            ids,
-            request.num_return_sequences,
-            request.return_scores,
-            num_beams=request.num_beams,
-            **generate_kwargs,
-        )
-        pairs = [(s, h) for s, hypotheses in zip(sentences, found, strict=True) for h in hypotheses]
-        looked = [(s.ids, h.ids) for s, h in pairs if request.looks_up(h.ids)]
-        sources, targets = [ids for ids, _ in looked], [ids for _, ids in looked]
-        weights = iter(read_attention(self.model, self.tokenizer, sources, targets))
-        translations = (
-            self._look_up(s, h, next(weights).numpy(), request)
-            if request.looks_up(h.ids)
-            else Translation(s.text, h.text, h.score, None, s.truncated)
-            for s, h in pairs
-        )
-        return [list(islice(translations, len(hypotheses))) for hypotheses in found]
+    def _keep_terms(
+        self, drafts: Sequence[Draft], glossary: Glossary, request: SearchRequest
+    ) -> None:
+        """Search again where a term is missing; scores are those of whole translations."""
+        search, config = partial(self._search, request=request), self.model.config
+        attend = self._attend if config.use_attention else None
+        keep_terms(drafts, glossary, self.tokenizer, config.vocab_size, search, attend)
+        if request.return_scores:
+            changed = [draft for draft in drafts if draft.given]
+            log_probs = iter(self._log_probs(changed))
+            for draft in changed:
+                scored = [h._replace(score=request.score(next(log_probs))) for h in draft.found]
+                draft.found = sorted(scored, key=lambda h: h.score or 0.0, reverse=True)
 
-    def _look_up(
-        self,
-        sentence: EncodedSentence,
-        found: Hypothesis,
-        weights: np.ndarray,
-        request: SearchRequest,
-    ) -> Translation:
-        """Use what is known of where the model looked, `(T, S)`."""
-        tokens = self.tokenizer.convert_ids_to_tokens(found.ids)
-        text, alignment = found.text, None
-        if request.replacements is not None and UNK_ID in found.ids:
-            spans = read_spans(self.tokenizer, sentence.text, len(sentence.ids))
-            words = words_looked_at(sentence.text, spans, weights)
-            tokens = replace_tokens(tokens, words, request.replacements)
-            text = join_tokens(self.tokenizer, tokens)
-        if request.return_alignments:
-            spans = written_spans(tokens, text)
-            alignment = make_alignment(
-                self.tokenizer, weights, sentence.ids, found.ids, (sentence.text, text), spans
-            )
-        return Translation(sentence.text, text, found.score, alignment, sentence.truncated)
+    def _log_probs(self, drafts: Sequence[Draft]) -> list[np.ndarray]:
+        """How probable the tokens of all translations of drafts are, `(T,)` each."""
+        pairs = [(draft.sentence.ids, found.ids) for draft in drafts for found in draft.found]
+        sources, targets = [ids for ids, _ in pairs], [ids for _, ids in pairs]
+        return read_log_probs([self.model, *self.ensemble], self.tokenizer, sources, targets)
+
+    def _attend(self, sources: Rows, targets: Rows) -> Iterator[np.ndarray]:
+        """Where the model looks while it writes targets, `(T, S)` each."""
+        start = 0
+        while start < len(sources):
+            longest = max(map(len, sources[start : start + self.batch_size]))
+            rows = slice(start, start + self._batch_rows(longest))
+            found = read_attention(self.model, self.tokenizer, sources[rows], targets[rows])
+            yield from (weights.numpy() for weights in found)
+            start = rows.stop
+
+    def _finish(
+        self, drafts: Sequence[Draft], request: SearchRequest
+    ) -> Iterator[list[Translation]]:
+        """Write out all translations of each draft."""
+        looked = [
+            (draft.sentence.ids, found.ids)
+            for draft in drafts
+            for found in draft.found
+            if request.looks_up(found.ids)
+        ]
+        weights = self._attend([ids for ids, _ in looked], [ids for _, ids in looked])
+        log_probs = iter(self._log_probs(drafts) if request.return_confidence else [])
+        for draft in drafts:
+            translations = []
+            for found in draft.found:
+                seen = next(weights) if request.looks_up(found.ids) else None
+                asked = (request.replacements, request.return_alignments)
+                translation = make_translation(self.tokenizer, draft, found, seen, *asked)
+                if request.return_confidence:
+                    words = self.tokenizer.convert_ids_to_tokens(found.ids), next(log_probs)
+                    translation = with_confidence(self.model, translation, *words)
+                translations.append(translation)
+            yield translations

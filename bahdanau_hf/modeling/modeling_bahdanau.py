@@ -1034,6 +1034,9 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         """As the library's; what asks for plain tokens is searched for at once."""
         asked, rules, way = dict(kwargs), None, None
         ids, mask = asked.pop("input_ids", inputs), asked.pop("attention_mask", None)
+        pad = asked.get("pad_token_id", (generation_config or self.generation_config).pad_token_id)
+        if mask is None and isinstance(ids, Tensor) and not ids.is_floating_point() and pad in ids:
+            mask = kwargs["attention_mask"] = (ids != pad).long()  # as for the library's decoders
         once = generation_config is None and (inputs is None or "input_ids" not in kwargs)
         if once and isinstance(ids, Tensor) and isinstance(mask, Tensor):
             rules = plain_rules(self.generation_config, asked)

@@ -6,6 +6,7 @@ but `transformers` is installed; that library has had none of its own since vers
 Dimensions: B batch, S source, T target.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Pipeline, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from .text_bahdanau import EOS_ID, PAD_ID, UNK_ID, clean_text, token_pieces
+from .text_bahdanau import CODE, EOS_ID, NOT_TEXT, PAD_ID, UNK_ID, clean_text, token_pieces
 
 logger = logging.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class EncodedSentence:
     text: str  # as it was given
     ids: list[int]  # its tokens, without padding; none if there is nothing to translate
     truncated: bool  # it was longer than the model reads, and lost its end
+    copy: str = ""  # what stands for the translation where there are no tokens
 
 
 class Hypothesis(NamedTuple):
@@ -58,9 +60,14 @@ def max_source_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
 
 
 def encode_sentences(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    copying: bool = False,
 ) -> list[EncodedSentence]:
     """Turn sentences into ids; what is blank, or holds nothing that has tokens, gets none.
+
+    Nor does, if `copying`, what has no word that the tokenizer knows, or only addresses and code.
 
     After `max_length` tokens a sentence is cut, its end token kept (or not, where the tokenizer
     says `cut_keeps_end: false`); `None`: nowhere.
@@ -72,12 +79,24 @@ def encode_sentences(
     read = tokenizer([text[:most] for text in cleaned], return_attention_mask=False, verbose=False)
     sentences = []
     for text, clean, ids in zip(texts, cleaned, read["input_ids"], strict=True):
+        if copying and clean and not _has_words(tokenizer, clean, most, ids):
+            one_line = text.strip() if text.strip().isprintable() else clean
+            sentences.append(EncodedSentence(text, [], False, one_line))
+            continue
         truncated = len(ids) > limit or len(clean) > most
         if len(ids) > limit:
             ids = [*ids[: limit - 1], EOS_ID] if keeps_end else ids[:limit]
         # What holds nothing but the end has no words: the model is not asked.
         sentences.append(EncodedSentence(text, ids if len(ids) > 1 else [], truncated))
     return sentences
+
+
+def _has_words(tokenizer: Any, text: str, most: int, ids: list[int]) -> bool:
+    """Whether a clean text has a letter, outside of code, that a token of its own stands for."""
+    names = map(tokenizer.backend_tokenizer.id_to_token, ids)
+    known = any(any(map(str.isalpha, name)) for name in names if name not in NOT_TEXT)
+    known = known or any(map(str.isalpha, text[most:]))
+    return known and any(map(str.isalpha, CODE.sub("", text)))
 
 
 # --- from ids to translations --------------------------------------------------------------------
@@ -253,16 +272,16 @@ class BahdanauTranslationPipeline(Pipeline):
     - `return_scores`: also give `score`, as in `Hypothesis`. Several translations always have it.
     - `return_alignments`: also give `alignment` with `source_tokens`, `target_tokens` and
       `weights`, a row for each target token, rounded to four decimals; `None` for a blank sentence.
+    - `src_lang` and `tgt_lang`, also by the task's name (`translation_en_to_zh`): must be the
+      model's. `truncation=False`: sentences are read whole, however long.
+    - `return_tensors`: `translation_token_ids` instead of the text; `return_text`: beside it.
+
+    What holds no word that the model knows is copied, and its answer has `copied`.
     """
 
     _load_tokenizer = True
     _load_processor = _load_image_processor = False
     _load_video_processor = _load_feature_extractor = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Whoever looked up this class has put classes into the dictionary, which cannot be saved.
-        self.model.config.custom_pipelines = type(self.model.config)().custom_pipelines
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Translate; see the class."""
@@ -274,14 +293,32 @@ class BahdanauTranslationPipeline(Pipeline):
         return [result for (result,) in results] if is_list and wanted == 1 else results
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        return {}, kwargs, {}
+        known, kind = self.tokenizer.init_kwargs, self.model.config.model_type
+        if kind != "bahdanau":
+            raise ValueError(f"this translation pipeline is for bahdanau models, not for {kind}")
+        named = re.fullmatch("translation_(.+)_to_(.+)", self.task or "")
+        for side, (name, key) in enumerate(
+            (("src_lang", "source_lang"), ("tgt_lang", "target_lang"))
+        ):
+            given = kwargs.pop(name, None) or (named and named[side + 1])
+            base, own = (
+                re.split("[-_]", str(x).lower())[0] for x in (given, known.get(key, given))
+            )
+            if given and base != own:
+                raise ValueError(f"{name} {given!r}: this model's is {known[key]!r}")
+        for name in ("clean_up_tokenization_spaces", "return_dict_in_generate"):
+            kwargs.pop(name, None)  # of version 4; they change nothing here
+        keys = ("truncation",), ("return_text", "return_tensors")
+        reading, writing = ({k: kwargs.pop(k) for k in some if k in kwargs} for some in keys)
+        return reading, kwargs, writing
 
-    def preprocess(self, input_: Any) -> dict[str, EncodedSentence]:
+    def preprocess(self, input_: Any, truncation: Any = True) -> dict[str, EncodedSentence]:
         """Encode a sentence."""
         if not isinstance(input_, str):
             raise ValueError(f"a sentence must be text, not {input_!r:.60}")
-        limit = max_source_length(self.tokenizer)
-        (sentence,) = encode_sentences(self.tokenizer, [input_], limit)
+        is_whole = truncation in (False, "do_not_truncate")
+        limit = None if is_whole else max_source_length(self.tokenizer)
+        (sentence,) = encode_sentences(self.tokenizer, [input_], limit, copying=True)
         if sentence.truncated:
             logger.warning(f"a sentence of more than {limit} tokens lost its end: {input_:.60}")
         return {"sentence": sentence}
@@ -301,8 +338,8 @@ class BahdanauTranslationPipeline(Pipeline):
             options["num_beams"] = beam_number(defaults, beams, wanted, samples)
         sentences = model_inputs["sentence"]
         is_single = isinstance(sentences, EncodedSentence)
-        rows = [s.ids for s in ([sentences] if is_single else sentences)]
-        sources = [ids for ids in rows if ids]
+        sentences = [sentences] if is_single else sentences
+        sources = [s.ids for s in sentences if s.ids]
         with evaluating(model):
             found = find_translations(model, tokenizer, sources, wanted, return_scores, **options)
             weights = None
@@ -310,30 +347,41 @@ class BahdanauTranslationPipeline(Pipeline):
                 repeated = [ids for ids, some in zip(sources, found, strict=True) for _ in some]
                 targets = [hypothesis.ids for some in found for hypothesis in some]
                 weights = iter(read_attention(model, tokenizer, repeated, targets))
-        blank, others = Hypothesis([], "", 0.0 if return_scores else None), iter(found)
+        score, others = 0.0 if return_scores else None, iter(found)
         answers = [
-            [self._answer(ids, one, weights) for one in (next(others) if ids else [blank])]
-            for ids in rows
+            [
+                self._answer(s, one, weights)
+                for one in (next(others) if s.ids else [Hypothesis([], s.copy, score)])
+            ]
+            for s in sentences
         ]
         return {"answers": answers[0] if is_single else answers}
 
     def _answer(
-        self, source: list[int], found: Hypothesis, weights: Iterator[Tensor] | None
+        self, source: EncodedSentence, found: Hypothesis, weights: Iterator[Tensor] | None
     ) -> dict[str, Any]:
         """Fill in what was asked for; the next of the weights belong to what is not blank."""
         answer: dict[str, Any] = {"translation_text": found.text}
+        answer["translation_token_ids"] = torch.tensor(found.ids)
+        if source.copy:
+            answer["copied"] = True
         if found.score is not None:
             answer["score"] = found.score
         if weights is None:
             return answer
         answer["alignment"] = None
-        if source:
-            columns, rows, merged = name_attention(self.tokenizer, next(weights), source, found.ids)
+        if ids := source.ids:
+            columns, rows, merged = name_attention(self.tokenizer, next(weights), ids, found.ids)
             rounded = [[round(weight, 4) for weight in row] for row in merged.tolist()]
             names = ("source_tokens", "target_tokens", "weights")
             answer["alignment"] = dict(zip(names, (columns, rows, rounded), strict=True))
         return answer
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
+    def postprocess(
+        self, model_outputs: dict[str, Any], return_tensors: bool = False, return_text: Any = None
+    ) -> list[dict[str, Any]]:
         """Hand out a sentence's translations."""
-        return model_outputs["answers"]
+        has_text = not return_tensors if return_text is None else return_text
+        left_out = {"translation_text": has_text, "translation_token_ids": return_tensors}
+        names = {name for name, wanted in left_out.items() if not wanted}
+        return [{k: x for k, x in a.items() if k not in names} for a in model_outputs["answers"]]

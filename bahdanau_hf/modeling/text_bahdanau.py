@@ -12,6 +12,18 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
+NOT_TEXT = {*SPECIAL_TOKENS, *BYTE_TOKENS}
+# URLs and e-mail addresses, without the mark behind them; what else is no language.
+_ADDRESS = (
+    r"(?:https?://|ftp://|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])"
+    r"|(?a:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
+)
+ADDRESS = re.compile(_ADDRESS)
+_CODE = (
+    r"`[^`]+`|</?[A-Za-z][^<>]*>|[$%]?\{[^{}]*\}|(?<!\w)\w*[A-Za-z]_\w+|(?<!\S)--?\w[\w-]*(?!\S)"
+    r"|(?<![\w.])[A-Za-z_][\w.]*(?:\([^()]*\)|::\w+|->\w+| ?[-+*/|&:=!<>]?=+ ?[\w.\"']+);?"
+)
+CODE = re.compile(rf"{_ADDRESS}|(?a:{_CODE})")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
 _BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
 _LONG = 1000  # characters

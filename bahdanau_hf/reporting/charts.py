@@ -62,16 +62,18 @@ def line_chart(
     *,
     from_zero: bool = False,
     mark_highest: bool = False,
+    x_name: str = "step",
     width: int = 400,
     height: int = 220,
 ) -> str:
-    """Draw a chart over training steps as a `<figure>`; the page has to hold `report.css`.
+    """Draw a chart as a `<figure>`; the page has to hold `report.css`.
 
     Args:
         name: heading; escaped, as are the series' names.
         series: at most two lines; those without points are left out.
         from_zero: let the vertical axis begin at zero.
         mark_highest: mark and name the first series' highest point.
+        x_name: what the horizontal axis counts.
         width: of the drawing in its own units; about its width on the page.
         height: of the drawing.
     """
@@ -100,7 +102,7 @@ def line_chart(
         parts.append(_text(left - 7, y + 4, compact(mark), "end"))
     for x in (t for t in ticks(low_x, max(xs), 4) if low_x <= t <= max(xs)):
         parts.append(_text(place((x, marks[0]))[0], height - 8, compact(x), "middle"))
-    parts.append(_text(left - 7, height - 8, "step", "end"))
+    parts.append(_text(left - 7, height - 8, html.escape(x_name), "end"))
     for number, line in enumerate(lines):
         placed = [place(point) for point in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
@@ -116,7 +118,7 @@ def line_chart(
         parts.append(
             _text(x, y - 10, f"best {compact(round(best[1], 2))}", anchor, ' class="best"')
         )
-    parts += _strips(lines, place, top, bottom)
+    parts += _strips(lines, place, top, bottom, x_name)
     keys = "".join(
         f'<span class="key"><i class="s{number}"></i>{html.escape(line.name)} '
         f"{compact(line.points[-1][1])}</span>"
@@ -125,7 +127,7 @@ def line_chart(
     return (
         f'<figure class="chart"><figcaption><span class="name">{html.escape(name)}</span>{keys}'
         f'</figcaption>\n<svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{html.escape(name)} by training step">\n'
+        f'aria-label="{html.escape(name)} by {html.escape(x_name)}">\n'
         + "\n".join(parts)
         + "\n</svg></figure>\n"
     )
@@ -136,6 +138,7 @@ def _strips(
     place: Callable[[tuple[float, float]], tuple[float, float]],
     top: float,
     bottom: float,
+    x_name: str,
 ) -> list[str]:
     """Upright strips that side by side cover the drawing, each with its values as a tool tip."""
     xs = sorted({x for line in lines for x, _ in line.points})
@@ -147,7 +150,7 @@ def _strips(
     for i, x in enumerate(xs):
         near = [min(line.points, key=lambda point: abs(point[0] - x)) for line in lines]
         words = [
-            f"{line.name} {point[1]:.4g} (step {point[0]:.0f})"
+            f"{line.name} {point[1]:.4g} ({x_name} {point[0]:.10g})"
             for line, point in zip(lines, near, strict=True)
         ]
         dots = "".join(_dot(place(point), number) for number, point in enumerate(near))

@@ -55,6 +55,7 @@ def write_report(output_dir: str | Path) -> Path:
         _section("Scores", _scores(results, settings), results_problem),
         _section("Learning", *_curves(folder / "metrics.jsonl")),
         _section("Translations", *_translations(folder / "test_predictions.tsv", languages)),
+        *_confidence(results.get("confidence")),
         _section("Attention", _maps(alignments), alignments_problem),
         _section("Settings", _settings(settings), settings_problem),
     ]
@@ -135,7 +136,11 @@ def _values(values: Mapping[str, Any]) -> str:
 
 
 def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    splits = {key: value for key, value in results.items() if isinstance(value, Mapping)}
+    splits = {
+        key: value
+        for key, value in results.items()
+        if isinstance(value, Mapping) and key != "confidence"
+    }
     tiles: list[tuple[str, str]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
@@ -164,7 +169,7 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         )
         rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
         blocks.append(_table(split, rest, signatures))
-    others = {key: value for key, value in results.items() if key not in splits}
+    others = {k: v for k, v in results.items() if k not in splits and k != "confidence"}
     if others:
         blocks.append(_table("run", others))
     return _group("tiles", boxes) + _group("settings", blocks)
@@ -291,6 +296,29 @@ def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
         expected.append(old if kind == "equal" or not old else f"<u>{old}</u>")
         written.append(new if kind == "equal" or not new else f"<mark>{new}</mark>")
     return "".join(expected), "".join(written) or '<span class="quiet">(nothing)</span>'
+
+
+def _confidence(found: Any) -> list[str]:
+    """The section of reliability diagrams, where a run has calibrated its confidence."""
+    charts, errors = [], []
+    for name, part in as_mapping(found).items():
+        columns = [as_mapping(part).get(key) for key in ("confidences", "accuracies", "counts")]
+        if not all(isinstance(c, list) and c and all(map(is_number, c)) for c in columns):
+            continue
+        right = Series("right", list(zip(columns[0], columns[1], strict=False)), True)
+        series = [right, Series("ideal", [(0.0, 0.0), (1.0, 1.0)])]
+        title = f"{str(name).capitalize()}: {sum(columns[2]):,.0f}"
+        charts.append(line_chart(title, series, from_zero=True, x_name="stated"))
+        errors.append(f"{name} {_shown(part.get('ece'))}")
+    if not charts:
+        return []
+    note = (
+        "The confidence of a word is the probability that the reference has it too, that of a "
+        "sentence the share of such words. Each half of the validation split was judged by what "
+        f"was fitted to the other half. Expected calibration error: {', '.join(errors)}."
+    )
+    body = f'<p class="quiet">{escape(note)}</p>\n{_group("charts", charts)}'
+    return [_section("Confidence", body)]
 
 
 def _maps(entries: list[Any]) -> str:

@@ -23,9 +23,11 @@ from ..checkpoints.run_folder import (
 from ..checkpoints.save_load import load_weights, mean_weights
 from ..distributed import on_main_process
 from ..errors import InputError
+from ..files import read_json
 from ..hub.model_card import write_model_card
 from ..hub.push import open_repository, push_folder
 from ..inference.alignment_error import alignment_quality
+from ..inference.confidence import calibrate
 from ..inference.translator import Translator
 from ..metrics.translation import score_translations
 from ..reporting.run_report import write_report
@@ -67,6 +69,7 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
             for name, split in sorted(splits.items())
         }
         results["validation"]["loss"] = chosen.pop("loss")
+        results |= _calibrated(run, splits["validation"])
         if _held_alignments_out(run):
             with precision_of_training(run.accelerator, run.bare_model):
                 results["alignment"] = alignment_quality(Translator(run.bare_model, run.tokenizer))
@@ -82,6 +85,21 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
         write_report(output_dir)
     run.accelerator.wait_for_everyone()
     return splits
+
+
+def _calibrated(run: Run, split: ScoredSplit) -> dict[str, Any]:
+    """Teach the released model how sure it may be; how well it learnt, for `eval_results.json`."""
+    translator = Translator(run.bare_model, run.tokenizer)
+    texts = (split.sources, split.hypotheses, split.references)
+    try:
+        with precision_of_training(run.accelerator, run.bare_model):
+            found = calibrate(translator, *texts)
+    except InputError as error:
+        logger.info("%s", error)
+        return {}
+    path = run.output_dir / "config.json"
+    write_json(path, read_json(path) | {"confidence": run.bare_model.config.confidence})
+    return {"confidence": found}
 
 
 def _held_alignments_out(run: Run) -> bool:

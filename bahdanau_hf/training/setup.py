@@ -199,6 +199,7 @@ def prepare_model(
     if model_args.model_name_or_path is not None:
         name, revision = model_args.model_name_or_path, model_args.model_revision
         model = load_model(name, revision, dtype=torch.float32)
+        model.config.confidence = None  # it is stated by what this training will have learnt
     else:
         shape = {name: getattr(model_args, name) for name in SHAPE_FIELDS}
         sizes = {"vocab_size": target_vocab_size(tokenizer), "encoder_vocab_size": len(tokenizer)}

@@ -182,6 +182,24 @@ class TestWholeReport:
         assert "hf_verysecret" not in page.source
         assert "(hidden)" in text
 
+    def test_confidence_is_drawn_where_it_was_calibrated(self, run, tmp_path):
+        assert "Confidence" not in Page(write_report(run)).sections
+        part = {
+            "ece": 0.0321,
+            "confidences": [0.15, 0.55, 0.95],
+            "accuracies": [0.1, 0.6, 0.9],
+            "counts": [10, 1000, 990],
+        }
+        broken = {"confidences": [0.1], "accuracies": "<b>", "counts": []}
+        found = {"words": part, "sentences": part, "<i>": broken, "other": 3}
+        folder = write_run(tmp_path / "calibrated", results={"test": SCORES, "confidence": found})
+        page = Page(write_report(folder))
+        text = page.sections["Confidence"]
+        assert "Expected calibration error: words 0.0321, sentences 0.0321." in text
+        assert "Words: 2,000" in text
+        assert "right 0.6 (stated 0.55)" in page.source
+        assert "confidences" not in page.text
+
     def test_attention_maps_are_tables(self, run):
         page = report(run)
         titles = [attrs["title"] for tag, attrs in page.tags if tag == "td" and "title" in attrs]

@@ -1,0 +1,231 @@
+"""How sure a translation is: for each of its words the probability that a reference has it too.
+
+It is computed from the probabilities that the model gives the words and their sentence, by weights
+that were fitted to the validation split at the end of the training. They stand in the checkpoint's
+`config.json` as `confidence`.
+
+Dimensions: T target tokens, M target words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ..alignment.words import Span, read_spans, split_words, words_of_tokens, written_spans
+from ..errors import InputError
+from ..metrics.calibration import fit_logistic, predict_logistic, reliability
+from ..modeling.pipeline_bahdanau import Rows, encode_sentences, evaluating, source_batch
+from ..modeling.text_bahdanau import PAD_ID, UNK_ID
+
+if TYPE_CHECKING:
+    from .translator import Translator
+
+_FEWEST_WORDS = 200  # from fewer nothing can be said
+_LOGIT_BYTES = 2**28
+_LARGEST_LOGIT = 12.0
+_NUM_WEIGHTS = 5
+
+
+class WordConfidence(NamedTuple):
+    """A word of a translation, `text[start:end]`, and how sure it is, in [0, 1]."""
+
+    word: str
+    start: int
+    end: int
+    confidence: float
+
+
+@torch.no_grad()
+def read_log_probs(
+    models: Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    sources: Rows,
+    targets: Rows,
+) -> list[np.ndarray]:
+    """Natural logarithms of the probabilities of each target's tokens, `(T,)`, in [-inf, 0].
+
+    Several models, each in evaluation mode, give the mean of their probabilities. A token outside
+    the target part of the vocabulary is read as `<unk>`.
+    """
+    size = models[0].config.vocab_size
+    longest = max(map(len, targets), default=1)
+    num_rows = max(1, _LOGIT_BYTES // (4 * longest * size))
+    found: list[np.ndarray] = []
+    for start in range(0, len(sources), num_rows):
+        rows = slice(start, start + num_rows)
+        known = [torch.tensor([i if i < size else UNK_ID for i in ids]) for ids in targets[rows]]
+        labels = pad_sequence(known, batch_first=True, padding_value=PAD_ID)
+        means = []
+        for model in models:
+            first = torch.full((len(known), 1), model.config.decoder_start_token_id)
+            read = torch.cat([first, labels[:, :-1]], dim=1).to(model.device)
+            batch = source_batch(model, tokenizer, sources[rows])
+            logits = model(**batch, decoder_input_ids=read, use_cache=False).logits.float()
+            chosen = logits.gather(2, labels.to(model.device)[..., None])[..., 0]
+            means.append((chosen - logits.logsumexp(dim=2)).cpu())
+        log_probs = torch.stack(means).logsumexp(dim=0) - np.log(len(models))
+        found += [row[: len(ids)].numpy() for row, ids in zip(log_probs, known, strict=True)]
+    return found
+
+
+def confidence_weights(model: PreTrainedModel) -> list[float]:
+    """The weights that a checkpoint keeps.
+
+    Raises:
+        InputError: it has none.
+    """
+    weights = getattr(model.config, "confidence", None)
+    if (
+        not isinstance(weights, list)
+        or len(weights) != _NUM_WEIGHTS
+        or not all(isinstance(w, float | int) and math.isfinite(w) for w in weights)
+    ):
+        raise InputError(
+            "this checkpoint has no calibrated confidence: a training calibrates it at its end, "
+            "bahdanau_hf.inference.confidence.calibrate for any checkpoint"
+        )
+    return weights
+
+
+def word_confidences(
+    weights: Sequence[float], text: str, spans: Sequence[Span | None], log_probs: np.ndarray
+) -> list[WordConfidence]:
+    """State for each word of a translation how sure it is.
+
+    Args:
+        weights: the checkpoint's `confidence`.
+        text: the translation.
+        spans: where each of its T tokens stands in it.
+        log_probs: of its tokens, `(T,)`.
+    """
+    words, features = _features(text, spans, log_probs)
+    stated = predict_logistic(np.asarray(weights), features).tolist()
+    return [WordConfidence(*word, value) for word, value in zip(words, stated, strict=True)]
+
+
+def with_confidence(
+    model: PreTrainedModel, translation: Any, tokens: Sequence[str], log_probs: np.ndarray
+) -> Any:
+    """The same `Translation`, stating how sure it is, from its T tokens."""
+    spans = written_spans(tokens, translation.text)
+    words = word_confidences(confidence_weights(model), translation.text, spans, log_probs)
+    sure = sentence_confidence(words)
+    return replace(translation, confidence=sure, word_confidences=tuple(words))
+
+
+def sentence_confidence(words: Sequence[WordConfidence]) -> float:
+    """The share of a translation's words that is expected to be right: the mean of theirs."""
+    return sum(word.confidence for word in words) / len(words) if words else 0.0
+
+
+def _features(
+    text: str, spans: Sequence[Span | None], log_probs: np.ndarray
+) -> tuple[list[tuple[str, int, int]], np.ndarray]:
+    """The words of a translation, and what is known of each, `(M, 4)`.
+
+    These are the log-odds of the word (by the mean of its tokens), of the sentence's mean token and
+    of its least probable one, and the logarithm of the sentence's length in tokens.
+    """
+    words, members = words_of_tokens(text, spans)
+    means = members @ log_probs / members.sum(axis=1)
+    sentence = [_log_odds(log_probs.mean()), _log_odds(log_probs.min()), np.log(len(log_probs))]
+    return [tuple(word) for word in words], np.column_stack(
+        [_log_odds(means), *(np.full(len(words), value) for value in sentence)]
+    )
+
+
+def _log_odds(log_probs: np.ndarray | float) -> np.ndarray:
+    """log(p / (1 - p)), within bounds."""
+    odds = log_probs - np.log(-np.expm1(np.minimum(log_probs, -1e-7)))
+    return np.clip(odds, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+
+
+# --- at the end of a training --------------------------------------------------------------------
+
+
+def calibrate(
+    translator: Translator,
+    sources: Sequence[str],
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+) -> dict[str, Any]:
+    """Fit the confidence of a translator's model to sentences that it was not trained on.
+
+    A word is right if the reference has it too, each of the reference's words counting once, and
+    case left aside. The weights are put into the model's configuration, so that `save_pretrained`
+    keeps them.
+
+    Args:
+        translator: its model learns what to state.
+        sources: sentences.
+        hypotheses: its translations of them.
+        references: what they should have been.
+
+    Returns:
+        `words` and `sentences`: how far what is stated can be believed, as `Reliability.as_dict`
+        gives it. Each half of the sentences is judged by weights fitted to the other half.
+
+    Raises:
+        InputError: too few words for a fit; the model keeps none then.
+    """
+    tokenizer, limit = translator.tokenizer, translator.max_source_length
+    models = [translator.model, *translator.ensemble]
+    read = encode_sentences(tokenizer, sources, limit)
+    written = encode_sentences(tokenizer, hypotheses)
+    kept = [i for i, pair in enumerate(zip(read, written, strict=True)) if all(s.ids for s in pair)]
+    tables, outcomes = [], []
+    for start in range(0, len(kept), translator.batch_size):
+        batch = kept[start : start + translator.batch_size]
+        ids = [written[i].ids for i in batch]
+        with evaluating(translator.model):
+            log_probs = read_log_probs(models, tokenizer, [read[i].ids for i in batch], ids)
+        for i, row in zip(batch, log_probs, strict=True):
+            text = hypotheses[i]
+            words, features = _features(text, read_spans(tokenizer, text, len(row)), row)
+            tables.append(features)
+            outcomes.append(_right([word for word, _, _ in words], references[i]))
+    translator.model.config.confidence = None
+    num_words = sum(map(len, outcomes))
+    if num_words < _FEWEST_WORDS:
+        raise InputError(
+            f"{num_words} words of validation are too few to calibrate confidence: it needs "
+            f"{_FEWEST_WORDS}"
+        )
+
+    def fitted(members: slice) -> np.ndarray:
+        return fit_logistic(np.concatenate(tables[members]), np.concatenate(outcomes[members]))
+
+    stated = [np.zeros(0)] * len(tables)
+    for half, other in (
+        (slice(0, None, 2), slice(1, None, 2)),
+        (slice(1, None, 2), slice(0, None, 2)),
+    ):
+        weights = fitted(other)
+        stated[half] = [predict_logistic(weights, table) for table in tables[half]]
+    translator.model.config.confidence = [round(w, 6) for w in fitted(slice(None)).tolist()]
+    has_words = [i for i, row in enumerate(outcomes) if len(row)]
+    means = [np.array([rows[i].mean() for i in has_words]) for rows in (stated, outcomes)]
+    return {
+        "words": reliability(np.concatenate(stated), np.concatenate(outcomes)).as_dict(),
+        "sentences": reliability(*means).as_dict(),
+    }
+
+
+def _right(words: Sequence[str], reference: str) -> np.ndarray:
+    """1 for each word that the reference has too, as often as it has it; else 0."""
+    left = Counter(word.text.lower() for word in split_words(reference))
+    right = np.zeros(len(words))
+    for place, word in enumerate(words):
+        if left[word.lower()] > 0:
+            left[word.lower()] -= 1
+            right[place] = 1
+    return right
