@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..documents.formats import FORMATS, is_document, translate_document
-from ..documents.segments import MARK
 from ..errors import InputError
 from ..files import writing_whole
 from .options import (
@@ -37,8 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="-",
         metavar="FILE",
-        help=f"plain text (.txt), or a document ({', '.join(FORMATS)}), whose layout, times, tags, "
-        "keys and placeholders are kept; default: standard input, plain text",
+        help="plain text (.txt), or a document of which all but its text is kept: .srt, .vtt, .po, "
+        ".json, .md, .html; default: standard input, plain text",
     )
     parser.add_argument("--output", metavar="FILE", help="default: standard output")
     add_search(parser)
@@ -70,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
         InputError: a file or stream that cannot be read or written, a kind of document that is not
             known, a model that cannot be loaded, or flags that exclude each other.
     """
-    from ..inference.glossary import Glossary
+    from ..documents.formats import is_document, translate_document
+    from ..documents.placing import translate_marked
     from ..inference.translator import WINDOW_BATCHES
     from ..modeling.matmul_bahdanau import fixed_weights
 
@@ -87,14 +87,9 @@ def run(args: argparse.Namespace) -> None:
         if args.output:
             output = stack.enter_context(writing_whole(Path(args.output)))
         stack.enter_context(fixed_weights())
-
-        def translate_text(text: str) -> str:
-            return translator.translate_text(text, **options).text
-
         if document:
-            given = options.get("glossary")
-            options["glossary"] = Glossary(given.terms if given else {}, [MARK])
-            text = translate_document(args.file, _decoded(args.file, source.read()), translate_text)
+            translate = partial(translate_marked, translator, **options)
+            text = translate_document(args.file, _decoded(args.file, source.read()), translate)
             output.write(text.encode(errors="replace"))
             return
         is_interactive = source.isatty()
@@ -106,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         lines = (line.decode(errors="replace") for line in source)
         if args.text:
             while chunk := "".join(islice(lines, window)):
-                output.write(translate_text(chunk).encode())
+                output.write(translator.translate_text(chunk, **options).text.encode())
                 output.flush()
             return
         results = translator.stream(

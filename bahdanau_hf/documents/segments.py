@@ -1,24 +1,19 @@
 """What is translated of a document, what is copied, and how it is put together again.
 
 A format is a function from a document's text to its `Segment`s. What must come through a sentence
-unharmed, such as `%s` or a tag, is a mark while it is translated: `⟦0⟧` if it may move, `⟪1⟫` if it
-must keep its order. Marks have no white space and no stops: sentences are not cut in them.
+unharmed, such as `%s` or a tag, is a mark while it is translated: one character of those that
+Unicode leaves to private use. Marks keep their order, so that they need no names.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from ..inference.segmentation import CLOSING_TAG, MARKS, OPENING_TAG, PLACEHOLDER
 from ..modeling.text_bahdanau import ADDRESS
-
-logger = logging.getLogger(__name__)
-
-# What a translation must hold exactly once, wherever it stands in a sentence.
-MARK = r"⟦\d+⟧|⟪\d+⟫"
 
 _ATTRIBUTES = r"""(?:=\s*"[^"]*"|=\s*'[^']*'|[^<>])*+"""  # a value may hold ">"
 # An element whose content is no text; one that is not closed goes on to the end.
@@ -31,16 +26,14 @@ TAGS = (
     rf"|</?[A-Za-z]{_ATTRIBUTES}>|</?\d[^<>\s]*>"
 )
 _SPELT = r"""
-    ⟦\d+⟧|⟪\d+⟫|\t                                                     # what looks like a mark
-    |\{\{.*?\}\}|\{%.*?%\}                                             # templates
+    \t|\{\{.*?\}\}|\{%.*?%\}                                             # templates
     |\{\s*\w+\s*,(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}             # ICU: {n, plural, ...}
     |\$?\{(?:[^{}\s]*|[^{}\w\s][^{}]*)\}|\$[A-Za-z_]\w*                # {name}, ${name}, $name
     |%%|(?<!\d)%(?:\(\w+\)|\d+\$)?[-+\#0]*\d*(?:\.\d+)?(?:hh?|ll?|[qjzt])?[diouxXeEfFgGcCrsSpan@]
     |(?<!\d)%L?\d\d?(?!\w)                                             # %1 of Qt
 """
-_PLACEHOLDER = re.compile(f"{_SPELT}|{ADDRESS.pattern}", re.VERBOSE)
-_UNNAMED = re.compile(r"%(?!\(|\d+\$|L?\d+$|%)")  # which of several it is, its place tells
-_EDGE = re.compile(r"(?:\s|⟪\d+⟫)+")
+_PLACEHOLDER = re.compile(f"{_SPELT}|{ADDRESS.pattern}|[{MARKS}]", re.VERBOSE)
+_EDGE = re.compile(rf"[\s{OPENING_TAG}{CLOSING_TAG}]+")
 
 
 class Segment(NamedTuple):
@@ -49,14 +42,14 @@ class Segment(NamedTuple):
     Attributes:
         raw: the part as it stands in the document.
         text: what is to be translated, with marks; empty: nothing, the part is copied.
-        kept: what the marks stand for, as the document spells it.
-        write: spells a translation as the document does, its marks untouched.
+        kept: what the marks of `before`, `text` and `after` stand for, as the document spells it.
+        write: spells a translation as the document does, and keeps its marks.
         before, after: what stands around the translation.
     """
 
     raw: str
     text: str = ""
-    kept: Mapping[str, str] = {}
+    kept: Sequence[str] = ()
     write: Callable[[str], str] = str
     before: str = ""
     after: str = ""
@@ -83,73 +76,55 @@ def make_segment(
         write: the other way round; for translations and placeholders.
         keep: the other way round, for code, markup and white space at both ends.
     """
-    kept: dict[str, str] = {}
+    kept: list[str] = []
 
-    def mark(spelt: str, in_order: bool) -> str:
-        name = f"⟪{len(kept)}⟫" if in_order else f"⟦{len(kept)}⟧"
-        kept[name] = spelt
-        return name
+    def mark(spelt: str, is_markup: bool = False) -> str:
+        ends = spelt.startswith(("</", "]")) or (spelt[0] in "*_~" and kept.count(spelt) % 2 == 1)
+        kept.append(spelt)
+        return (CLOSING_TAG if ends else OPENING_TAG) if is_markup else PLACEHOLDER
 
     def plain(part: str) -> str:
-        return _PLACEHOLDER.sub(
-            lambda found: mark(write(found[0]), bool(_UNNAMED.match(found[0]))), read(part)
-        )
+        return _PLACEHOLDER.sub(lambda found: mark(write(found[0])), read(part))
 
     text = raw if text is None else text
     parts, place = [], 0
     for found in re.finditer(rf"(?P<code>{code})|(?:{markup})+", text):
         parts.append(plain(text[place : found.start()]))
-        parts.append(mark(keep(found[0]), in_order=found["code"] is None))
+        parts.append(mark(keep(found[0]), is_markup=found["code"] is None))
         place = found.end()
     marked = "".join([*parts, plain(text[place:])])
-    if not any(char.isalpha() for char in re.sub(MARK, "", marked)):
+    if not any(char.isalpha() for char in marked):
         return Segment(raw)
-    edges = [
-        edge.span()
-        for edge in _EDGE.finditer(marked)
-        if not any(_UNNAMED.match(kept[name]) for name in re.findall(MARK, edge[0]))
-    ]
+    edges = [edge.span() for edge in _EDGE.finditer(marked)]
     start = edges[0][1] if edges and edges[0][0] == 0 else 0
     end = edges[-1][0] if edges and edges[-1][1] == len(marked) else len(marked)
-    before, after = (_fill(keep(edge), kept) for edge in (marked[:start], marked[end:]))
+    before, after = keep(marked[:start]), keep(marked[end:])
     return Segment(raw, marked[start:end], kept, write, before, after)
 
 
-def _fill(text: str, kept: Mapping[str, str]) -> str:
-    return re.sub(MARK, lambda found: kept[found[0]], text)
+def _fill(text: str, kept: Iterable[str]) -> str:
+    """Put what marks stand for into their places."""
+    spelt = iter(kept)
+    return re.sub(f"[{MARKS}]", lambda _: next(spelt), text)
 
 
 def translate_segments(segments: Sequence[Segment], translate: Callable[[str], str]) -> str:
     """Translate what is text, all of it in one call, and put the document together.
 
-    A text whose translation is the text itself stays as it is spelt. So does one whose translation
-    is empty or lost a mark, and a warning says of how many this is true.
+    A text whose translation is the text itself stays as it is spelt.
 
     Args:
         segments: a document's.
-        translate: translates a text and keeps its line breaks.
+        translate: translates a text and keeps its line breaks, and its marks in their order.
     """
     texts = [segment.text for segment in segments if segment.text]
     lines = iter(translate("\n".join(texts)).split("\n") if texts else [])
-    written, num_lost = [], 0
+    written = []
     for segment in segments:
         translation = "\n".join(islice(lines, segment.text.count("\n") + bool(segment.text)))
-        result = segment.raw if translation == segment.text else _written(segment, translation)
-        num_lost += result is None
-        written.append(segment.raw if result is None else result)
-    if num_lost:
-        logger.warning(
-            f"{num_lost} of {len(texts)} texts stay as they are: their translation is empty or "
-            "lost a tag or placeholder"
-        )
+        if translation == segment.text:
+            written.append(segment.raw)
+        else:
+            spelt = segment.before + segment.write(translation) + segment.after
+            written.append(_fill(spelt, segment.kept))
     return "".join(written)
-
-
-def _written(segment: Segment, translation: str) -> str | None:
-    marks = re.findall(MARK, segment.text)
-    found = re.findall(MARK, translation)
-    if not translation.strip() or sorted(found) != sorted(marks):
-        return None
-    in_order = iter([mark for mark in marks if mark[0] == "⟪"])
-    kept = {mark: segment.kept[next(in_order) if mark[0] == "⟪" else mark] for mark in found}
-    return segment.before + _fill(segment.write(translation), kept) + segment.after

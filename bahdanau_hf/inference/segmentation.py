@@ -17,13 +17,14 @@ from ..languages import CJK
 
 _CLOSING = "\"'’”»)\\]}〉》」』】）"
 _OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
-# What stands for a tag in a text: it belongs to the sentence that it stands beside.
-_BEHIND = f"(?:[{_CLOSING}]|⟦\\d+⟧|⟪\\d+⟫)*"
+# Characters that stand for what is no text in a document.
+PLACEHOLDER, OPENING_TAG, CLOSING_TAG = MARKS = "\ue000\ue001\ue002"
+_BEHIND = f"[{_CLOSING}{CLOSING_TAG}]*"
 # A full stop of Chinese needs no space behind it; one of Latin text does, or "3.14" would be cut.
 _ENDS = re.compile(f"[。！？｡]+{_BEHIND}|[!?]+{_BEHIND}(?=[{CJK}])|[.!?…؟۔।]+{_BEHIND}(?=\\s)")
 _SPACE = re.compile(r"\s+")
 _LAST_WORD = re.compile(r"[^\s" + _OPENING + r"]*$")
-_FIRST_LETTER = re.compile(f"[{_OPENING}⟦⟪\\s—–-]*([^\\W_])")
+_FIRST_LETTER = re.compile(f"[{_OPENING}{MARKS}\\s—–-]*([^\\W_])")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+$")
 _ENUMERATOR = re.compile(r"(?:^|\n|(\S*)[.!?。！？])\s*\(?\d{1,3}$")  # "1." in front of a sentence
 # A full stop behind these ends no sentence, or none where a number follows.
@@ -143,6 +144,12 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
         space = piece.space
         if text and following and not _breaks_line(space):
-            space = "" if is_wide(text[-1]) or is_wide(following[0]) else " "
+            beside = text.rstrip(MARKS)[-1:] + following.lstrip(MARKS)[:1]
+            space = "" if any(map(is_wide, beside)) else " "
         joined += [text, space]
     return "".join(joined)
+
+
+def without_marks(text: str) -> str:
+    """A text as it reads without what its marks stand for."""
+    return re.sub(rf"(?<!\S)[{MARKS}]+(?:\s+|$)|\s+[{MARKS}]+(?!\w)|[{MARKS}]", "", text)

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from bahdanau_hf import InputError
 from bahdanau_hf.documents.formats import translate_document
-from tests.helpers.shouting import shouted
+
+
+def shouted(name: str, text: str) -> str:
+    return translate_document(name, text, str.upper)
+
 
 HTML_CASES = [
     ("<p>one</p>", "<p>ONE</p>"),

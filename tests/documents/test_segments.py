@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bahdanau_hf.documents.segments import MARK, Segment, make_segment, translate_segments
-from tests.helpers.shouting import shout
+from bahdanau_hf.documents.segments import Segment, make_segment, translate_segments
+from bahdanau_hf.inference.segmentation import MARKS
 
 _SPELT = """
     %s  %d  %5.2f  %-10s  %(name)s  %(n)d  %1$s  %2$d  %lu  %@  %1  %L2  %%
@@ -23,8 +23,8 @@ PLACEHOLDERS = [kept for line in _SPELT.split("\n") for kept in line.strip().spl
 @pytest.mark.parametrize("kept", PLACEHOLDERS)
 def test_a_placeholder_survives(kept: str) -> None:
     segment = make_segment(f"you see {kept} there")
-    assert re.fullmatch(rf"you see (?:{MARK}) there", segment.text)
-    assert translate_segments([segment], shout) == f"YOU SEE {kept} THERE"
+    assert re.fullmatch(rf"you see [{MARKS}] there", segment.text)
+    assert translate_segments([segment], str.upper) == f"YOU SEE {kept} THERE"
 
 
 @pytest.mark.parametrize(
@@ -44,56 +44,28 @@ def test_prose_has_none(text: str) -> None:
     assert not make_segment(text).kept
 
 
-@pytest.mark.parametrize("text", ["", " ", "42", "%s", "{name}: %d", "<b>1</b>", "⟦0⟧", "— …"])
+@pytest.mark.parametrize("text", ["", " ", "42", "%s", "{name}: %d", "<b>1</b>", MARKS, "— …"])
 def test_without_a_letter_nothing_is_translated(text: str) -> None:
     assert make_segment(text) == Segment(text)
 
 
 def test_both_ends_are_no_matter_of_the_translation() -> None:
     segment = make_segment(" <p><b>see</b> it</p>\n")
-    assert re.sub(MARK, "@", segment.text) == "see@ it"
-    assert translate_segments([segment], shout) == " <p><b>SEE</b> IT</p>\n"
-    assert re.sub(MARK, "@", make_segment("%s is <b>%s</b>").text) == "@ is @@@"
+    assert re.sub(f"[{MARKS}]", "@", segment.text) == "see@ it"
+    assert translate_segments([segment], str.upper) == " <p><b>SEE</b> IT</p>\n"
+    assert re.sub(f"[{MARKS}]", "@", make_segment("%s is <b>%s</b>").text) == "@ is @@"
 
 
-def moved(text: str) -> str:
-    """The marks of a text the other way round, behind its words."""
-    return re.sub(MARK, "", text).strip() + "".join(re.findall(MARK, text)[::-1])
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("a {x} b {y} c", "a  b  c{y}{x}"),  # told by names
-        ("a %(x)s b %2$s c", "a  b  c%2$s%(x)s"),
-        ("a %s b %d c", "a  b  c%s%d"),  # told by their places
-        ("a <b>b</b> c", "a b c<b></b>"),
-        ("a {x} b <b>%s</b> c", "a  b  c<b>%s</b>{x}"),
-    ],
-)
-def test_what_may_move_moves(text: str, wanted: str) -> None:
-    assert translate_segments([make_segment(text)], moved) == wanted
-
-
-@pytest.mark.parametrize(
-    "spoilt",
-    [
-        lambda text: re.sub(MARK, "", text, count=1),
-        lambda text: re.sub(f"({MARK})", r"\1\1", text),
-        lambda text: text.replace("0", "7"),
-        lambda text: "",
-        lambda text: " ",
-    ],
-)
-def test_what_lost_a_placeholder_stays_as_it_was(spoilt, caplog: pytest.LogCaptureFixture) -> None:
-    segments = [make_segment("open {file}"), Segment("\n"), make_segment("close it")]
-
-    def translate(text: str) -> str:
-        first, second = text.split("\n")
-        return f"{spoilt(first)}\n{shout(second)}"
-
-    assert translate_segments(segments, translate) == "open {file}\nCLOSE IT"
-    assert "1 of 2 texts stay as they are" in caplog.text
+def test_marks_say_on_which_side_they_belong() -> None:
+    shown = str.maketrans(MARKS, "?<>")
+    for text, wanted in [
+        ("a <b>b</b> {c} d", "a <b> ? d"),
+        ("a <b>b</b> <b>c</b> d", "a <b> <c> d"),
+        ("a <a href='x'><b>b</b></a> d <br/> e", "a <b> d < e"),
+    ]:
+        assert make_segment(text).text.translate(shown) == wanted
+    stars = make_segment("a **b** _c_ *d* **e** f", markup=r"\*+|_")
+    assert stars.text.translate(shown) == "a <b> <c> <d> <e> f"
 
 
 def test_all_is_translated_in_one_call() -> None:
@@ -107,7 +79,7 @@ def test_all_is_translated_in_one_call() -> None:
 
     def translate(text: str) -> str:
         calls.append(text)
-        return shout(text)
+        return text.upper()
 
     assert translate_segments(segments, translate) == "ONE\nTWO\n\n%sTHREE"
     assert calls == ["one\ntwo\nthree"]
@@ -117,7 +89,16 @@ def test_all_is_translated_in_one_call() -> None:
 
 ODD = st.lists(
     st.sampled_from(
-        [*PLACEHOLDERS, *"<>{}%$`'\"=&;⟦⟧⟪⟫ \n\t0a", "word ", "<b ", "<code>", "<!--", "字", "é"]
+        [
+            *PLACEHOLDERS,
+            *"<>{}%$`'\"=&;" + MARKS + " \n\t0a",
+            "word ",
+            "<b ",
+            "<code>",
+            "<!--",
+            "字",
+            "é",
+        ]
     ),
     max_size=12,
 ).map("".join)
@@ -129,7 +110,7 @@ def test_whatever_stands_there_comes_back(text: str) -> None:
     assert segment.raw == text
     assert translate_segments([segment], str) == text
     # With the marks filled in it is the text again, and each of its words is in capitals.
-    loud = translate_segments([segment], shout)
+    loud = translate_segments([segment], str.upper)
     assert loud.upper() == text.upper()
     if segment.text:
         assert loud != text or text.upper() == text or segment.text.upper() == segment.text

@@ -9,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bahdanau_hf.documents.formats import translate_document
-from tests.helpers.shouting import shouted
+
+
+def shouted(name: str, text: str) -> str:
+    return translate_document(name, text, str.upper)
+
 
 TIME = "00:00:01,000 --> 00:00:02,500"
 VTT = "00:01.000 --> 00:02.000 position:10%,line-left align:left"

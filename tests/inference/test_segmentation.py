@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bahdanau_hf.inference.segmentation import split_clauses, split_sentences
+from bahdanau_hf.inference.segmentation import (
+    CLOSING_TAG,
+    OPENING_TAG,
+    PLACEHOLDER,
+    join_pieces,
+    split_clauses,
+    split_sentences,
+    without_marks,
+)
 
 # What is cut is written with a bar where it is.
 TEXTS = [
@@ -42,7 +50,8 @@ TEXTS = [
     "Он пришел, т. е. ушел.| Потом пришла она, напр. сегодня.",
     "क्या?| हाँ।| ठीक है।",
     "Das war es. élan war weg.",
-    "See ⟪0⟫the map.⟪1⟫| ⟪2⟫Then⟪3⟫ go ⟦4⟧.| Go e.g. ⟦5⟧ on.",
+    f"See {OPENING_TAG}the map.{CLOSING_TAG}| {OPENING_TAG}It{CLOSING_TAG} is {PLACEHOLDER}.| Go.",
+    f"See e.g. {PLACEHOLDER} there.| {PLACEHOLDER} It is.",
     "www.example.org is a page.| Open it.",
     "no end",
     "1. Open the door.| 2. Close it.\n|3. 打开它。",
@@ -56,7 +65,7 @@ def test_sentences(marked: str) -> None:
     assert [piece.text for piece in pieces] == wanted
 
 
-TEXT = st.text(alphabet='⟪⟫。.aB .!?…。！？\n\t"”“(),，;；1é字', max_size=60)
+TEXT = st.text(alphabet='\ue000\ue001\ue002aB .!?…。！？\n\t"”“(),，;；1é字', max_size=60)
 
 
 @given(TEXT)
@@ -121,3 +130,32 @@ def test_it_takes_time_by_length() -> None:
     """A text of a million marks is cut: looking back and ahead is bounded."""
     assert len(split_sentences("A. " * 100_000)) == 1  # initials
     assert len(split_sentences("Go on. " * 100_000)) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("marked", "bare"),
+    [
+        ("a ? b", "a b"),
+        ("a <b> c", "a b c"),
+        ("a <b>.", "a b."),
+        ("Hi, ?!", "Hi,!"),
+        ("? is", "is"),
+        ("is ?", "is"),
+        ("a (?) b", "a () b"),
+        ("我<是>?人", "我是人"),
+        ("? ??", ""),
+    ],
+)
+def test_a_text_without_its_marks(marked: str, bare: str) -> None:
+    marks = str.maketrans("?<>", PLACEHOLDER + OPENING_TAG + CLOSING_TAG)
+    assert without_marks(marked.translate(marks)) == bare
+
+
+def test_sentences_are_joined_as_their_language_does() -> None:
+    pieces = split_sentences("One. Two.\nThree.")
+    assert join_pieces(pieces, ["Eins.", "Zwei.", "Drei."]) == "Eins. Zwei.\nDrei."
+    assert join_pieces(pieces, ["一。", "二。", "三。"]) == "一。二。\n三。"
+    assert join_pieces(pieces, ["하나.", "둘.", "셋."]) == "하나. 둘.\n셋."
+    assert join_pieces(pieces, ["", "二。", "三。"]) == " 二。\n三。"
+    marked = [f"一。{CLOSING_TAG}", f"{OPENING_TAG}二。", PLACEHOLDER]
+    assert join_pieces(pieces, marked) == f"一。{CLOSING_TAG}{OPENING_TAG}二。\n{PLACEHOLDER}"
