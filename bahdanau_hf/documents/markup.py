@@ -22,13 +22,11 @@ _FRONT_MATTER = re.compile(r"(?s)(---|\+\+\+)[ \t]*\r?\n(?:.*?\n)??\1[ \t]*(?:\r
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n|\Z)")
 _DIRECTIVE = re.compile(r"!!!|\?\?\?|:::")  # of MkDocs, Docusaurus
 _TARGET = r"""\((?:\\.|[^()\\]|\((?:\\.|[^()\\])*+\))*+\)"""
-_MD_CODE = (
+_MARKDOWN = (
     r"(?s:(?<![`\\])(?P<ticks>`++).+?(?<!`)(?P=ticks)(?!`))|\$\$.+?\$\$|\[\^[^\]\s]+\]:?"
-    rf"|\\[!-/:-@\[-`{{-~]|&\#?\w+;|{CODE}"
-)
-_MD_MARKUP = (
-    rf"\[[ xX]\](?=\s)|!?\[|\](?:{_TARGET}|\[[^\]]*\])?"
-    rf"|\*+|~~|(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)|\\$|{TAGS}"
+    rf"|\\[!-/:-@\[-`{{-~]|\\$|&\#?\w+;|{CODE}|{TAGS}"
+    rf"|\[[ xX]\]\s+|!?\[|\](?:{_TARGET}|\[[^\]]*\])?"
+    r"|\*+|~~|(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)"
 )
 
 
@@ -77,7 +75,7 @@ def read_markdown(text: str) -> list[Segment]:
     tokens = MarkdownIt("commonmark").enable("table").parse(text[place:], found)
     # What stands for a link's label as it is must stay as it is.
     labels = "|".join(re.escape(label) for label in found.get("references", ()))
-    code = rf"(?i:!?\[(?:{labels})\](?:\[\])?(?![(\[]))|{_MD_CODE}" if labels else _MD_CODE
+    copied = rf"(?i:!?\[(?:{labels})\](?:\[\])?(?![(\[]))|{_MARKDOWN}" if labels else _MARKDOWN
     segments = [Segment(text[:place])]
     for token in tokens:
         if token.map is None or token.type not in ("inline", "html_block"):
@@ -93,7 +91,7 @@ def read_markdown(text: str) -> list[Segment]:
             begin, end = spans[0][0], spans[-1][1]
             said = " ".join(text[slice(*span)] for span in spans)
             segments.append(Segment(text[place:begin]))
-            segments.append(make_segment(text[begin:end], said, code=code, markup=_MD_MARKUP))
+            segments.append(make_segment(text[begin:end], said, copied=copied))
             place = end
     return [*segments, Segment(text[place:])]
 

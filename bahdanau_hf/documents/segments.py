@@ -2,17 +2,17 @@
 
 A format is a function from a document's text to its `Segment`s. What must come through a sentence
 unharmed, such as `%s` or a tag, is a mark while it is translated: one character of those that
-Unicode leaves to private use. Marks keep their order, so that they need no names.
+Unicode leaves to private use, of which a segment can have 2,048.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from ..inference.segmentation import CLOSING_TAG, MARKS, OPENING_TAG, PLACEHOLDER
+from ..inference.segmentation import CLOSING_TAGS, MARKS, OPENING_TAGS, PLACEHOLDERS
 from ..modeling.text_bahdanau import ADDRESS
 
 _ATTRIBUTES = r"""(?:=\s*"[^"]*"|=\s*'[^']*'|[^<>])*+"""  # a value may hold ">"
@@ -33,7 +33,10 @@ _SPELT = r"""
     |(?<!\d)%L?\d\d?(?!\w)                                             # %1 of Qt
 """
 _PLACEHOLDER = re.compile(f"{_SPELT}|{ADDRESS.pattern}|[{MARKS}]", re.VERBOSE)
-_EDGE = re.compile(rf"[\s{OPENING_TAG}{CLOSING_TAG}]+")
+_OPENING_TAG = re.compile(
+    r"<(?!(?:br|hr|img|input|wbr)\b|(?s:.*)</)[A-Za-z][^>]*+(?<!/)>|!?\[(?!\^|[ xX]\])|[*_~]+\Z"
+)
+_MOST_MARKS = 2048
 
 
 class Segment(NamedTuple):
@@ -42,7 +45,7 @@ class Segment(NamedTuple):
     Attributes:
         raw: the part as it stands in the document.
         text: what is to be translated, with marks; empty: nothing, the part is copied.
-        kept: what the marks of `before`, `text` and `after` stand for, as the document spells it.
+        kept: what the marks stand for, as the document spells it.
         write: spells a translation as the document does, and keeps its marks.
         before, after: what stands around the translation.
     """
@@ -59,8 +62,7 @@ def make_segment(
     raw: str,
     text: str | None = None,
     *,
-    code: str = CODE,
-    markup: str = TAGS,
+    copied: str = f"{CODE}|{TAGS}",
     read: Callable[[str], str] = str,
     write: Callable[[str], str] = str,
     keep: Callable[[str], str] = str,
@@ -70,42 +72,37 @@ def make_segment(
     Args:
         raw: as it stands in the document.
         text: what it says, if that is another.
-        code: regular expression of what is copied as a whole.
-        markup: of what stands between words; at both ends it is no matter of the translation.
-        read: from the document's spelling to plain text; for what is neither code nor markup.
+        copied: regular expression of code and markup in it.
+        read: from the document's spelling to plain text, without code and markup.
         write: the other way round; for translations and placeholders.
         keep: the other way round, for code, markup and white space at both ends.
     """
     kept: list[str] = []
 
-    def mark(spelt: str, is_markup: bool = False) -> str:
-        ends = spelt.startswith(("</", "]")) or (spelt[0] in "*_~" and kept.count(spelt) % 2 == 1)
+    def mark(spelt: str) -> str:
+        kind = PLACEHOLDERS
+        if spelt.startswith(("</", "]")) or (spelt[0] in "*_~" and kept.count(spelt) % 2):
+            kind = CLOSING_TAGS
+        elif _OPENING_TAG.match(spelt):
+            kind = OPENING_TAGS
         kept.append(spelt)
-        return (CLOSING_TAG if ends else OPENING_TAG) if is_markup else PLACEHOLDER
+        return chr(ord(kind[0]) + (len(kept) - 1) % _MOST_MARKS)
 
     def plain(part: str) -> str:
         return _PLACEHOLDER.sub(lambda found: mark(write(found[0])), read(part))
 
     text = raw if text is None else text
-    parts, place = [], 0
-    for found in re.finditer(rf"(?P<code>{code})|(?:{markup})+", text):
-        parts.append(plain(text[place : found.start()]))
-        parts.append(mark(keep(found[0]), is_markup=found["code"] is None))
+    marked, place = "", 0
+    for found in re.finditer(copied, text):
+        marked += plain(text[place : found.start()])
+        marked += mark(keep(found[0]))
         place = found.end()
-    marked = "".join([*parts, plain(text[place:])])
-    if not any(char.isalpha() for char in marked):
+    marked += plain(text[place:])
+    if not any(char.isalpha() for char in marked) or len(kept) > _MOST_MARKS:
         return Segment(raw)
-    edges = [edge.span() for edge in _EDGE.finditer(marked)]
-    start = edges[0][1] if edges and edges[0][0] == 0 else 0
-    end = edges[-1][0] if edges and edges[-1][1] == len(marked) else len(marked)
+    start, end = len(marked) - len(marked.lstrip()), len(marked.rstrip())
     before, after = keep(marked[:start]), keep(marked[end:])
     return Segment(raw, marked[start:end], kept, write, before, after)
-
-
-def _fill(text: str, kept: Iterable[str]) -> str:
-    """Put what marks stand for into their places."""
-    spelt = iter(kept)
-    return re.sub(f"[{MARKS}]", lambda _: next(spelt), text)
 
 
 def translate_segments(segments: Sequence[Segment], translate: Callable[[str], str]) -> str:
@@ -115,7 +112,7 @@ def translate_segments(segments: Sequence[Segment], translate: Callable[[str], s
 
     Args:
         segments: a document's.
-        translate: translates a text and keeps its line breaks, and its marks in their order.
+        translate: translates a text and keeps its line breaks and all marks.
     """
     texts = [segment.text for segment in segments if segment.text]
     lines = iter(translate("\n".join(texts)).split("\n") if texts else [])
@@ -124,7 +121,9 @@ def translate_segments(segments: Sequence[Segment], translate: Callable[[str], s
         translation = "\n".join(islice(lines, segment.text.count("\n") + bool(segment.text)))
         if translation == segment.text:
             written.append(segment.raw)
-        else:
-            spelt = segment.before + segment.write(translation) + segment.after
-            written.append(_fill(spelt, segment.kept))
+            continue
+        spelt = segment.before + segment.write(translation) + segment.after
+        parts = re.split(f"([{MARKS}])", spelt)  # every other one is a mark
+        parts[1::2] = (segment.kept[ord(mark) % _MOST_MARKS] for mark in parts[1::2])
+        written += parts
     return "".join(written)

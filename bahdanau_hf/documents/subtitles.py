@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from .segments import TAGS, Segment, make_segment
+from .segments import CODE, TAGS, Segment, make_segment
 
 _LINE = re.compile(r"(.*?)([ \t]*(?:\r\n?|\n)|\Z)")
 _DASH = re.compile(r"(?:<[^<>]*>|\{\\[^{}]*\}|\s)*[-–—]")
-_MARKUP = rf"^\s*[-–—]+(?=[\s\w])|\{{\\[^{{}}]*\}}|&\w+;|{TAGS}"
+_COPIED = rf"^\s*[-–—]+\s*|\{{\\[^{{}}]*\}}|&\w+;|{CODE}|{TAGS}"
 # Where a line may end: between words, or behind a stop of text without spaces.
 _BREAK = re.compile(r"(?<=\S)\s+(?=\S)|(?<=[，。！？；：、…])(?=[^\s，。！？；：、…”’」』）])")
 
@@ -30,7 +30,7 @@ def read_subtitles(text: str) -> list[Segment]:
         raw = "".join(line + end for line, end in spoken).removesuffix(ends[-1])
         joined = " ".join(line.strip() for line, _ in spoken)
         write = partial(_break_lines, count=len(spoken), end=ends[0])
-        said = make_segment(raw, joined, markup=_MARKUP)._replace(write=write)
+        said = make_segment(raw, joined, copied=_COPIED)._replace(write=write)
         segments.extend([said, Segment(ends[-1])])
         spoken.clear()
 

@@ -17,9 +17,10 @@ from ..languages import CJK
 
 _CLOSING = "\"'’”»)\\]}〉》」』】）"
 _OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
-# Characters that stand for what is no text in a document.
-PLACEHOLDER, OPENING_TAG, CLOSING_TAG = MARKS = "\ue000\ue001\ue002"
-_BEHIND = f"[{_CLOSING}{CLOSING_TAG}]*"
+# Characters, by ranges, that stand for what is no text in a document: marks.
+PLACEHOLDERS, OPENING_TAGS, CLOSING_TAGS = "\ue000-\ue7ff", "\ue800-\uefff", "\uf000-\uf7ff"
+MARKS = PLACEHOLDERS + OPENING_TAGS + CLOSING_TAGS
+_BEHIND = f"[{_CLOSING}{CLOSING_TAGS}]*"
 # A full stop of Chinese needs no space behind it; one of Latin text does, or "3.14" would be cut.
 _ENDS = re.compile(f"[。！？｡]+{_BEHIND}|[!?]+{_BEHIND}(?=[{CJK}])|[.!?…؟۔।]+{_BEHIND}(?=\\s)")
 _SPACE = re.compile(r"\s+")
@@ -144,7 +145,7 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
         space = piece.space
         if text and following and not _breaks_line(space):
-            beside = text.rstrip(MARKS)[-1:] + following.lstrip(MARKS)[:1]
+            beside = without_marks(text)[-1:] + without_marks(following)[:1]
             space = "" if any(map(is_wide, beside)) else " "
         joined += [text, space]
     return "".join(joined)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -14,13 +15,23 @@ from bahdanau_hf.alignment.record import Alignment
 from bahdanau_hf.alignment.words import WordAlignment, split_words
 from bahdanau_hf.documents.formats import translate_document
 from bahdanau_hf.documents.placing import put_marks, translate_marked
-from bahdanau_hf.inference.segmentation import MARKS
+from bahdanau_hf.inference.segmentation import CLOSING_TAGS, MARKS, OPENING_TAGS, PLACEHOLDERS
 from bahdanau_hf.inference.translation import Translation
 from tests.helpers.tiny_checkpoint import PAIRS
 
-# Marks as they are written here: ? a placeholder, < and > around words.
-AS_MARKS = str.maketrans("?<>", MARKS)
-AS_WRITTEN = str.maketrans(MARKS, "?<>")
+KINDS = {"?": PLACEHOLDERS[0], "<": OPENING_TAGS[0], ">": CLOSING_TAGS[0]}
+
+
+def as_marks(written: str) -> str:
+    """Marks are written as ? for a placeholder, < and > for tags around words."""
+    numbers = itertools.count()
+    return re.sub("[?<>]", lambda mark: chr(ord(KINDS[mark[0]]) + next(numbers)), written)
+
+
+def as_written(marked: str) -> str:
+    for kind, char in zip((PLACEHOLDERS, OPENING_TAGS, CLOSING_TAGS), "?<>", strict=True):
+        marked = re.sub(f"[{kind}]", char, marked)
+    return marked
 
 
 def translation(source: str, target: str, links: str = "") -> Translation:
@@ -51,7 +62,18 @@ PLACES = [
     ("so <it goes>.", "so geht es.", "0 2 1 3", "so <geht es>."),
     ("a <b ?> c", "x y z", "0 1 2", "x <y ?> z"),
     ("<a> <b>", "x y", "0 1", "<x> <y>"),
-    ("a <b> c", "x z y", "0 2 1", "x <z y>"),  # the span that holds all of it
+    ("a <b> c", "z x y", "2 0 1", "z x <y>"),
+    ("a <b> c", "y x z", "1 0 2", "<y> x z"),
+    ("<a> b <c>", "z y x", "2 1 0", "<z> y <x>"),
+    ("a <b c> d", "y x z w", "1 0 2 3", "<y> x z w"),
+    ("a <b <c> d> e", "v z x y w", "0 2 1 3 4", "v <<z> x y> w"),
+    ("a <b> <c> d", "x y w", "0 1 3", "x <y> <w>"),  # a tag holds a word while there is one
+    ("a <b> <c> d", "x", "1", "<x> <>"),
+    ("a <?> b", "x y", "0 1", "x <?> y"),
+    ("<a ?> b", "x y", "0 1", "<x ?> y"),
+    ("a <b", "x y", "0 1", "x <y"),
+    ("a> b", "x y", "0 1", "x> y"),
+    ("a> ? <b", "x y", "0 1", "x> ? <y"),
     ("a ? b", "x y", "", "x ? y"),  # without attention: by place
     ("a ?", "", "", "a ?"),
     ("a ?", "a", "", "a ?"),
@@ -63,8 +85,8 @@ PLACES = [
 def test_places(marked: str, target: str, links: str, wanted: str) -> None:
     bare = re.sub(" +", " ", re.sub("[?<>]", "", marked)).strip()
     bare = re.sub(r" (?=[.!])", "", bare)
-    found = put_marks(marked.translate(AS_MARKS), translation(bare, target, links))
-    assert found.translate(AS_WRITTEN) == wanted
+    found = put_marks(as_marks(marked), translation(bare, target, links))
+    assert as_written(found) == wanted
 
 
 @given(st.text("ab ?<>,.字", max_size=12), st.text("xy ,.字", max_size=9), st.randoms())
@@ -74,19 +96,33 @@ def test_each_mark_is_there_once_in_its_order(marked: str, target: str, random) 
     links = [str(random.randrange(len(split_words(bare)) or 1)) for _ in split_words(target)]
     if not bare or not target or target == bare:
         links = []
-    found = put_marks(marked.translate(AS_MARKS), translation(bare, target, " ".join(links)))
-    found = found.translate(AS_WRITTEN)
-    assert re.sub("[^?<>]", "", found) == re.sub("[^?<>]", "", marked)
+    found = put_marks(as_marks(marked), translation(bare, target, " ".join(links)))
+    assert sorted(re.findall(f"[{MARKS}]", found)) == sorted(
+        re.findall(f"[{MARKS}]", as_marks(marked))
+    )
     if links:
-        assert re.sub("[?<> ]", "", found) == target.replace(" ", "")
+        assert re.sub(f"[{MARKS} ]", "", found) == target.replace(" ", "")
+    # What was well nested is so still, and the same tags belong together.
+    assert pairs(found) == pairs(as_marks(marked))
+
+
+def pairs(marked: str) -> set[tuple[str, str]]:
+    opened: list[str] = []
+    found = set()
+    for mark in re.findall(f"[{OPENING_TAGS}{CLOSING_TAGS}]", marked):
+        if mark < CLOSING_TAGS[0]:
+            opened.append(mark)
+        elif opened:
+            found.add((opened.pop(), mark))
+    return found
 
 
 def test_the_model_never_sees_a_mark(translator: Translator) -> None:
     (source, target), (other, other_target) = PAIRS[12], PAIRS[0]
-    marked = f"{source.replace('mother', '<mother>')} {other}\n".translate(AS_MARKS)
-    found = translate_marked(translator, marked).translate(AS_WRITTEN)
+    marked = as_marks(f"{source.replace('mother', '<mother>')} {other}\n")
+    found = as_written(translate_marked(translator, marked))
     assert re.sub("[<>]", "", found) == f"{target}{other_target}\n"
-    assert found.index("<") <= found.index(">") < found.index("，")
+    assert re.fullmatch(r"[我妈]*<妈+>是.*\n", found)
     assert translate_marked(translator, source) == target
 
 

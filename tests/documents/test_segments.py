@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bahdanau_hf.documents.segments import Segment, make_segment, translate_segments
-from bahdanau_hf.inference.segmentation import MARKS
+from bahdanau_hf.inference.segmentation import CLOSING_TAGS, MARKS, OPENING_TAGS, PLACEHOLDERS
 
 _SPELT = """
     %s  %d  %5.2f  %-10s  %(name)s  %(n)d  %1$s  %2$d  %lu  %@  %1  %L2  %%
@@ -17,10 +17,10 @@ _SPELT = """
     {:id}  {#id}  {n, plural, one {# file} other {# files}}  https://example.org/a?b=c
     me@example.org  <b>  </b>  <0>  <br/>  <a href="a>b">  <!-- note -->  <code>tar x</code>
 """
-PLACEHOLDERS = [kept for line in _SPELT.split("\n") for kept in line.strip().split("  ") if kept]
+SPELT = [kept for line in _SPELT.split("\n") for kept in line.strip().split("  ") if kept]
 
 
-@pytest.mark.parametrize("kept", PLACEHOLDERS)
+@pytest.mark.parametrize("kept", SPELT)
 def test_a_placeholder_survives(kept: str) -> None:
     segment = make_segment(f"you see {kept} there")
     assert re.fullmatch(rf"you see [{MARKS}] there", segment.text)
@@ -44,28 +44,48 @@ def test_prose_has_none(text: str) -> None:
     assert not make_segment(text).kept
 
 
-@pytest.mark.parametrize("text", ["", " ", "42", "%s", "{name}: %d", "<b>1</b>", MARKS, "— …"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "42", "%s", "{name}: %d", "<b>1</b>", "\ue000\ue801", "— …"]
+)
 def test_without_a_letter_nothing_is_translated(text: str) -> None:
     assert make_segment(text) == Segment(text)
 
 
-def test_both_ends_are_no_matter_of_the_translation() -> None:
-    segment = make_segment(" <p><b>see</b> it</p>\n")
-    assert re.sub(f"[{MARKS}]", "@", segment.text) == "see@ it"
-    assert translate_segments([segment], str.upper) == " <p><b>SEE</b> IT</p>\n"
-    assert re.sub(f"[{MARKS}]", "@", make_segment("%s is <b>%s</b>").text) == "@ is @@"
+def shown(marked: str) -> str:
+    for kind, char in zip((PLACEHOLDERS, OPENING_TAGS, CLOSING_TAGS), "?<>", strict=True):
+        marked = re.sub(f"[{kind}]", char, marked)
+    return marked
 
 
-def test_marks_say_on_which_side_they_belong() -> None:
-    shown = str.maketrans(MARKS, "?<>")
-    for text, wanted in [
-        ("a <b>b</b> {c} d", "a <b> ? d"),
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (" a <b>b</b> {c} d\n", "a <b> ? d"),
         ("a <b>b</b> <b>c</b> d", "a <b> <c> d"),
-        ("a <a href='x'><b>b</b></a> d <br/> e", "a <b> d < e"),
-    ]:
-        assert make_segment(text).text.translate(shown) == wanted
-    stars = make_segment("a **b** _c_ *d* **e** f", markup=r"\*+|_")
-    assert stars.text.translate(shown) == "a <b> <c> <d> <e> f"
+        ("a <a href='x'><b>b</b></a> d <br/> e", "a <<b>> d ? e"),
+        ("a<br>b<img src=c>d <!-- e --> <code>f</code>", "a?b?d ? ?"),
+        ("%s is <b>%s</b>", "? is <?>"),
+    ],
+)
+def test_marks_say_what_they_stand_for(text: str, wanted: str) -> None:
+    assert shown(make_segment(text).text) == wanted
+
+
+def test_stars_come_in_pairs() -> None:
+    stars = make_segment("a **b** _c_ *d* **e** f", copied=r"\*+|_")
+    assert shown(stars.text) == "a <b> <c> <d> <e> f"
+
+
+def test_marks_may_move() -> None:
+    segment = make_segment("a <b>b</b> {c} %s\n")
+    turned = translate_segments([segment], lambda text: text[::-1])
+    assert turned == "%s {c} </b>b<b> a\n"
+
+
+def test_of_marks_there_are_enough() -> None:
+    text = "a {b} " * 2048
+    assert translate_segments([make_segment(text)], str.upper) == "A {b} " * 2048
+    assert make_segment(text + "{c}") == Segment(text + "{c}")
 
 
 def test_all_is_translated_in_one_call() -> None:
@@ -90,8 +110,8 @@ def test_all_is_translated_in_one_call() -> None:
 ODD = st.lists(
     st.sampled_from(
         [
-            *PLACEHOLDERS,
-            *"<>{}%$`'\"=&;" + MARKS + " \n\t0a",
+            *SPELT,
+            *"<>{}%$`'\"=&; \n\t0a\ue000\ue801\uf002",
             "word ",
             "<b ",
             "<code>",
