@@ -52,7 +52,8 @@ def put_marks(marked: str, translation: Translation) -> str:
     target, bare = translation.text, translation.source
     if not target or target == bare:
         return marked
-    words = translation.alignment and translation.alignment.words
+    alignment = translation.alignment
+    words = alignment.words if alignment is not None else None
     if words is not None:
         targets, weights = words.target_words, words.weights  # (M, N)
     else:  # as if both sentences had the same order

@@ -270,9 +270,16 @@ class Translator:
 
     def split_text(self, text: str) -> list[Piece]:
         """Cut a text into sentences, and one that is longer than the model reads into clauses."""
+
+        def fits(part: str) -> bool:
+            bare = [without_marks(part)]
+            return not encode_sentences(self.tokenizer, bare, self.max_source_length, True)[
+                0
+            ].truncated
+
         pieces: list[Piece] = []
         for sentence in split_sentences(text):
-            *parts, last = split_clauses(sentence.text, self._fits)
+            *parts, last = split_clauses(sentence.text, fits)
             pieces += [*parts, Piece(last.text, sentence.space)]
         return pieces
 
@@ -319,12 +326,6 @@ class Translator:
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
         ]
-
-    def _fits(self, sentence: str) -> bool:
-        (read,) = encode_sentences(
-            self.tokenizer, [without_marks(sentence)], self.max_source_length, True
-        )
-        return not read.truncated
 
     # --- from sentences to translations ----------------------------------------------------------
 

@@ -122,7 +122,7 @@ def test_the_model_never_sees_a_mark(translator: Translator) -> None:
     marked = as_marks(f"{source.replace('mother', '<mother>')} {other}\n")
     found = as_written(translate_marked(translator, marked))
     assert re.sub("[<>]", "", found) == f"{target}{other_target}\n"
-    assert re.fullmatch(r"[我妈]*<妈+>是.*\n", found)
+    assert re.fullmatch(r".*<.+>.*，.*\n", found)
     assert translate_marked(translator, source) == target
 
 
