@@ -37,6 +37,8 @@ def register_pipeline() -> None:
     from transformers import AutoModelForSeq2SeqLM
     from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
+    from .modeling.configuration_bahdanau import BahdanauConfig
+
     find = PIPELINE_REGISTRY.check_task
 
     def check_task(task: str) -> tuple[str, dict[str, Any], Any]:
@@ -47,6 +49,11 @@ def register_pipeline() -> None:
         ours = {"impl": BahdanauTranslationPipeline, "pt": (AutoModelForSeq2SeqLM,), "type": "text"}
         return "translation", ours, None
 
+    # A configuration that names a pipeline makes the library ask for trust in the code beside it:
+    # ours names it in files alone.
+    BahdanauConfig.custom_pipelines = property(  # type: ignore[assignment]
+        lambda config: {}, lambda config, value: vars(config).update(custom_pipelines=value)
+    )
     REMOVED_TASKS.pop("translation", None)
     PIPELINE_REGISTRY.check_task = check_task
 

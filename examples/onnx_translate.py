@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -33,6 +34,14 @@ SEARCH = "search.onnx"  # the one graph that takes all steps, if that is what wa
 NEVER = np.float32(-1.0e9)  # the score of what must not be chosen
 CHARACTERS_PER_TOKEN = 256  # what is longer than so many a token is cut before it is encoded
 INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
+# What is no language: addresses and code.
+CODE = re.compile(
+    r"(?:https?://|ftp://|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])"
+    r"|(?a:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)|(?a:"
+    r"`[^`]+`|</?[A-Za-z][^<>]*>|[$%]?\{[^{}]*\}|(?<!\w)\w*[A-Za-z]_\w+|(?<!\S)--?\w[\w-]*(?!\S)"
+    r"|(?<![\w.])[A-Za-z_][\w.]*(?:\([^()]*\)|::\w+|->\w+| ?[-+*/|&:=!<>]?=+ ?[\w.\"']+);?)"
+)
+NOT_TEXT = re.compile("<(?:pad|bos|eos|unk|0x[0-9A-F]{2})>")
 
 
 def clean_text(text: str) -> str:
@@ -139,15 +148,20 @@ class OnnxTranslator:
     def translate(
         self, texts: Iterable[str], num_beams: int | None = None, batch_size: int = 32
     ) -> list[str]:
-        """Translate sentences; a blank one stays blank.
+        """Translate sentences; what holds no word that the model knows is copied.
 
         Args:
             texts: the sentences.
             num_beams: beams of the search; 1: greedy; default: the checkpoint's.
             batch_size: sentences that are translated together, those of like length.
         """
-        sources = [self.encode(text) for text in texts]
-        translations, pad = [""] * len(sources), self.settings["pad_token_id"]
+        texts = list(texts)
+        sources, pad = [self.encode(text) for text in texts], self.settings["pad_token_id"]
+        printable = (text.strip().isprintable() for text in texts)
+        translations = [
+            text.strip() if is_plain else clean_text(text)
+            for text, is_plain in zip(texts, printable, strict=True)
+        ]
         order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -160,13 +174,21 @@ class OnnxTranslator:
     def encode(self, text: str) -> list[int]:
         """Ids of a sentence, the end included; none if it has no words."""
         limit = self.settings["max_source_length"]
-        text = clean_text(text)
+        text = clean = clean_text(text)
         if limit is not None:
             text = text[: limit * CHARACTERS_PER_TOKEN]
         ids = self.tokenizer.encode(text).ids
+        if not self.has_words(clean, text, ids):
+            return []
         if limit is not None and len(ids) > limit:
             ids = [*ids[: limit - 1], ids[-1]] if self.settings["cut_keeps_end"] else ids[:limit]
         return ids if len(ids) > 1 else []
+
+    def has_words(self, text: str, read: str, ids: Sequence[int]) -> bool:
+        """Whether a text has a letter that a token stands for, and one outside of code."""
+        names = map(self.tokenizer.id_to_token, ids)
+        known = [text[len(read) :], *(name for name in names if not NOT_TEXT.fullmatch(name))]
+        return any(map(str.isalpha, "".join(known))) and any(map(str.isalpha, CODE.sub("", text)))
 
     def generate(
         self, sources: Sequence[Sequence[int]], num_beams: int | None = None
@@ -297,13 +319,19 @@ def main() -> int:
         if args.batch_size < 1 or (args.num_beams is not None and args.num_beams < 1):
             raise ValueError("--num_beams and --batch_size must be at least 1")
         translator = OnnxTranslator(args.folder, args.num_threads)
-        lines = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n").split("\n")
+        content = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
+        lines = content.split("\n") if content else []
         translations = translator.translate(lines, args.num_beams, args.batch_size)
     except ValueError as error:
         print(f"onnx_translate: error: {error}", file=sys.stderr)
         return 2
-    for text in translations:
-        sys.stdout.buffer.write(text.encode() + b"\n")
+    try:
+        for text in translations:
+            sys.stdout.buffer.write(text.encode() + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

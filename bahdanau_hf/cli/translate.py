@@ -122,9 +122,8 @@ def run(args: argparse.Namespace) -> None:
             if number % window == 0:
                 output.flush()
         if num_copied:
-            print(
-                f"{num_copied} lines without a word that the model knows: copied", file=sys.stderr
-            )
+            hint = "lines have no word that the model knows, and were copied"
+            print(f"bahdanau-hf: {num_copied} of {number} {hint}", file=sys.stderr)
 
 
 def _opened(name: str) -> BinaryIO:

@@ -147,11 +147,16 @@ class TokenizersBackend(PreTrainedTokenizerFast):
     """
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
-        if any(str(token) in SPECIAL_TOKENS for token in new_tokens):
-            return super()._add_tokens(new_tokens, special_tokens)
-        # As it stands in the text, with the space behind it: the next word has one of its own.
-        plain = {"normalized": False, "special": False, "rstrip": True}
-        return super()._add_tokens([AddedToken(str(token), **plain) for token in new_tokens])
+        marks, others = [], []
+        for token in new_tokens:
+            if str(token) in SPECIAL_TOKENS:
+                marks.append(token)
+                continue
+            token = token if isinstance(token, AddedToken) else AddedToken(token)
+            strips = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip")}
+            # Normalised, it would be sought with the space that stands before a text's first word.
+            others.append(AddedToken(token.content, normalized=False, special=False, **strips))
+        return super()._add_tokens(marks, special_tokens) + super()._add_tokens(others)
 
 
 def wrap_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:

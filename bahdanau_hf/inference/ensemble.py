@@ -154,6 +154,7 @@ def search_batch(
         start = model.config.decoder_start_token_id
         begun = torch.tensor([[start, *draft.begun] for draft in drafts])
         options["decoder_input_ids"] = begun.to(model.device)
+        options.pop("streamer", None)  # it was told a whole translation
         if "max_new_tokens" in options:  # the other limit counts from the start
             options["max_new_tokens"] -= num_begun
     if others:

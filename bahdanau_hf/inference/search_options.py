@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
-from ..modeling.pipeline_bahdanau import beam_number, limit_argument, new_token_limit
+from ..modeling.pipeline_bahdanau import search_arguments
 from .confidence import confidence_weights
 from .glossary import Glossary
 
@@ -63,25 +63,28 @@ def make_request(
         if isinstance(value, Real) and not math.isfinite(value):
             raise InputError(f"{name} must be a finite number, not {value}")
     check_positive(num_return_sequences=num_return_sequences)
+    given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    check_positive(**{name: value for name, value in given.items() if value is not None})
+    generate_kwargs = search_arguments(defaults, num_return_sequences, **generate_kwargs, **given)
+    limit = generate_kwargs.get("max_new_tokens") or generate_kwargs["max_length"] - 1
+    check_positive(max_new_tokens=limit)
+    limits = ("max_length", "max_new_tokens")  # numbers of NumPy would not do
+    generate_kwargs |= {
+        name: int(generate_kwargs[name]) for name in limits if name in generate_kwargs
+    }
+    num_beams = generate_kwargs.pop("num_beams")
     is_sampling = generate_kwargs.get("do_sample", defaults.do_sample)
-    num_beams = beam_number(defaults, num_beams, num_return_sequences, is_sampling)
-    check_positive(num_beams=num_beams)
     if num_return_sequences > num_beams and not is_sampling:
         raise InputError(
             f"{num_return_sequences} translations of a sentence need at least as many beams, "
             f"not {num_beams}"
         )
-    max_new_tokens = new_token_limit(
-        defaults, max_new_tokens, generate_kwargs.pop("max_length", None)
-    )
-    check_positive(max_new_tokens=max_new_tokens)
     if length_penalty is not None:
         if not isinstance(length_penalty, Real) or not math.isfinite(length_penalty):
             raise InputError(f"length_penalty must be a finite number, not {length_penalty!r:.60}")
         if num_beams > 1:
             generate_kwargs["length_penalty"] = float(length_penalty)
     penalty = float(generate_kwargs.get("length_penalty", defaults.length_penalty or 1.0))
-    generate_kwargs |= limit_argument(defaults, int(max_new_tokens))
     if not isinstance(replace_unknown, bool | Mapping):
         raise InputError(
             f"replace_unknown must be True, False or a dictionary, not {replace_unknown!r:.60}"
@@ -104,7 +107,7 @@ def make_request(
         return_alignments=return_alignments,
         return_scores=return_scores or num_return_sequences > 1,
         return_confidence=return_confidence,
-        max_new_tokens=int(max_new_tokens),
+        max_new_tokens=int(limit),
         length_penalty=penalty if num_beams > 1 else 0.0,
         # Addresses are copied without one as well.
         glossary=None if begins else glossary or Glossary(),

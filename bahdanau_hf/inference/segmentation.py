@@ -56,6 +56,18 @@ class Piece(NamedTuple):
     space: str
 
 
+def split_text(text: str, fits: Callable[[str], bool]) -> list[Piece]:
+    """Cut a text into its sentences, and those that do not fit into clauses.
+
+    The pieces are the text again, as those of `split_sentences`.
+    """
+    pieces: list[Piece] = []
+    for sentence in split_sentences(text):
+        *parts, last = split_clauses(sentence.text, lambda part: fits(without_marks(part)))
+        pieces += [*parts, Piece(last.text, sentence.space)]
+    return pieces
+
+
 def split_sentences(text: str) -> list[Piece]:
     """Cut a text into its sentences.
 

@@ -38,7 +38,7 @@ from .glossary import Glossary, keep_terms, without_words
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
-from .segmentation import Piece, join_pieces, split_clauses, split_sentences, without_marks
+from .segmentation import Piece, join_pieces, split_text
 from .translation import Draft, Translation, make_alignment, make_translation
 
 logger = logging.getLogger(__name__)
@@ -272,16 +272,10 @@ class Translator:
         """Cut a text into sentences, and one that is longer than the model reads into clauses."""
 
         def fits(part: str) -> bool:
-            bare = [without_marks(part)]
-            return not encode_sentences(self.tokenizer, bare, self.max_source_length, True)[
-                0
-            ].truncated
+            (read,) = encode_sentences(self.tokenizer, [part], self.max_source_length, True)
+            return not read.truncated
 
-        pieces: list[Piece] = []
-        for sentence in split_sentences(text):
-            *parts, last = split_clauses(sentence.text, fits)
-            pieces += [*parts, Piece(last.text, sentence.space)]
-        return pieces
+        return split_text(text, fits)
 
     def align(self, source: str, target: str | None = None) -> Alignment:
         """Say where the model looks while it writes a translation.

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 INITIALIZERS = ("xavier", "tutorial", "orthogonal")
 
 
-def _pipelines() -> dict[str, Any]:
-    impl = "pipeline_bahdanau.BahdanauTranslationPipeline"
-    return {"translation": {"impl": impl, "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}}
-
-
 @strict
 class BahdanauConfig(PreTrainedConfig):
     """Shape of a GRU encoder-decoder with additive attention (Bahdanau et al. 2015).
@@ -95,13 +90,9 @@ class BahdanauConfig(PreTrainedConfig):
         self.auto_map = {"AutoConfig": "configuration_bahdanau.BahdanauConfig"}
         for name in ("AutoModel", "AutoModelForSeq2SeqLM"):  # both are the class that generates
             self.auto_map[name] = "modeling_bahdanau.BahdanauForConditionalGeneration"
-        # The package registers its pipeline: only code from a checkpoint has to be trusted.
-        is_carried = type(self).__module__.startswith("transformers_modules.")
-        self.custom_pipelines = _pipelines() if is_carried else {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """As the library's, with the pipeline that travels along."""
-        return {**super().to_dict(), "custom_pipelines": _pipelines()}
+        impl = "pipeline_bahdanau.BahdanauTranslationPipeline"
+        translation = {"impl": impl, "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+        self.custom_pipelines = {"translation": translation}
 
     def validate_architecture(self) -> None:
         """Check ranges and the fields against each other; called by `@strict`."""

@@ -211,10 +211,9 @@ class BahdanauPreTrainedModel(PreTrainedModel):
         | recurrent matrices | Xavier, all gates   | Xavier, all gates   | orthogonal, each gate   |
         | biases             | uniform ±1/sqrt(n)  | uniform ±1/sqrt(n)  | 0                       |
 
-        The tutorial means Xavier for all of them, but its linear layers are lazy: when it draws the
-        values they are not there yet, and so they keep PyTorch's own. Embeddings are multiplied by
-        `embedding_initializer_range`, everything else by `initializer_range`; n is the width of a
-        layer's input (of the state, in a GRU).
+        The tutorial means Xavier for all, but its linear layers are lazy and keep PyTorch's values.
+        Embeddings are multiplied by `embedding_initializer_range`, everything else by
+        `initializer_range`; n is the width of a layer's input (of the state, in a GRU).
         """
         config, gain = self.config, self.config.initializer_range
         orthogonal, is_linear = config.initializer == "orthogonal", isinstance(module, nn.Linear)
@@ -960,9 +959,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
           what only the source side has counts as `<unk>`. The sum is divided by
           `num_items_in_batch`, by default the labels counted here. With `skip_logits` it is
           computed on real tokens alone, and no logits are returned. `label_smoothing`, in [0, 1),
-          default 0, is the share of probability spread evenly over the vocabulary (one of `kwargs`,
-          whose others are ignored: the library's `Trainer` takes every argument with "label" in its
-          name for labels).
+          default 0, is the share of probability spread evenly over the vocabulary (in `kwargs`: the
+          library's `Trainer` takes every argument with "label" in its name for labels).
         - Returned: the last `logits_to_keep` steps' logits (0: all) or those of these steps; a
           cache with `use_cache`, by default `config.use_cache`, never with labels; every layer's
           output with `output_hidden_states`; with `output_attentions` as `cross_attentions` one
@@ -1035,8 +1033,9 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
         asked, rules, way = dict(kwargs), None, None
         ids, mask = asked.pop("input_ids", inputs), asked.pop("attention_mask", None)
         pad = asked.get("pad_token_id", (generation_config or self.generation_config).pad_token_id)
-        if mask is None and isinstance(ids, Tensor) and not ids.is_floating_point() and pad in ids:
-            mask = kwargs["attention_mask"] = (ids != pad).long()  # as for the library's decoders
+        told = isinstance(ids, Tensor) and pad not in (None, self.config.eos_token_id)
+        if mask is None and told and not ids.is_floating_point():  # as the library's decoders do
+            mask = kwargs["attention_mask"] = (ids != pad).long()
         once = generation_config is None and (inputs is None or "input_ids" not in kwargs)
         if once and isinstance(ids, Tensor) and isinstance(mask, Tensor):
             rules = plain_rules(self.generation_config, asked)

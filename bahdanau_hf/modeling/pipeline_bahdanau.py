@@ -2,7 +2,6 @@
 
 `pipeline("translation", model=..., trust_remote_code=True)` finds the pipeline, also where nothing
 but `transformers` is installed; that library has had none of its own since version 5.
-
 Dimensions: B batch, S source, T target.
 """
 
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -25,7 +25,6 @@ from .text_bahdanau import CODE, EOS_ID, NOT_TEXT, PAD_ID, UNK_ID, clean_text, t
 logger = logging.get_logger(__name__)
 
 _NEW_TOKENS = 128  # where neither caller nor checkpoint set a limit
-_NO_LIMIT = 1_000_000  # a tokenizer without a limit says 1e30
 _CHARACTERS_PER_TOKEN = 256  # what is longer than so many a token is cut before it is encoded
 Rows = Sequence[list[int]]  # token ids of sentences, without start token and padding
 
@@ -45,18 +44,15 @@ class Hypothesis(NamedTuple):
 
     ids: list[int]  # `<eos>` last unless the limit came first
     text: str  # the same as one line of text
-    # If asked for: the natural logarithm of the translation's probability, summed over its tokens;
-    # of beams what the search ranks by (`sequences_scores`).
-    score: float | None
-
-
-# --- from sentences to ids -----------------------------------------------------------------------
+    score: (
+        float | None
+    )  # if asked for: the sum of its tokens' log-probabilities; of beams, the rank
 
 
 def max_source_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """Tokens of a sentence that the model reads, the end included; `None`: any number."""
     longest = tokenizer.model_max_length
-    return int(longest) if longest < _NO_LIMIT else None
+    return int(longest) if longest < 1_000_000 else None  # without a limit, it is 1e30
 
 
 def encode_sentences(
@@ -68,7 +64,6 @@ def encode_sentences(
     """Turn sentences into ids; what is blank, or holds nothing that has tokens, gets none.
 
     Nor does, if `copying`, what has no word that the tokenizer knows, or only addresses and code.
-
     After `max_length` tokens a sentence is cut, its end token kept (or not, where the tokenizer
     says `cut_keeps_end: false`); `None`: nowhere.
     """
@@ -86,47 +81,32 @@ def encode_sentences(
         truncated = len(ids) > limit or len(clean) > most
         if len(ids) > limit:
             ids = [*ids[: limit - 1], EOS_ID] if keeps_end else ids[:limit]
-        # What holds nothing but the end has no words: the model is not asked.
         sentences.append(EncodedSentence(text, ids if len(ids) > 1 else [], truncated))
     return sentences
 
 
 def _has_words(tokenizer: Any, text: str, most: int, ids: list[int]) -> bool:
-    """Whether a clean text has a letter, outside of code, that a token of its own stands for."""
-    names = map(tokenizer.backend_tokenizer.id_to_token, ids)
-    known = any(any(map(str.isalpha, name)) for name in names if name not in NOT_TEXT)
-    known = known or any(map(str.isalpha, text[most:]))
-    return known and any(map(str.isalpha, CODE.sub("", text)))
+    """Whether a clean text has a letter that a token stands for, and one outside of code."""
+    tokens = map(tokenizer.backend_tokenizer.id_to_token, ids)
+    known = chain(text[most:], *(token for token in tokens if token not in NOT_TEXT))
+    return any(map(str.isalpha, known)) and any(map(str.isalpha, CODE.sub("", text)))
 
 
 # --- from ids to translations --------------------------------------------------------------------
 
 
-def beam_number(
-    defaults: GenerationConfig, num_beams: int | None, wanted: int, do_sample: bool | None
-) -> int:
-    """Beams of the search: as asked, else as the checkpoint says and enough for what is wanted."""
-    if num_beams is not None:
-        return num_beams
-    samples = defaults.do_sample if do_sample is None else do_sample
-    return max(defaults.num_beams or 1, 1 if samples else wanted)
-
-
-def new_token_limit(
-    defaults: GenerationConfig, max_new_tokens: int | None = None, max_length: int | None = None
-) -> int:
-    """Tokens after which a translation stops: as asked, else as the checkpoint says, else 128."""
-    if max_new_tokens is None and max_length is not None:
-        max_new_tokens = max_length - 1  # it counts the start token too
-    if max_new_tokens is None:
-        max_new_tokens = defaults.max_new_tokens or (defaults.max_length or _NEW_TOKENS + 1) - 1
-    return max_new_tokens
-
-
-def limit_argument(defaults: GenerationConfig, max_new_tokens: int) -> dict[str, int]:
-    """The argument of `generate` for a limit: it warns if its defaults name another."""
-    by_length = defaults.max_new_tokens is None
-    return {"max_length": max_new_tokens + 1} if by_length else {"max_new_tokens": max_new_tokens}
+def search_arguments(defaults: GenerationConfig, wanted: int = 1, **asked: Any) -> dict[str, Any]:
+    """What is asked of `generate`, with limit and beams: the checkpoint's, else 128 and enough."""
+    limit, length = asked.pop("max_new_tokens", None), asked.pop("max_length", None)
+    if limit is None:  # a length counts the start token too
+        longest = defaults.max_length or _NEW_TOKENS + 1
+        limit = length - 1 if length is not None else defaults.max_new_tokens or longest - 1
+    by_length = defaults.max_new_tokens is None  # `generate` warns of limits of two kinds
+    asked |= {"max_length": limit + 1} if by_length else {"max_new_tokens": limit}
+    if asked.get("num_beams") is None:
+        samples = asked.get("do_sample", defaults.do_sample)
+        asked["num_beams"] = max(defaults.num_beams or 1, 1 if samples else wanted)
+    return asked
 
 
 def find_translations(
@@ -272,8 +252,8 @@ class BahdanauTranslationPipeline(Pipeline):
     - `return_scores`: also give `score`, as in `Hypothesis`. Several translations always have it.
     - `return_alignments`: also give `alignment` with `source_tokens`, `target_tokens` and
       `weights`, a row for each target token, rounded to four decimals; `None` for a blank sentence.
-    - `src_lang` and `tgt_lang`, also by the task's name (`translation_en_to_zh`): must be the
-      model's. `truncation=False`: sentences are read whole, however long.
+    - `src_lang`, `tgt_lang`, or a task such as `translation_en_to_zh`: must be the model's.
+    - `truncation=False`: read sentences whole, however long.
     - `return_tensors`: `translation_token_ids` instead of the text; `return_text`: beside it.
 
     What holds no word that the model knows is copied, and its answer has `copied`.
@@ -282,6 +262,12 @@ class BahdanauTranslationPipeline(Pipeline):
     _load_tokenizer = True
     _load_processor = _load_image_processor = False
     _load_video_processor = _load_feature_extractor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Whoever looked up this class has put classes into the dictionary, which cannot be saved.
+        config = self.model.config
+        vars(config)["custom_pipelines"] = vars(type(config)())["custom_pipelines"]
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Translate; see the class."""
@@ -296,28 +282,21 @@ class BahdanauTranslationPipeline(Pipeline):
         known, kind = self.tokenizer.init_kwargs, self.model.config.model_type
         if kind != "bahdanau":
             raise ValueError(f"this translation pipeline is for bahdanau models, not for {kind}")
-        named = re.fullmatch("translation_(.+)_to_(.+)", self.task or "")
-        for side, (name, key) in enumerate(
-            (("src_lang", "source_lang"), ("tgt_lang", "target_lang"))
-        ):
-            given = kwargs.pop(name, None) or (named and named[side + 1])
-            base, own = (
-                re.split("[-_]", str(x).lower())[0] for x in (given, known.get(key, given))
-            )
-            if given and base != own:
-                raise ValueError(f"{name} {given!r}: this model's is {known[key]!r}")
+        named = re.fullmatch("translation_(.+)_to_(.+)", self.task or "") or [None] * 3
+        for place, (side, name) in enumerate((("src", "source_lang"), ("tgt", "target_lang")), 1):
+            given, own = kwargs.pop(f"{side}_lang", None) or named[place], known.get(name)
+            if given and own and len({re.split("[-_]", x.lower())[0] for x in (given, own)}) > 1:
+                raise ValueError(f"{side}_lang {given!r}: this model's is {own!r}")
         for name in ("clean_up_tokenization_spaces", "return_dict_in_generate"):
-            kwargs.pop(name, None)  # of version 4; they change nothing here
-        keys = ("truncation",), ("return_text", "return_tensors")
-        reading, writing = ({k: kwargs.pop(k) for k in some if k in kwargs} for some in keys)
-        return reading, kwargs, writing
+            kwargs.pop(name, None)  # of version 4: here they change nothing
+        return {k: kwargs.pop(k) for k in ("truncation",) if k in kwargs}, kwargs, {}
 
     def preprocess(self, input_: Any, truncation: Any = True) -> dict[str, EncodedSentence]:
         """Encode a sentence."""
         if not isinstance(input_, str):
             raise ValueError(f"a sentence must be text, not {input_!r:.60}")
-        is_whole = truncation in (False, "do_not_truncate")
-        limit = None if is_whole else max_source_length(self.tokenizer)
+        is_cut = truncation not in (False, "do_not_truncate")
+        limit = max_source_length(self.tokenizer) if is_cut else None
         (sentence,) = encode_sentences(self.tokenizer, [input_], limit, copying=True)
         if sentence.truncated:
             logger.warning(f"a sentence of more than {limit} tokens lost its end: {input_:.60}")
@@ -326,16 +305,16 @@ class BahdanauTranslationPipeline(Pipeline):
     def _forward(
         self, model_inputs: dict[str, Any], return_alignments: bool = False, **options: Any
     ) -> dict[str, Any]:
-        model, tokenizer, defaults = self.model, self.tokenizer, self.model.generation_config
+        model, tokenizer = self.model, self.tokenizer
         if return_alignments and not model.config.use_attention:
             raise ValueError("this model has no attention (use_attention is false)")
         wanted = options.pop("num_return_sequences", None) or 1
         return_scores = options.pop("return_scores", False) or wanted > 1
+        shown = {"translation_token_ids": bool(options.pop("return_tensors", False))}
+        has_text = options.pop("return_text", None)
+        shown["translation_text"] = not any(shown.values()) if has_text is None else has_text
         if "generation_config" not in options:
-            limits = [options.pop(key, None) for key in ("max_new_tokens", "max_length")]
-            options |= limit_argument(defaults, new_token_limit(defaults, *limits))
-            beams, samples = options.get("num_beams"), options.get("do_sample")
-            options["num_beams"] = beam_number(defaults, beams, wanted, samples)
+            options = search_arguments(model.generation_config, wanted, **options)
         sentences = model_inputs["sentence"]
         is_single = isinstance(sentences, EncodedSentence)
         sentences = [sentences] if is_single else sentences
@@ -347,41 +326,29 @@ class BahdanauTranslationPipeline(Pipeline):
                 repeated = [ids for ids, some in zip(sources, found, strict=True) for _ in some]
                 targets = [hypothesis.ids for some in found for hypothesis in some]
                 weights = iter(read_attention(model, tokenizer, repeated, targets))
-        score, others = 0.0 if return_scores else None, iter(found)
-        answers = [
-            [
-                self._answer(s, one, weights)
-                for one in (next(others) if s.ids else [Hypothesis([], s.copy, score)])
-            ]
-            for s in sentences
-        ]
+        score, others, answers = 0.0 if return_scores else None, iter(found), []
+        for s in sentences:
+            some = next(others) if s.ids else [Hypothesis([], s.copy, score)]
+            answers.append([self._answer(s, one, weights, shown) for one in some])
         return {"answers": answers[0] if is_single else answers}
 
     def _answer(
-        self, source: EncodedSentence, found: Hypothesis, weights: Iterator[Tensor] | None
+        self, source: EncodedSentence, found: Hypothesis, weights: Any, shown: dict[str, bool]
     ) -> dict[str, Any]:
         """Fill in what was asked for; the next of the weights belong to what is not blank."""
-        answer: dict[str, Any] = {"translation_text": found.text}
-        answer["translation_token_ids"] = torch.tensor(found.ids)
-        if source.copy:
-            answer["copied"] = True
-        if found.score is not None:
-            answer["score"] = found.score
+        shown = {**shown, "copied": bool(source.copy), "score": found.score is not None}
+        values = (torch.tensor(found.ids), found.text, True, found.score)
+        pairs = zip(shown.items(), values, strict=True)
+        answer: dict[str, Any] = {name: value for (name, is_shown), value in pairs if is_shown}
         if weights is None:
             return answer
-        answer["alignment"] = None
         if ids := source.ids:
             columns, rows, merged = name_attention(self.tokenizer, next(weights), ids, found.ids)
             rounded = [[round(weight, 4) for weight in row] for row in merged.tolist()]
-            names = ("source_tokens", "target_tokens", "weights")
-            answer["alignment"] = dict(zip(names, (columns, rows, rounded), strict=True))
-        return answer
+            alignment = {"source_tokens": columns, "target_tokens": rows, "weights": rounded}
+            return {**answer, "alignment": alignment}
+        return {**answer, "alignment": None}
 
-    def postprocess(
-        self, model_outputs: dict[str, Any], return_tensors: bool = False, return_text: Any = None
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """Hand out a sentence's translations."""
-        has_text = not return_tensors if return_text is None else return_text
-        left_out = {"translation_text": has_text, "translation_token_ids": return_tensors}
-        names = {name for name, wanted in left_out.items() if not wanted}
-        return [{k: x for k, x in a.items() if k not in names} for a in model_outputs["answers"]]
+        return model_outputs["answers"]

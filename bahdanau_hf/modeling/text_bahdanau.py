@@ -1,7 +1,4 @@
-"""Text between people and the model: cleaning it, and showing the tokens that it becomes.
-
-It travels with checkpoints, yet knows no tensors: whatever handles text may use it.
-"""
+"""Text between people and the model: cleaning it, and the tokens that it becomes; no tensors."""
 
 import re
 import unicodedata
@@ -11,13 +8,10 @@ from itertools import takewhile
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
-
 NOT_TEXT = {*SPECIAL_TOKENS, *BYTE_TOKENS}
 # URLs and e-mail addresses, without the mark behind them; what else is no language.
-_ADDRESS = (
-    r"(?:https?://|ftp://|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])"
-    r"|(?a:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
-)
+_ADDRESS = r"(?:https?://|ftp://|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])"
+_ADDRESS += r"|(?a:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
 ADDRESS = re.compile(_ADDRESS)
 _CODE = (
     r"`[^`]+`|</?[A-Za-z][^<>]*>|[$%]?\{[^{}]*\}|(?<!\w)\w*[A-Za-z]_\w+|(?<!\S)--?\w[\w-]*(?!\S)"
@@ -27,15 +21,13 @@ CODE = re.compile(rf"{_ADDRESS}|(?a:{_CODE})")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
 _BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
 _LONG = 1000  # characters
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def clean_text(text: str) -> str:
     """Bring a sentence into the form that is compared, encoded and stored.
 
     Unicode NFC; control characters, soft hyphens, zero-width spaces, byte order marks and lone
-    surrogates are removed; runs of white space (ideographic and no-break spaces too) become one
-    space; both ends are stripped. Applying it twice changes nothing more.
+    surrogates are removed; runs of any white space become one space; both ends are stripped.
     """
     if not (text.isascii() and text.isprintable()):
         text = _INVISIBLE.sub("", text)
@@ -81,4 +73,4 @@ def _first_character(spelt: bytes) -> tuple[str, int]:
             return spelt[:width].decode(), width
         except UnicodeDecodeError:
             continue
-    return _REPLACEMENT, 1
+    return "\N{REPLACEMENT CHARACTER}", 1

@@ -12,6 +12,12 @@ const CHARACTERS_PER_TOKEN = 256; // what is longer than so many a token is cut 
 const INVISIBLE =
   /[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u{d800}-\u{dfff}]/gu;
 const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
+// What is no language: addresses and code.
+const CODE =
+  /(?:https?:\/\/|ftp:\/\/|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])|(?:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)|(?:`[^`]+`|<\/?[A-Za-z][^<>]*>|[$%]?\{[^{}]*\}|(?<!\w)\w*[A-Za-z]_\w+|(?<!\S)--?\w[\w-]*(?!\S)|(?<![\w.])[A-Za-z_][\w.]*(?:\([^()]*\)|::\w+|->\w+| ?[-+*\/|&:=!<>]?=+ ?[\w."']+);?)/g;
+const NOT_TEXT = /^<(?:pad|bos|eos|unk|0x[0-9A-F]{2})>$/;
+const LETTER = /\p{L}/u;
+const UNPRINTABLE = /\p{C}|(?! )\p{Z}/u;
 
 ort.env.wasm.numThreads = 1; // more would need headers that a plain file server does not send
 ort.env.wasm.wasmPaths = {
@@ -22,6 +28,17 @@ ort.env.wasm.wasmPaths = {
 export function cleanText(text) {
   const words = text.replace(INVISIBLE, "").normalize("NFC").split(SPACES);
   return words.filter((word) => word !== "").join(" ");
+}
+
+/** Whether a text has a letter that a token stands for, and one outside of addresses and code. */
+export function hasWords(text, tokens) {
+  const known = tokens.some((token) => !NOT_TEXT.test(token) && LETTER.test(token));
+  return known && LETTER.test(text.replace(CODE, ""));
+}
+
+/** A text in which there is nothing to translate, as one line. */
+export function copyText(text) {
+  return UNPRINTABLE.test(text.trim()) ? cleanText(text) : text.trim();
 }
 
 /** Make the tokenizer of a `tokenizer.json`. */
@@ -80,12 +97,14 @@ export class Translator {
     return self;
   }
 
-  /** Ids of a sentence, the end included; none if it has no words. */
+  /** Ids of a sentence, the end included; none if it has no words that the model knows. */
   encode(text) {
     const { max_source_length: limit, cut_keeps_end: keeps } = this.settings;
-    text = cleanText(text);
-    if (limit !== null) text = [...text].slice(0, limit * CHARACTERS_PER_TOKEN).join("");
-    let ids = this.tokenizer.encode(text);
+    const characters = [...cleanText(text)];
+    const most = limit === null ? characters.length : limit * CHARACTERS_PER_TOKEN;
+    let ids = this.tokenizer.encode(characters.slice(0, most).join(""));
+    const known = [...ids.map((id) => this.tokenizer.token(id)), ...characters.slice(most)];
+    if (!hasWords(characters.join(""), known)) return [];
     if (limit !== null && ids.length > limit) {
       ids = keeps ? [...ids.slice(0, limit - 1), ids.at(-1)] : ids.slice(0, limit);
     }
@@ -101,8 +120,9 @@ export class Translator {
     const source = this.encode(text);
     const found = source.length ? await this.search(source, numBeams) : { ids: [], attention: [] };
     const end = found.ids.indexOf(this.settings.pad_token_id);
+    const written = this.tokenizer.decode(end < 0 ? found.ids : found.ids.slice(0, end));
     return {
-      text: cleanText(this.tokenizer.decode(end < 0 ? found.ids : found.ids.slice(0, end))),
+      text: source.length ? cleanText(written) : copyText(text),
       source: source.map((id) => this.tokenizer.token(id)),
       target: found.ids.map((id) => this.tokenizer.token(id)),
       attention: found.attention,

@@ -192,8 +192,9 @@ def test_a_line_in_is_a_line_out_and_nothing_heavy_is_loaded(
     assert texts[6] == "他跑。"
     assert texts[-1] == "车站在哪里？"
     assert not any(char in text for text in texts for char in "\t\r\x0b\x0c\x85\u2028\u2029")
-    cut, loaded = err.decode().splitlines()
+    cut, copied, loaded = err.decode().splitlines()
     assert cut.startswith("bahdanau-hf: ")
+    assert copied == "bahdanau-hf: 1 of 14 lines have no word that the model knows, and were copied"
     assert "sentences had more than 24 tokens" in cut
     assert loaded == "loaded: []"
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bahdanau_hf.data.tokenization import (
@@ -331,3 +333,47 @@ def test_mistakes_in_loading(tmp_path: Path, bpe: PreTrainedTokenizerFast) -> No
     foreign.save_pretrained(tmp_path / "foreign")
     with pytest.raises(InputError, match="foreign is not one of ours"):
         load_tokenizer(tmp_path / "foreign")
+
+
+# --- added tokens --------------------------------------------------------------------------------
+
+LOADERS = [load_tokenizer, PreTrainedTokenizerFast.from_pretrained, AutoTokenizer.from_pretrained]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word-char"])
+@pytest.mark.parametrize("load", LOADERS, ids=["ours", "fast", "auto"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("additional_special_tokens", ["<2fr>", "<2de>"]),
+        ("extra_special_tokens", ["<2fr>", "<2de>"]),
+        ("sep_token", "<2fr>"),
+        ("tokens", ["<2fr>", "bitcoin"]),
+        ("tokens", AddedToken("<2fr>", rstrip=True)),
+    ],
+)
+def test_added_tokens_stay_whole(
+    kind: str, load: Any, name: str, value: Any, tmp_path: Path
+) -> None:
+    tokenizer = train_tokenizer(SOURCES, TARGETS, kind=kind, vocab_size=460)
+    size, known = len(tokenizer), [value] if isinstance(value, str | AddedToken) else value
+    text = "<2fr> Call us. <eos>"
+    marks = ids_of(tokenizer, "<eos>")
+    added = (
+        tokenizer.add_tokens(value)
+        if name == "tokens"
+        else tokenizer.add_special_tokens({name: value})
+    )
+    assert added == len(known) == len(tokenizer) - size
+    tokenizer.save_pretrained(tmp_path)
+    if name == "sep_token" and load is not load_tokenizer:
+        return  # the library makes tokens of these names special again, and splits them
+    for one in (tokenizer, load(tmp_path)):
+        ids = ids_of(one, text)
+        assert ids[0] == one.convert_tokens_to_ids("<2fr>") == size
+        assert ids.count(size) == 1
+        assert ids[-len(marks) :] == marks  # what is typed like a mark is still text
+        if kind == "bpe":
+            assert clean_text(one.decode(ids[:-1]).replace(">C", "> C")) == text
+        if "bitcoin" in known:
+            assert ids_of(one, "buy bitcoin now").count(size + 1) == 1

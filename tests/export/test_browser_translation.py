@@ -94,7 +94,7 @@ def test_tokens_are_those_of_python(page: Any, site: str, exported: Exported) ->
     from bahdanau_hf.modeling.pipeline_bahdanau import encode_sentences
 
     tokenizer, limit = exported.translator.tokenizer, exported.translator.max_source_length
-    ids = [sentence.ids for sentence in encode_sentences(tokenizer, lines, limit)]
+    ids = [sentence.ids for sentence in encode_sentences(tokenizer, lines, limit, True)]
     ids.append([token for i, token in enumerate(ids[-1]) if i != 2])
     assert "\ufffd" in tokenizer.decode(ids[-1])
     assert [row["ids"] for row in found] == ids

@@ -28,6 +28,7 @@ from bahdanau_hf.export.onnx_export import (
 )
 from bahdanau_hf.export.onnx_int8 import quantize
 from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.modeling.text_bahdanau import CODE
 from tests.helpers.batches import random_source
 from tests.helpers.exported_checkpoint import EXAMPLE, Exported
 from tests.helpers.places import ROOT, load_program
@@ -201,7 +202,41 @@ def test_sentences_come_out_as_from_the_translator(exported: Exported) -> None:
     for num_beams in (None, 1, 4):
         found = outside.translate(SENTENCES, num_beams, batch_size=5)
         assert found == [t.text for t in exported.translator.translate(SENTENCES, num_beams)]
-    assert outside.encode("<eos>")[0] != 2, "typed marks are text"
+    assert 2 not in outside.encode("I <eos>")[:-1], "typed marks are text"
+
+
+COPIED = ["42", " -\t- ", "😀?", "a.b@c.de", "see(https)", "x_1 = 2;", "Привет", "3  4", "?" * 9999]
+
+
+def test_what_holds_no_words_is_copied(exported: Exported) -> None:
+    program = load_program(EXAMPLE)
+    assert program.CODE.pattern == CODE.pattern
+    found = program.OnnxTranslator(exported.folder, 1).translate(COPIED)
+    translations = exported.translator.translate(COPIED)
+    assert found == [t.text for t in translations]
+    assert all(t.copied for t in translations)
+
+
+def test_the_browser_knows_words_alike() -> None:
+    program = (ROOT / "examples/browser/translator.js").read_text(encoding="utf-8")
+    pattern = CODE.pattern.replace("(?a:", "(?:").replace('\\"', '"').replace("/", "\\/")
+    assert f"/{pattern}/g;" in program
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3000])
+def test_as_a_filter(exported: Exported, lines: int) -> None:
+    """Nothing comes out where nothing goes in, and a reader that leaves is no mistake."""
+    command = [sys.executable, str(ROOT / EXAMPLE), str(exported.folder), "--num_threads", "1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdin.write(b"Call us. 42\n" * min(lines, 1) + b"42\n" * 20 * max(0, lines - 1))
+        process.stdin.close()
+        first = process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == (141 if lines > 1 else 0)
+    assert bool(first) == (lines > 0)
 
 
 def test_it_runs_without_pytorch_and_transformers(exported: Exported) -> None:

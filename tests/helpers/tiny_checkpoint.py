@@ -32,7 +32,7 @@ PAIRS = [
 MAX_SOURCE_LENGTH = 24
 
 LONG = "I was ill yesterday, so I stayed at home. " * 9
-SPELT = ["饕餮 😀", "Zyzzyva!"]  # in bytes, at least in part
+SPELT = ["He 饕餮 😀", "Zyzzyva!"]  # in bytes, at least in part
 # Of all lengths, known and unknown, in no order.
 SENTENCES = [
     "Call us.",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bahdanau_hf import InputError
-from bahdanau_hf.inference.batch_translation import make_alignment
+from bahdanau_hf.inference.translation import make_alignment
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.modeling.pipeline_bahdanau import find_translations, read_attention
 from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, SPELT, encode, make_checkpoint

@@ -331,3 +331,35 @@ def test_source_is_projected_once(tiny_model, monkeypatch) -> None:
         reads.clear()
         model.generate(**source(), max_new_tokens=6, **options)
         assert len(reads) == 1, options
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"do_sample": False, **EVERYTHING}], ids=["plain", "all"])
+def test_the_mask_of_a_padded_batch_is_inferred(model, side, num_beams, options) -> None:
+    """As the library does for decoders: a sentence is translated as if it were alone."""
+    decisive(model)
+    batch, asked = source(side), {"num_beams": num_beams, "max_new_tokens": 6, **options}
+    ids = batch["input_ids"]
+    assert bool((batch["attention_mask"] == 0).any())
+    expected = model.generate(**batch, **asked)
+    for found in (model.generate(ids, **asked), model.generate(input_ids=ids, **asked)):
+        both = (found, expected)
+        tokens, others = ((x.sequences if options else x).tolist() for x in both)
+        assert tokens == others
+    alone = [model.generate(torch.tensor([s]), **asked) for s in SOURCES]
+    for row, one in zip(tokens, alone, strict=True):
+        (own,) = (one.sequences if options else one).tolist()
+        assert row[: len(own)] == own
+
+
+def test_no_mask_is_inferred_where_padding_means_something_else(tiny_model) -> None:
+    model = decisive(tiny_model())
+    ids = torch.tensor([[5, 6, 2], [5, 2, 2]])
+    asked = {"max_new_tokens": 6, "num_beams": 1}
+    whole = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=2, **asked)
+    assert model.generate(ids, pad_token_id=2, **asked).tolist() == whole.tolist()
+    padded = torch.tensor([[5, 6, 2], [5, 2, 0]])
+    told = model.generate(padded, attention_mask=torch.ones_like(ids), **asked)
+    embeds = model.get_input_embeddings()(padded)
+    assert model.generate(inputs_embeds=embeds, **asked).tolist() == told.tolist()

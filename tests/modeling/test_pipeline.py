@@ -1,10 +1,12 @@
 """`pipeline("translation")`, from the code in a checkpoint, says what `Translator` says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import pipeline
+from transformers import T5Config, T5ForConditionalGeneration, pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from bahdanau_hf import BahdanauForConditionalGeneration, BahdanauTranslationPipeline
 from bahdanau_hf.alignment.record import Alignment
@@ -16,7 +18,9 @@ from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES
 @pytest.fixture(scope="module")
 def translate(checkpoint: Path) -> BahdanauTranslationPipeline:
     """The pipeline as a stranger gets it, its class from the folder."""
-    made = pipeline("translation", model=str(checkpoint), trust_remote_code=True, device="cpu")
+    impl = "pipeline_bahdanau.BahdanauTranslationPipeline"
+    carried = get_class_from_dynamic_module(impl, str(checkpoint))
+    made = pipeline("translation", model=str(checkpoint), pipeline_class=carried, device="cpu")
     assert type(made).__module__.startswith("transformers_modules.")
     return made
 
@@ -88,3 +92,100 @@ def test_what_a_pipeline_saves_is_a_checkpoint(translate: Any, tmp_path: Path) -
     again = Translator.from_pretrained(tmp_path)
     assert isinstance(again.model, BahdanauForConditionalGeneration)
     assert again.translate(PAIRS[0][0])[0].text == PAIRS[0][1]
+
+
+# --- as version 4 had it -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"src_lang": "en", "tgt_lang": "zh"}, None),
+        ({"src_lang": "en_US", "tgt_lang": "zh-Hans"}, None),
+        ({"src_lang": "EN"}, None),
+        ({"tgt_lang": "de"}, "tgt_lang 'de': this model's is 'zh'"),
+        ({"src_lang": "zh", "tgt_lang": "en"}, "src_lang 'zh': this model's is 'en'"),
+        ({"truncation": True, "clean_up_tokenization_spaces": True}, None),
+        ({"truncation": "do_not_truncate", "return_dict_in_generate": True}, None),
+    ],
+)
+def test_arguments_of_version_4(translate: Any, options: dict, message: str | None) -> None:
+    source, target = PAIRS[0]
+    if message is None:
+        assert translate(source, **options) == [{"translation_text": target}]
+        return
+    with pytest.raises(ValueError, match=message):
+        translate(source, **options)
+
+
+def test_tokens_instead_of_text_or_beside_it(translate: Any) -> None:
+    source, target = PAIRS[0]
+    (answer,) = translate(source, return_tensors=True)
+    assert answer.keys() == {"translation_token_ids"}
+    ids = answer["translation_token_ids"]
+    assert translate.tokenizer.decode(ids, skip_special_tokens=True) == target
+    both = translate([source, "42"], return_tensors=True, return_text=True, batch_size=2)
+    assert [a["translation_text"] for a in both] == [target, "42"]
+    assert both[0]["translation_token_ids"].tolist() == ids.tolist()
+    assert translate(source, return_text=False, return_scores=True)[0].keys() == {"score"}
+    assert translate(source) == [{"translation_text": target}]  # the next call is a new one
+
+
+def test_whole_sentences(translate: Any) -> None:
+    long = SENTENCES[1]
+    read = {x: translate.preprocess(long, truncation=x)["sentence"] for x in (True, False)}
+    assert read[True].truncated
+    assert len(read[True].ids) == 24 < len(read[False].ids)
+    assert not read[False].truncated
+    assert translate(long, truncation=False)
+
+
+@pytest.mark.parametrize("text", ["42", "-", "😀 ?", "a.b@c.de", "https://a.org/b", "Привет"])
+def test_what_holds_no_words_is_copied(translate: Any, text: str) -> None:
+    assert translate(text) == [{"translation_text": text, "copied": True}]
+    (answer,) = translate(text, return_alignments=True, return_scores=True)
+    assert answer == {"translation_text": text, "copied": True, "score": 0.0, "alignment": None}
+
+
+@pytest.mark.parametrize("task", ["translation", "translation_en_to_zh", "translation_en_to_zh_TW"])
+def test_tasks_with_the_package_imported(checkpoint: Path, task: str) -> None:
+    """No code in the folder is run, and none has to be trusted."""
+    source, target = PAIRS[0]
+    model = BahdanauForConditionalGeneration.from_pretrained(checkpoint)
+    for found in (
+        pipeline(task, model=str(checkpoint), device="cpu"),
+        pipeline(task, model=model, tokenizer=load_tokenizer(checkpoint), device="cpu"),
+    ):
+        assert type(found) is BahdanauTranslationPipeline
+        assert found(source) == [{"translation_text": target}]
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "message"),
+    [
+        ("translation_en_to_de", ValueError, "tgt_lang 'de'"),
+        ("translation_de_to_zh", ValueError, "src_lang 'de'"),
+        ("text2text-generation", KeyError, "text2text-generation"),
+        ("summarization", KeyError, "summarization"),
+    ],
+)
+def test_other_tasks_are_refused(checkpoint: Path, task: str, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        pipeline(task, model=str(checkpoint), device="cpu")
+
+
+def test_other_models_are_refused(checkpoint: Path) -> None:
+    config = T5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=1)
+    model = T5ForConditionalGeneration(config)
+    with pytest.raises(ValueError, match="for bahdanau models, not for t5"):
+        pipeline("translation", model=model, tokenizer=load_tokenizer(checkpoint), device="cpu")
+
+
+def test_a_registered_pipeline_is_saved_for_strangers(checkpoint: Path, tmp_path: Path) -> None:
+    pipeline("translation", model=str(checkpoint), device="cpu").save_pretrained(tmp_path)
+    written, before = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))["custom_pipelines"]
+        for folder in (tmp_path, checkpoint)
+    )
+    assert written == before
+    assert written["translation"]["impl"] == "pipeline_bahdanau.BahdanauTranslationPipeline"
