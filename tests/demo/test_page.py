@@ -168,7 +168,8 @@ class TestAnswers:
     def test_what_was_cut_is_said(self, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
         cut = Translation("a. B.", "b", truncated=True)
         monkeypatch.setattr(answers.translator, "translate_text", lambda *_, **__: cut)
-        assert "at most 24 tokens: the end was left out" in last(answers.translate("Call us. Go."))[1]
+        note = last(answers.translate("Call us. Go."))[1]
+        assert "at most 24 tokens: the end was left out" in note
 
     def test_the_work_is_bounded(self, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[int, int]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from html.parser import HTMLParser
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,9 @@ def shouted(name: str, text: str) -> str:
     return translate_document(name, text, str.upper)
 
 
+needs_markdown = pytest.mark.skipif(
+    find_spec("markdown_it") is None, reason="the extra [documents] is not installed"
+)
 HTML_CASES = [
     ("<p>one</p>", "<p>ONE</p>"),
     (
@@ -91,6 +95,13 @@ MARKDOWN_CASES = [
     (":::tip\na\n:::\n", ":::tip\nA\n:::\n"),
     ("$$\nx^2\n$$\n", "$$\nx^2\n$$\n"),
     ("\ttab code\n\n-\ta\n", "\ttab code\n\n-\tA\n"),
+    (
+        "# A heading\n<p align='x'>\n  <em>so</em> it\n</p>\n",
+        "# A HEADING\n<p align='x'>\n  <em>SO</em> IT\n</p>\n",
+    ),
+    ("> <div>a</div>\n\nb\n", "> <div>a</div>\n\nB\n"),  # HTML in a quote is left alone
+    ("a\x00b\n\nc\n", "a\x00b\n\nC\n"),
+    ("a\rb\r\rc\r", "A B\r\rC\r"),
     ("a\r\nb\r\n\r\n- c\r\n", "A B\r\n\r\n- C\r\n"),
     ("no end", "NO END"),
     ("", ""),
@@ -103,6 +114,7 @@ def test_html(text: str, wanted: str) -> None:
     assert translate_document("a.htm", text, str) == text
 
 
+@needs_markdown
 @pytest.mark.parametrize(("text", "wanted"), MARKDOWN_CASES)
 def test_markdown(text: str, wanted: str) -> None:
     assert shouted("a.md", text) == wanted
@@ -191,10 +203,13 @@ MARKDOWN = st.lists(
 ).map("".join)
 
 
+@needs_markdown
 @given(MARKDOWN)
 def test_blocks_stay(text: str) -> None:
     """The same kinds of blocks, one after the other, and the same code in them."""
-    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark").enable("table")
     assert translate_document("a.md", text, str) == text
 
     def blocks(text: str) -> list[tuple[str, str]]:
