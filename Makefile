@@ -28,7 +28,7 @@ $(BIN)/python:
 # The stamp is younger than what it was made from: a second call installs nothing.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Setting up $(VENV); the first time takes some minutes."
-	$(INSTALL) '.[dev,plot,zh,onnx]'
+	$(INSTALL) '.[dev,plot,zh,onnx,documents]'
 	@touch $@
 
 $(VENV)/.installed-demo: $(VENV)/.installed

@@ -81,22 +81,32 @@ def writing(path: Path, advice: str = "") -> Iterator[None]:
         ) from None
 
 
-def write_whole(path: Path, text: str, advice: str = "") -> None:
-    """Write a text file so that a reader never meets half of it.
-
-    A lone surrogate, which no file can hold, becomes a question mark.
+@contextmanager
+def writing_whole(path: Path, advice: str = "") -> Iterator[BinaryIO]:
+    """Write a file so that a reader never meets half of it.
 
     Raises:
         InputError: as `writing`.
     """
+    if path.exists() and not path.is_file():  # a device, which must stay what it is
+        with writing(path, advice), path.open("wb") as file:
+            yield file
+        return
     aside = unfinished(path)
     with writing(path, advice):
         try:
-            aside.write_text(text, encoding="utf-8", errors="replace")
+            with aside.open("wb") as file:
+                yield file
             flush_to_disk(aside)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, advice: str = "") -> None:
+    """Write a text file as `writing_whole`; a lone surrogate, which none can hold, becomes `?`."""
+    with writing_whole(path, advice) as file:
+        file.write(text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any, advice: str = "") -> None:

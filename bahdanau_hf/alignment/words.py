@@ -169,8 +169,8 @@ def intersect_links(links: Iterable[Link], backward: Iterable[Link]) -> list[Lin
 
 
 def is_wide(char: str) -> bool:
-    """Whether a character is as wide as a Chinese one: beside it stands no space."""
-    return unicodedata.east_asian_width(char) in "WF"
+    """Whether a character is as wide as a Chinese one, and beside it stands no space."""
+    return unicodedata.east_asian_width(char) in "WF" and not "가" <= char <= "힣"
 
 
 # --- where tokens stand --------------------------------------------------------------------------

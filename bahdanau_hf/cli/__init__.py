@@ -29,7 +29,7 @@ PROGRAM = "bahdanau-hf"
 COMMANDS = {
     "train": "train a model from a recipe",
     "train-tokenizer": "train only a tokenizer",
-    "translate": "translate standard input, line by line",
+    "translate": "translate lines, running text or documents",
     "score": "print BLEU and chrF as JSON",
     "align": "draw the attention map of a sentence",
     "report": "write a run's report anew, or lay two runs side by side",

@@ -1,14 +1,21 @@
-"""Translate standard input: a line in, a line out; with `--text`, sentence by sentence."""
+"""Translate standard input, lines of a file, or a document of which all but its text is kept.
+
+A line in gives a line out; with `--text`, sentence by sentence.
+"""
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import sys
+from contextlib import ExitStack
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..files import checked_encoding, text_lines
+from ..files import checked_encoding, read_text, text_lines, writing_whole
 from .options import (
     add_encoding,
     add_model,
@@ -26,6 +33,15 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the command's flags."""
     add_model(parser)
+    parser.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="plain text (.txt), or a document of which all but its text is kept: .srt, .vtt, .po, "
+        ".json, .md, .html; default: standard input, plain text",
+    )
+    parser.add_argument("--output", metavar="FILE", help="default: standard output")
     add_search(parser)
     add_encoding(parser)
     parser.add_argument(
@@ -50,43 +66,56 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate line by line.
+    """Translate line by line, or a whole document.
 
     Raises:
-        InputError: standard input or output is closed, the input is no text, the model cannot be
-            loaded, or flags that exclude each other.
+        InputError: a file or stream that cannot be read or written or is no text, a kind of
+            document that is not known, a model that cannot be loaded, or flags that exclude each
+            other.
     """
+    from ..documents.formats import is_document, translate_document
+    from ..documents.placing import translate_marked
     from ..inference.translator import WINDOW_BATCHES
     from ..modeling.matmul_bahdanau import fixed_weights
 
-    if args.text and (args.n_best > 1 or args.scores):
-        raise InputError("--text joins sentences: leave out --n_best and --scores")
-    if sys.stdin is None:
+    document = is_document(args.file)
+    if (args.text or document) and (args.n_best > 1 or args.scores):
+        name = args.file if document else "--text"
+        raise InputError(f"{name} joins sentences: leave out --n_best and --scores")
+    if args.file == "-" and sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to translate")
     checked_encoding(args.encoding)
-    output, options = standard_output(), search_options(args)
-    translator = load_translator(args)
-    is_interactive = sys.stdin.isatty()
-    if is_interactive:
-        print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
-    one_by_one = is_interactive or args.batch_size == 1
-    window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
-    lines = text_lines("-", args.encoding, keep_ends=True)
-    if args.text:
-        with fixed_weights():
+    with ExitStack() as stack:
+        output, options = standard_output(), search_options(args)
+        content = _document(args.file, args.encoding) if document else ""
+        lines = text_lines(args.file, args.encoding, keep_ends=True)
+        translator = load_translator(args)
+        if args.output:
+            output = stack.enter_context(writing_whole(Path(args.output)))
+        stack.enter_context(fixed_weights())
+        if document:
+            translate = partial(translate_marked, translator, **options)
+            text = translate_document(args.file, content, translate)
+            output.write(text.encode(errors="replace"))
+            return
+        is_interactive = args.file == "-" and sys.stdin.isatty()
+        if is_interactive:
+            print("Type a sentence a line; Ctrl-D ends.", file=sys.stderr)
+        one_by_one = is_interactive or args.batch_size == 1
+        window = 1 if one_by_one else WINDOW_BATCHES * args.batch_size
+        if args.text:
             while chunk := "".join(islice(lines, window)):
                 output.write(translator.translate_text(chunk, **options).text.encode())
                 output.flush()
-        return
-    results = translator.stream(
-        lines,
-        window=window,
-        num_return_sequences=args.n_best,
-        return_scores=args.scores,
-        **options,
-    )
-    num_copied = 0
-    with fixed_weights():
+            return
+        results = translator.stream(
+            lines,
+            window=window,
+            num_return_sequences=args.n_best,
+            return_scores=args.scores,
+            **options,
+        )
+        num_copied = 0
         for number, result in enumerate(results, start=1):
             alternatives: list[Translation] = result if args.n_best > 1 else [result]
             num_copied += alternatives[0].copied
@@ -96,6 +125,13 @@ def run(args: argparse.Namespace) -> None:
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()
-    if num_copied:
-        hint = "lines have no word that the model knows, and were copied"
-        print(f"bahdanau-hf: {num_copied} of {number} {hint}", file=sys.stderr)
+        if num_copied:
+            hint = "lines have no word that the model knows, and were copied"
+            print(f"bahdanau-hf: {num_copied} of {number} {hint}", file=sys.stderr)
+
+
+def _document(name: str, encoding: str | None) -> str:
+    """The whole of a document, with its byte order mark, which a reader of text would drop."""
+    text = read_text(name, encoding)
+    with open(name, "rb") as file:
+        return "\ufeff" + text if file.read(3) == codecs.BOM_UTF8 else text

@@ -20,11 +20,12 @@ from transformers.generation.streamers import BaseStreamer
 from ..alignment.record import Alignment
 from ..alignment.words import split_words
 from ..errors import InputError
+from ..inference.segmentation import split_sentences
 from ..inference.translator import Translation, Translator
 from ..languages import EXAMPLES, base_language, language_name
 from ..reporting.attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
 
-MAX_CHARACTERS = 1000  # of a text that a visitor sends; the rest is not read
+MAX_CHARACTERS = 5000  # of a text that a visitor sends; the rest is not read
 MAX_BEAMS = 10
 MAX_WAITING = 400  # visitors in the queue; those who come then are told to try again
 NUM_AT_ONCE = 2  # translations at the same time
@@ -144,12 +145,12 @@ class Answers:
     def translate(
         self, text: Any, num_beams: Any = 1, num_choices: Any = 1
     ) -> Iterator[tuple[str, str, str, str]]:
-        """Translate what a visitor typed.
+        """Translate what a visitor typed: a sentence with its map, or a text sentence by sentence.
 
         Args:
             text: what was typed; of more than `MAX_CHARACTERS` the beginning is taken.
             num_beams: 1 to `MAX_BEAMS`; with 1 the translation is shown token by token.
-            num_choices: so many translations, at most as many as beams.
+            num_choices: so many translations of a sentence, at most as many as beams.
 
         Yields:
             Translation (text), note, attention map and choices (HTML).
@@ -161,20 +162,23 @@ class Answers:
         beams = _bounded_number(num_beams, MAX_BEAMS)
         choices = _bounded_number(num_choices, beams)
         found: Sequence[Translation] = []
+        in_parts = sum(bool(sentence.text) for sentence in split_sentences(text)) > 1
         try:
-            if beams == 1:
+            if beams == 1 and not in_parts:
                 for part in stream_translation(self.translator, text):
                     if isinstance(part, str):
                         yield part, _note(notes), "", ""
                     else:
                         found = [part]
-            else:
+            elif not in_parts:
                 [found] = self.translator.translate(
                     [text],
                     num_beams=beams,
                     num_return_sequences=max(2, choices),
                     return_alignments=self.has_attention,
                 )
+            if in_parts := in_parts or found[0].truncated:
+                found = [self.translator.translate_text(text, num_beams=beams)]
         except (InputError, ValueError) as error:
             yield "", _note([str(error)]), "", ""
             return
@@ -185,7 +189,11 @@ class Answers:
             notes.append("There is no word in it that the model knows: it was copied.")
         if not best.text:
             notes.append("The model has no words for this.")
-        yield best.text, _note(notes), self._map(best.alignment), _choices(shown)
+        drawn, listed = self._map(best.alignment), _choices(shown)
+        if in_parts:
+            notes.append("Translated in parts: map and choices belong to a single sentence.")
+            drawn = listed = ""
+        yield best.text, _note(notes), drawn, listed
 
     def align(self, source: Any, target: Any) -> tuple[str, str]:
         """Say where the model would look while it writes a translation that the visitor typed.
@@ -268,7 +276,7 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
         with gr.Tab("Translate"):
             with gr.Row():
                 text = gr.Textbox(
-                    label=source_name, placeholder="Type a sentence, then press Enter",
+                    label=source_name, placeholder="Type a sentence or a text, then press Enter",
                     autofocus=True, elem_id="source", **(box | {"lines": 1}),
                 )  # fmt: skip
                 written = gr.Textbox(

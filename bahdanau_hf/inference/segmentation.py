@@ -13,15 +13,21 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ..alignment.words import is_wide
+from ..languages import CJK
 
 _CLOSING = "\"'’”»)\\]}〉》」』】）"
 _OPENING = "\"'‘“«(\\[{〈《「『【（¿¡"
+# Characters, by ranges, that stand for what is no text in a document: marks.
+PLACEHOLDERS, OPENING_TAGS, CLOSING_TAGS = "\ue000-\ue7ff", "\ue800-\uefff", "\uf000-\uf7ff"
+MARKS = PLACEHOLDERS + OPENING_TAGS + CLOSING_TAGS
+_BEHIND = f"[{_CLOSING}{CLOSING_TAGS}]*"
 # A full stop of Chinese needs no space behind it; one of Latin text does, or "3.14" would be cut.
-_ENDS = re.compile(f"[。！？｡]+[{_CLOSING}]*|[.!?…]+[{_CLOSING}]*(?=\\s)")
+_ENDS = re.compile(f"[。！？｡]+{_BEHIND}|[!?]+{_BEHIND}(?=[{CJK}])|[.!?…؟۔।]+{_BEHIND}(?=\\s)")
 _SPACE = re.compile(r"\s+")
 _LAST_WORD = re.compile(r"[^\s" + _OPENING + r"]*$")
-_NEXT_SENTENCE = re.compile(f"[{_OPENING}\\s—–-]*[^\\W_a-z]")
+_FIRST_LETTER = re.compile(f"[{_OPENING}{MARKS}\\s—–-]*([^\\W_])")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+$")
+_ENUMERATOR = re.compile(r"(?:^|\n|(\S*)[.!?。！？])\s*\(?\d{1,3}$")  # "1." in front of a sentence
 # A full stop behind these ends no sentence, or none where a number follows.
 _BEFORE_MORE = """
     adj adm al apr approx aug ave bd bros bzw ca capt cf col dec dept dgl dr ed eds est fam feb gen
@@ -35,8 +41,8 @@ _NUMBERED = frozenset(_BEFORE_NUMBERS.split())
 _CUTS = tuple(
     re.compile(cut)
     for cut in (
-        rf"[;；:：][{_CLOSING}]*\s*",
-        rf"[，、]\s*|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
+        rf"[；：][{_CLOSING}]*\s*|[;:][{_CLOSING}]*\s+",
+        rf"[，、]\s*|,(?=[{CJK}])|,[{_CLOSING}]*\s+|\s+[—–-]+\s+|——",
         r"\s+",
         r"(?<=.)(?=.)",
     )
@@ -48,6 +54,18 @@ class Piece(NamedTuple):
 
     text: str
     space: str
+
+
+def split_text(text: str, fits: Callable[[str], bool]) -> list[Piece]:
+    """Cut a text into its sentences, and those that do not fit into clauses.
+
+    The pieces are the text again, as those of `split_sentences`.
+    """
+    pieces: list[Piece] = []
+    for sentence in split_sentences(text):
+        *parts, last = split_clauses(sentence.text, lambda part: fits(without_marks(part)))
+        pieces += [*parts, Piece(last.text, sentence.space)]
+    return pieces
 
 
 def split_sentences(text: str) -> list[Piece]:
@@ -87,7 +105,8 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
     mark = match.group()
     if mark[0] in "。！？｡":
         return False
-    if not _NEXT_SENTENCE.match(text, after):  # a small letter, or no letter at all
+    first = _FIRST_LETTER.match(text, after)
+    if first is None or first[1].islower():
         return True
     if mark[0] != "." or mark.startswith(".."):
         return False
@@ -96,7 +115,10 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
     last = word.group() if word else ""
     if last.lower() in _NUMBERED and text[after].isdecimal():
         return True
-    return last.lower() in _ABBREVIATIONS or bool(_INITIALS.fullmatch(f"{last}."))
+    if last.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(f"{last}."):
+        return True
+    number = _ENUMERATOR.search(before)
+    return number is not None and (number[1] or "").lower() not in _NUMBERED
 
 
 def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:
@@ -129,12 +151,18 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     """Join the translations of a text's pieces, with the line breaks that stood between these.
 
     Other white space becomes one space, or none beside a wide character: Chinese and Japanese
-    sentences follow each other without.
+    sentences follow each other without; Korean ones do not.
     """
     joined = []
     for piece, text, following in zip(pieces, texts, [*texts, ""][1:], strict=True):
         space = piece.space
         if text and following and not _breaks_line(space):
-            space = "" if is_wide(text[-1]) or is_wide(following[0]) else " "
+            beside = without_marks(text)[-1:] + without_marks(following)[:1]
+            space = "" if any(map(is_wide, beside)) else " "
         joined += [text, space]
     return "".join(joined)
+
+
+def without_marks(text: str) -> str:
+    """A text as it reads without what its marks stand for."""
+    return re.sub(rf"(?<!\S)[{MARKS}]+(?:\s+|$)|\s+[{MARKS}]+(?!\w)|[{MARKS}]", "", text)

@@ -184,7 +184,7 @@ def put_given(
         if adds_spaces:
             continue
         before = "".join(put[:start])[-1:]  # of a byte's token the ">"
-        if not before.isspace() and _stand_apart(join_tokens(tokenizer, put[:start]), text):
+        if not before.isspace() and stand_apart(join_tokens(tokenizer, put[:start]), text):
             put[start] = f" {text}"
         last, place = text, end
         while place < len(put) and _touch(last, put[place]):
@@ -193,7 +193,7 @@ def put_given(
     return put
 
 
-def _stand_apart(left: str, right: str) -> bool:
+def stand_apart(left: str, right: str) -> bool:
     """Whether a space stands between these, neither of which has any on its side."""
     if not left or left[-1] in _OPENING or right[0] in _CLOSING:
         return False

@@ -38,7 +38,7 @@ from .glossary import Glossary, keep_terms, without_words
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
-from .segmentation import Piece, join_pieces, split_clauses, split_sentences
+from .segmentation import Piece, join_pieces, split_text
 from .translation import Draft, Translation, make_alignment, make_translation
 
 logger = logging.getLogger(__name__)
@@ -257,10 +257,7 @@ class Translator:
         for name in ("num_return_sequences", "return_scores", "return_alignments"):
             if name in options:
                 raise InputError(f"{name} belongs to sentences: use translate")
-        pieces: list[Piece] = []
-        for sentence in split_sentences(text):
-            *parts, last = split_clauses(sentence.text, self._fits)
-            pieces += [*parts, Piece(last.text, sentence.space)]
+        pieces = self.split_text(text)
         translations = self.translate([piece.text for piece in pieces], **options)
         written = join_pieces(pieces, [translation.text for translation in translations])
         copied = [t.copied for t in translations if t.text]
@@ -270,6 +267,15 @@ class Translator:
             truncated=any(t.truncated for t in translations),
             copied=bool(copied) and all(copied),
         )
+
+    def split_text(self, text: str) -> list[Piece]:
+        """Cut a text into sentences, and one that is longer than the model reads into clauses."""
+
+        def fits(part: str) -> bool:
+            (read,) = encode_sentences(self.tokenizer, [part], self.max_source_length, True)
+            return not read.truncated
+
+        return split_text(text, fits)
 
     def align(self, source: str, target: str | None = None) -> Alignment:
         """Say where the model looks while it writes a translation.
@@ -314,10 +320,6 @@ class Translator:
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
         ]
-
-    def _fits(self, sentence: str) -> bool:
-        (read,) = encode_sentences(self.tokenizer, [sentence], self.max_source_length, True)
-        return not read.truncated
 
     # --- from sentences to translations ----------------------------------------------------------
 

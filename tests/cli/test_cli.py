@@ -304,6 +304,30 @@ def test_running_text_keeps_its_lines(call: Call, translator: Translator) -> Non
     assert call("translate", "--text") == (0, "", "")
 
 
+def test_a_document_keeps_all_but_its_text(call: Call, tmp_path: Path) -> None:
+    page, found = tmp_path / "a.HTML", tmp_path / "b.html"
+    page.write_bytes(b"\xef\xbb\xbf<p class='x>y'>Call us.</p>\r\n<pre>Call us.</pre>\r\n")
+    wanted = "\ufeff<p class='x>y'>联系我们。</p>\r\n<pre>Call us.</pre>\r\n"
+    assert call("translate", str(page), "--output", str(found)) == (0, "", "")
+    assert found.read_bytes() == wanted.encode()
+    assert call("translate", str(page)) == (0, wanted, "")
+    assert call("translate", str(page), "--output", str(page)) == (0, "", "")
+    assert page.read_bytes() == wanted.encode()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.HTML", "b.html"}
+
+
+def test_a_file_of_lines(call: Call, tmp_path: Path) -> None:
+    lines, found = tmp_path / "a.txt", tmp_path / "found"
+    lines.write_bytes(b"Call us.\n\nHe runs.\n<b>I know.\n")
+    for flags in ([], ["--text"], ["--n_best", "2"], ["--scores"]):
+        expected = call("translate", *flags, stdin=lines.read_bytes())
+        assert call("translate", str(lines), *flags) == expected
+        assert call("translate", str(lines), "--output", str(found), *flags)[:2] == (0, "")
+        assert found.read_text(encoding="utf-8") == expected[1]
+    assert call("translate", "-", "--output", os.devnull, stdin=b"Call us.\n") == (0, "", "")
+    assert not Path(os.devnull).is_file()
+
+
 def test_scores_and_alternatives(call: Call, translator: Translator) -> None:
     text = "Call us.\n\nWhere is my tea?\n"
     sources = text.splitlines()
@@ -528,6 +552,8 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
     (tmp_path / "two").write_bytes(b"one\ntwo\n")
     (tmp_path / "bad").write_bytes(b"one\n\xff\n")
     (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "a.md").write_bytes(b"one\n\xff\n")
+    (tmp_path / "a.json").write_bytes(b"one")
     name = {path.name: str(path) for path in tmp_path.iterdir()}
     none = str(tmp_path / "none")
     with_model: list[tuple[list[str], str]] = [
@@ -545,6 +571,14 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
         (["score", "--test_file", none, "--source_lang", "zh"], "trained for source_lang en"),
         (["score", "--predictions", name["two"], "--references", name["two"]], "one of the two"),
         (["translate", "--text", "--scores"], "--text joins sentences"),
+        (["translate", "a.srt", "--n_best", "2"], "a.srt joins sentences"),
+        (["translate", "a.docx"], "a.docx: documents of the kind .docx are not known"),
+        (["translate", none], f"cannot read {none}: No such file"),
+        (["translate", str(tmp_path)], f"cannot read {tmp_path}: Is a directory"),
+        (["translate", name["a.md"]], "a.md:2: not UTF-8"),
+        (["translate", name["a.json"]], "a.json: line 1 is not JSON"),
+        (["translate", name["two"], "--output", f"{none}/a"], f"cannot write {none}/a: No such"),
+        (["translate", name["two"], "--output", str(tmp_path)], "Is a directory"),
         (["translate", "--device", "abacus"], "cannot run on device 'abacus'"),
     ]
     alone: list[tuple[list[str], str]] = [

@@ -138,11 +138,38 @@ class TestAnswers:
             assert all(isinstance(part, str) for part in parts)
             assert not re.search("<(img|script)", "".join(parts[1:]))
             assert parts[0] or parts[1], "a word about why there is nothing"
-            assert any("</td>" in part for part in parts) or "first" in parts[1]
+            assert any("</td>" in part for part in parts) or re.search("first|parts", parts[1])
 
     def test_what_was_left_out_is_said(self, answers: Answers) -> None:
-        assert "at most 24 tokens" in last(answers.translate(LONG))[1]
-        assert f"first {MAX_CHARACTERS:,} characters" in last(answers.translate(LONG * 9))[1]
+        assert f"first {MAX_CHARACTERS:,} characters" in last(answers.translate(LONG * 15))[1]
+
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Call us. He runs.",
+            "Call us.\nHe runs.\n\n  I know.\n",
+            LONG,
+            "if it rains tomorrow, we will stay at home, " * 9,  # a sentence that is too long
+            "Call us. " * 300,
+        ],
+        ids=["two", "paragraphs", "many", "long", "page"],
+    )
+    def test_a_text_is_translated_as_a_whole(
+        self, answers: Answers, text: str, num_beams: int
+    ) -> None:
+        written, note, drawn, listed = last(answers.translate(text, num_beams, 3))
+        assert written == answers.translator.translate_text(text, num_beams=num_beams).text
+        assert written.count("\n") == text.count("\n")
+        assert "Translated in parts" in note
+        assert (drawn, listed) == ("", "")
+        assert "left out" not in note
+
+    def test_what_was_cut_is_said(self, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+        cut = Translation("a. B.", "b", truncated=True)
+        monkeypatch.setattr(answers.translator, "translate_text", lambda *_, **__: cut)
+        note = last(answers.translate("Call us. Go."))[1]
+        assert "at most 24 tokens: the end was left out" in note
 
     def test_the_work_is_bounded(self, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[int, int]] = []

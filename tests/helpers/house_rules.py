@@ -4,8 +4,8 @@
 # those before it, without going round in circles.
 _FLOORS = """
     version errors languages files distributed modeling gpu registration precision metrics data
-    alignment reporting checkpoints hub inference export training convert_d2l demo train cli
-    __main__
+    alignment reporting checkpoints hub inference documents export training convert_d2l demo train
+    cli __main__
 """
 FLOORS = _FLOORS.split()
 MOST_ROOMS = 10  # of a package: its files at first sight

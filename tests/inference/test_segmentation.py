@@ -6,13 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bahdanau_hf.inference.segmentation import split_clauses, split_sentences
+from bahdanau_hf.inference.segmentation import (
+    CLOSING_TAGS,
+    OPENING_TAGS,
+    PLACEHOLDERS,
+    join_pieces,
+    split_clauses,
+    split_sentences,
+    without_marks,
+)
 
+PLACEHOLDER, OPENING_TAG, CLOSING_TAG = (
+    kind[0] for kind in (PLACEHOLDERS, OPENING_TAGS, CLOSING_TAGS)
+)
 # What is cut is written with a bar where it is.
 TEXTS = [
     "I see.| You run.",
     "Wait!| Why?| Because.",
     "Dr. Brown met Mrs. Green at 3 p.m. in St. Ives.| They talked.",
+    "Mr. No is in.| See no. 3.| See p. 5.| Go.",
     "J. R. R. Tolkien wrote it.| I read it.",
     "It costs 3.14 dollars.| That is cheap.",
     "See e.g. the map, i.e. page 5, or fig. 3.| Then go on.",
@@ -29,12 +41,23 @@ TEXTS = [
     "他说……他不知道。|我知道。",
     "价格是3.5元。|很便宜。",
     "你真的要去吗？！|是的。",
+    "“走吧！”|他说。",
+    "「走吧。」|他说。",
+    "你好吗?|我很好!|走吧。",
+    "（见第3.2节。）|下一句。",
+    '他说:"走吧。"|我们走了。',
     "我喜欢 Python 3.12。|It is fast.",
     "one line\n|two lines",
     "First.\n\n|Second.| Third.",
     "Er kam z. B. um drei.| Dann ging er.",
+    "Он пришел, т. е. ушел.| Потом пришла она, напр. сегодня.",
+    "क्या?| हाँ।| ठीक है।",
+    "Das war es. élan war weg.",
+    f"See {OPENING_TAG}the map.{CLOSING_TAG}| {OPENING_TAG}It{CLOSING_TAG} is {PLACEHOLDER}.| Go.",
+    f"See e.g. {PLACEHOLDER} there.| {PLACEHOLDER} It is.",
     "www.example.org is a page.| Open it.",
     "no end",
+    "1. Open the door.| 2. Close it.\n|3. 打开它。",
 ]
 
 
@@ -45,7 +68,7 @@ def test_sentences(marked: str) -> None:
     assert [piece.text for piece in pieces] == wanted
 
 
-TEXT = st.text(alphabet='aB .!?…。！？\n\t"”“(),，;；1é字', max_size=60)
+TEXT = st.text(alphabet='\ue000\ue801\uf002aB .!?…。！？\n\t"”“(),，;；1é字', max_size=60)
 
 
 @given(TEXT)
@@ -90,7 +113,52 @@ def test_clauses_are_cut_where_a_reader_would() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "He came at 3:45,| and it was late",
+        "see http://a.b:80/c,| and go on",
+        "1,000 men,| 2,000 women",
+        "我来了,|他走了,|又来了",
+        "a: b;| c: d",
+    ],
+)
+def test_what_belongs_together_is_not_cut(marked: str) -> None:
+    longest = max(len(part.strip()) for part in marked.split("|"))
+    pieces = split_clauses(marked.replace("|", ""), lambda piece: len(piece.strip()) <= longest)
+    assert [piece.text for piece in pieces] == [part.strip() for part in marked.split("|")]
+
+
 def test_it_takes_time_by_length() -> None:
     """A text of a million marks is cut: looking back and ahead is bounded."""
     assert len(split_sentences("A. " * 100_000)) == 1  # initials
     assert len(split_sentences("Go on. " * 100_000)) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("marked", "bare"),
+    [
+        ("a ? b", "a b"),
+        ("a <b> c", "a b c"),
+        ("a <b>.", "a b."),
+        ("Hi, ?!", "Hi,!"),
+        ("? is", "is"),
+        ("is ?", "is"),
+        ("a (?) b", "a () b"),
+        ("我<是>?人", "我是人"),
+        ("? ??", ""),
+    ],
+)
+def test_a_text_without_its_marks(marked: str, bare: str) -> None:
+    marks = str.maketrans("?<>", PLACEHOLDER + OPENING_TAG + CLOSING_TAG)
+    assert without_marks(marked.translate(marks)) == bare
+
+
+def test_sentences_are_joined_as_their_language_does() -> None:
+    pieces = split_sentences("One. Two.\nThree.")
+    assert join_pieces(pieces, ["Eins.", "Zwei.", "Drei."]) == "Eins. Zwei.\nDrei."
+    assert join_pieces(pieces, ["一。", "二。", "三。"]) == "一。二。\n三。"
+    assert join_pieces(pieces, ["하나.", "둘.", "셋."]) == "하나. 둘.\n셋."
+    assert join_pieces(pieces, ["", "二。", "三。"]) == " 二。\n三。"
+    marked = [f"一。{CLOSING_TAG}", f"{OPENING_TAG}二。", PLACEHOLDER]
+    assert join_pieces(pieces, marked) == f"一。{CLOSING_TAG}{OPENING_TAG}二。\n{PLACEHOLDER}"

@@ -120,6 +120,7 @@ def test_extras_are_the_promised_ones() -> None:
         "plot",
         "zh",
         "onnx",
+        "documents",
         "browser",
         "docs",
     }
