@@ -6,8 +6,10 @@ import os
 import re
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
@@ -15,7 +17,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from .errors import InputError
 
@@ -107,22 +109,65 @@ def settle_processes() -> None:
         time.sleep(1)
 
 
-def start_promised_processes(program: Sequence[str]) -> None:
-    """Start the processes that `accelerate launch --cpu --num_processes N` was asked for.
+def work_on_processors_without_gpus() -> None:
+    """Let several processes share the work without GPUs too, which accelerate does only if told.
 
-    Without MPI that command starts one process whatever N is, and says nothing (accelerate 1.15).
-    In that case the present process is replaced by `torchrun`; in any other, nothing happens.
+    Raises:
+        InputError: more processes on this machine than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), _count_gpus()
+    if gpus == 0:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif here > gpus:
+        raise InputError(
+            f"{here} processes for {gpus} GPU{'s' * (gpus > 1)}: start one for each, or set "
+            "ACCELERATE_USE_CPU=true to train on the processor"
+        )
+
+
+def _count_gpus() -> int:
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return 0 if device is None or device.type == "mps" else torch.accelerator.device_count()
+
+
+def keep_launch_promises(program: Sequence[str]) -> None:
+    """Do what `accelerate launch` was asked for and leaves undone in silence (accelerate 1.15).
+
+    - `--gradient_accumulation_steps` reaches a program only with DeepSpeed: it is put into the
+      environment.
+    - `--num_processes N` starts one process where there is neither GPU nor MPI: the present one is
+      replaced by `torchrun`.
 
     Args:
         program: what to run, as Python's own command line takes it.
     """
+    try:
+        command = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return
+    launch = _launch_told(command)
+    if launch is not None and launch.gradient_accumulation_steps:
+        steps = str(launch.gradient_accumulation_steps)
+        os.environ.setdefault("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
     environment = os.environ
-    was_promised = environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment
+    on_cpu = environment.get("ACCELERATE_USE_CPU") == "True" or _count_gpus() == 0
+    was_promised = on_cpu and "MASTER_ADDR" in environment
     if not was_promised or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
         return
-    if torchrun := _promised_launch(psutil.Process(os.getppid()).cmdline()):
+    if torchrun := _promised_launch(command):
         run = [sys.executable, "-m", "torch.distributed.run", *torchrun, *program]
         os.execv(sys.executable, run)
+
+
+def _launch_told(command: Sequence[str]) -> Namespace | None:
+    """What the command line of an `accelerate launch` says; of any other, nothing."""
+    for i, word in enumerate(command[:4]):
+        is_launch = word == "launch" and "accelerate" in command[i - 1]
+        if is_launch or Path(word).name in ("accelerate-launch", "accelerate.commands.launch"):
+            return launch_command_parser().parse_args(list(command[i + 1 :]))
+    return None
 
 
 def _promised_launch(command: Sequence[str]) -> list[str]:
@@ -130,9 +175,9 @@ def _promised_launch(command: Sequence[str]) -> list[str]:
 
     A configuration file speaks where the launch's own command line is silent.
     """
-    if "launch" not in command or "--mpirun_hostfile" in command:
+    launch = _launch_told(command)
+    if launch is None or launch.mpirun_hostfile:
         return []
-    launch = launch_command_parser().parse_args(list(command[command.index("launch") + 1 :]))
     reads_file = launch.config_file or (launch.num_processes is None and not launch.cpu)
     file = vars(load_config_from_file(launch.config_file)) if reads_file else {}
 

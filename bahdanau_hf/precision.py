@@ -78,8 +78,10 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Refuse what accelerate would pass over in silence.
 
     Raises:
-        InputError: float16 on a processor, where accelerate trains in float32.
+        InputError: float16 on a processor, where accelerate trains in float32, and 8 bits.
     """
+    if precision not in (*_MIXED, "no"):
+        raise InputError(f"accelerate is set to {precision}: a run is in no, bf16 or fp16 here")
     if precision == "fp16" and device.type == "cpu":
         raise InputError(
             "fp16 needs a GPU: on a processor accelerate would train in float32. Take --precision "

@@ -116,12 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import transformers
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from .distributed import ProcessLost, settle_processes, start_promised_processes
+    from .distributed import ProcessLost, keep_launch_promises, settle_processes
     from .training.loop import TrainingInterrupted
     from .training.step import NonFiniteError, OutOfMemory
 
     if arguments is None:
-        start_promised_processes(["-m", "bahdanau_hf.train", *sys.argv[1:]])
+        keep_launch_promises(["-m", "bahdanau_hf.train", *sys.argv[1:]])
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("bahdanau_hf").setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()

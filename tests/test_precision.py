@@ -207,6 +207,7 @@ def test_what_is_slow_is_said_once(on: Any, caplog, wanted, told, advice) -> Non
         ("fp16", "no", "error: fp16 needs a GPU"),
         ("auto", "fp16", "error: fp16 needs a GPU"),
         (None, "fp16", "error: fp16 needs a GPU"),
+        (None, "fp8", "error: accelerate is set to fp8: a run is in no, bf16 or fp16 here"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, on: Any, capsys, wanted, told, message) -> None:

@@ -42,6 +42,8 @@ RUN_FILES = frozenset(
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     }
 )
+# Those that it writes before its first checkpoint, with the folder of a tracker.
+FIRST_RECORDS = {"settings.json", METRICS, "alignments.json", "report.html", "bahdanau_hf"}
 
 
 def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> None:
@@ -75,6 +77,35 @@ def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> No
             shutil.rmtree(path)
         elif path.is_file() and (path.name in RUN_FILES or path.name.endswith("_bahdanau.py")):
             path.unlink()
+
+
+def begins_anew(output_dir: Path) -> bool:
+    """Whether a run that goes on from its latest checkpoint has to start, as it has none yet.
+
+    What a run leaves that ended before its first checkpoint is removed.
+    """
+    if not output_dir.is_dir():
+        return True
+    paths = [path for path in output_dir.iterdir() if not _LEFT_BEHIND.fullmatch(path.name)]
+    if not {path.name for path in paths} <= FIRST_RECORDS:
+        return False
+    for path in paths:
+        remove(path)
+    return True
+
+
+def check_room(output_dir: Path, model_bytes: int) -> None:
+    """See that the disk has room for one checkpoint, with two moments a weight, and the model.
+
+    Raises:
+        InputError: it has not.
+    """
+    free, needed = shutil.disk_usage(output_dir).free, 4 * model_bytes
+    if free < needed:
+        raise InputError(
+            f"a checkpoint and the model need {needed / 1e6:,.1f} MB in {output_dir}, where "
+            f"{free / 1e6:,.1f} MB are free: make room, or name another --output_dir"
+        )
 
 
 def remove(path: Path) -> None:

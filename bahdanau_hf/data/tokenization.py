@@ -11,13 +11,16 @@ Two kinds:
   one Chinese character per token, `<unk>` for what is rare. Spaces are not stored; decoding puts
   them between Latin words and never beside Chinese.
 
-Ids stand in this order: `SPECIAL_TOKENS`, every token that the training targets use, the rest. The
-first two groups are the target part: what the decoder embeds and can emit.
+Ids stand in this order: `SPECIAL_TOKENS`, every token that a target may need, the rest. The first
+two groups are the target part: what the decoder embeds and can emit. It holds what the training
+targets use, and bytes, digits and marks, which any target may come to use.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,10 +59,14 @@ __all__ = [
     "SPECIAL_TOKENS",
     "UNK_ID",
     "clean_text",
+    "extend_tokenizer",
     "load_tokenizer",
     "target_vocab_size",
+    "tokenizer_settings",
     "train_tokenizer",
 ]
+
+logger = logging.getLogger(__name__)
 
 _LETTER = r"\p{L}\p{M}"
 # In this order: English clitics, one CJK character, a word, one digit or mark with the space before
@@ -110,7 +117,8 @@ def train_tokenizer(
 
     Returns:
         A tokenizer with `<eos>` after both sides; `init_kwargs` holds `target_vocab_size`,
-        `tokenizer_kind`, `source_lang` and `target_lang`, and `save_pretrained` keeps them.
+        `tokenizer_kind`, `min_frequency`, `source_lang` and `target_lang`, and `save_pretrained`
+        keeps them.
 
     Raises:
         InputError: no text at all, an unknown kind, or a `vocab_size` too small for the bytes.
@@ -124,15 +132,17 @@ def train_tokenizer(
         backend = _train_word_char(sources + targets, min_frequency)
     else:
         raise InputError(f"unknown tokenizer_kind {kind!r}: choose bpe or word-char")
-    used = {i for encoding in backend.encode_batch(targets) for i in encoding.ids}
-    order = [*SPECIAL_TOKENS, *_tokens_by_id(backend, used)]
+    needed = {i for encoding in backend.encode_batch(targets) for i in encoding.ids}
+    needed |= {i for token, i in backend.get_vocab().items() if _is_for_any_text(token)}
+    order = [*SPECIAL_TOKENS, *_tokens_by_id(backend, needed)]
     target_size = len(order)
-    order += _tokens_by_id(backend, set(range(backend.get_vocab_size())) - used)
+    order += _tokens_by_id(backend, set(range(backend.get_vocab_size())) - needed)
     length = {} if model_max_length is None else {"model_max_length": model_max_length}
     return wrap_tokenizer(
         _renumbered(backend, order),
         target_vocab_size=target_size,
         tokenizer_kind=kind,
+        min_frequency=min_frequency,
         source_lang=source_lang,
         target_lang=target_lang,
         **length,
@@ -159,6 +169,56 @@ class TokenizersBackend(PreTrainedTokenizerFast):
         return super()._add_tokens(marks, special_tokens) + super()._add_tokens(others)
 
 
+def _is_for_any_text(token: str) -> bool:
+    """Whether it is a byte, or has no letter: a digit, a mark, a space."""
+    return token in BYTE_TOKENS or not any(unicodedata.category(c)[0] in "LM" for c in token)
+
+
+def extend_tokenizer(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    min_frequency: int,
+) -> None:
+    """Add the frequent words and characters of new texts; all tokens become the target part.
+
+    Ids stay as they are, the new ones follow, and text without a new word is encoded as before. The
+    model needs `resize_token_embeddings(len(tokenizer))`.
+
+    Args:
+        tokenizer: changed in place.
+        texts: of both sides, as `clean_text` leaves them.
+        vocab_size: most entries afterwards, the old ones included.
+        min_frequency: rarer words stay as they were spelt.
+
+    Raises:
+        InputError: there is no room for a new entry.
+    """
+    backend, vocab = tokenizer.backend_tokenizer, tokenizer.get_vocab()
+    if vocab_size <= len(vocab):
+        raise InputError(
+            f"--extend_vocabulary: the vocabulary has {len(vocab)} entries already: give a "
+            f"--vocab_size above {len(vocab)}"
+        )
+    counts = _count_pieces(backend, texts)
+    ranked = sorted((-n, piece) for piece, n in counts.items() if n >= min_frequency)
+    new = [piece for _, piece in ranked if piece not in vocab][: vocab_size - len(vocab)]
+    logger.info("--extend_vocabulary: %d new entries after %d", len(new), len(vocab))
+    if not new:
+        return
+    content = json.loads(backend.to_str())["model"]
+    ids = {token: i for i, token in enumerate([*sorted(vocab, key=vocab.__getitem__), *new])}
+    if content["type"] == "BPE":
+        merges = [tuple(pair) for pair in content["merges"]]
+        # A word that stands in the vocabulary is taken whole: no merges lead to the new ones.
+        options = {"byte_fallback": True, "unk_token": "<unk>", "ignore_merges": True}
+        backend.model = models.BPE(ids, merges, **options)
+    else:
+        backend.model = models.WordLevel(ids, unk_token="<unk>")
+    tokenizer.init_kwargs["target_vocab_size"] = len(ids)
+
+
 def wrap_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
     """Make transformers' tokenizer of one with our special tokens: sentences end in `<eos>`."""
     backend.post_processor = TemplateProcessing(
@@ -180,6 +240,16 @@ def wrap_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFa
 def target_vocab_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """How many ids, from 0, the target side may use; all of them if the tokenizer does not say."""
     return int(tokenizer.init_kwargs.get("target_vocab_size") or len(tokenizer))
+
+
+def tokenizer_settings(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What a tokenizer was made with, by the names of the flags; `None`: it does not say."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return {
+        **{name: tokenizer.init_kwargs.get(name) for name in ("tokenizer_kind", "min_frequency")},
+        "vocab_size": len(tokenizer),
+        "lowercase": normalizer is not None and "a" in normalizer.normalize_str("A"),
+    }
 
 
 def load_tokenizer(
@@ -262,10 +332,7 @@ def _train_word_char(texts: Sequence[str], min_frequency: int) -> Tokenizer:
         [normalizers.NFC(), normalizers.Lowercase(), normalizers.NFC()]
     )
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD_CHAR_PIECE), "removed", invert=True)
-    counts: Counter[str] = Counter()
-    for text in texts:
-        pieces = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
-        counts.update(piece for piece, _ in pieces)
+    counts = _count_pieces(backend, texts)
     ranked = sorted((-n, token) for token, n in counts.items() if n >= min_frequency)
     tokens = [*(token for _, token in ranked), "<unk>"]
     backend.model = models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>")
@@ -277,6 +344,15 @@ def _train_word_char(texts: Sequence[str], min_frequency: int) -> Tokenizer:
         ]
     )
     return backend
+
+
+def _count_pieces(backend: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """How often each word, mark or character occurs that the tokenizer cuts text into at first."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        pieces = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+        counts.update(piece for piece, _ in pieces)
+    return counts
 
 
 def _tokens_by_id(backend: Tokenizer, ids: Iterable[int]) -> list[str]:

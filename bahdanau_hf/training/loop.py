@@ -93,6 +93,8 @@ def train(run: Run) -> TrainerState:
                 if control.interrupted_by:
                     raise TrainingInterrupted(control.interrupted_by, folder)
                 if control.should_stop:
+                    best = f"; the best validation was at step {state.best_step}"
+                    logger.info("step %d: training ends: %s%s", state.step, state.finished, best)
                     break
                 if control.should_evaluate:
                     run.publish_step()

@@ -19,13 +19,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
 from ..alignment.guided_loss import add_best_sources
 from ..checkpoints.run_folder import (
+    check_room,
     cut_metrics,
     list_checkpoints,
     remove_checkpoints,
     set_aside_later,
+    verify_checkpoint,
 )
 from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoint
 from ..data.sources import pair_texts
+from ..distributed import on_main_process
 from ..errors import InputError
 from ..hub.push import BackgroundPush
 from . import evaluation, loop, release, setup
@@ -102,14 +105,17 @@ class Run:
             return f"--max_train_seconds {args.max_train_seconds:g} are over"
         patience = args.early_stopping_patience
         if patience is not None and state.validations_without_gain >= patience:
-            return f"{patience} validations brought no gain"
+            number = f"{patience} validations" if patience > 1 else "a validation"
+            return f"{number} brought no gain (--early_stopping_patience)"
         return ""
 
     def ranking(self, scores: Mapping[str, float]) -> float:
-        """The number by which validations are compared, higher is better."""
-        if self.settings.train.metric_for_best_model == "bleu":
-            return scores["eval_bleu"]
-        return -scores["eval_loss"]
+        """The number by which validations are compared, higher is better.
+
+        It is BLEU from 1 on; a lower one is chance, and the loss, below zero here, decides.
+        """
+        bleu, by_bleu = scores["eval_bleu"], self.settings.train.metric_for_best_model == "bleu"
+        return bleu if by_bleu and bleu >= 1 else -scores["eval_loss"]
 
     @property
     def output_dir(self) -> Path:
@@ -174,7 +180,8 @@ def start_run(
     """Put optimizer, schedule and batches together; with a checkpoint, as it left them.
 
     Raises:
-        InputError: the checkpoint belongs to another run, or the batches cannot be made.
+        InputError: the checkpoint belongs to another run or folder, the batches cannot be made, or
+            the disk has no room for a checkpoint.
     """
     train, encoded = settings.train, pairs.encoded["train"]
     batches: TrainingBatches | StreamedBatches
@@ -215,6 +222,8 @@ def start_run(
         run.pushes = BackgroundPush(
             release.repository_name(train), private=train.hub_private_repo, token=train.hub_token
         )
+    model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    on_main_process(accelerator, lambda: check_room(run.output_dir, model_bytes))
     # From here on the processes draw different dropout.
     set_seed(train.seed, device_specific=True)
     if checkpoint is not None:
@@ -235,11 +244,42 @@ def _go_on(run: Run, checkpoint: Path) -> None:
     run.start_clock()
     if state.finished:  # it may have been given more steps, time or patience since
         state.finished = run.reason_to_stop(out_of_time=run.is_late)
+    state.best_step, state.best_score = on_main_process(
+        run.accelerator, lambda: _best_that_is_there(run, checkpoint)
+    )
     if run.accelerator.is_main_process:
         set_aside_later(run.output_dir, state.step)
         cut_metrics(run.output_dir, state.step)
     run.accelerator.wait_for_everyone()
     logger.info("Going on from %s: %d of %d steps", checkpoint, state.step, run.total_steps)
+
+
+def _best_that_is_there(run: Run, checkpoint: Path) -> tuple[int | None, float | None]:
+    """Step and score of the best validation whose checkpoint is whole: the end will need it.
+
+    Raises:
+        InputError: none is, as where the run lies in another folder.
+    """
+    state, kept = run.state, list_checkpoints(run.output_dir)
+    best = state.best_step
+    lines = [line for line in state.validations if line["step"] in kept]
+    for line in sorted(lines, key=lambda line: (line["step"] != best, -run.ranking(line))):
+        try:
+            verify_checkpoint(kept[line["step"]])
+        except InputError as error:
+            logger.warning("%s", error)
+            continue
+        if line["step"] == best:
+            return best, state.best_score
+        logger.warning("The best checkpoint is gone; of those left %s is", kept[line["step"]])
+        return line["step"], run.ranking(line)
+    if best is None:
+        return None, None
+    raise InputError(
+        f"the run's best checkpoint, checkpoint-{best}, is not in {run.output_dir}: go on with "
+        f"--output_dir {checkpoint.parent}, or start a new run with --model_name_or_path "
+        f"{checkpoint}"
+    )
 
 
 def make_optimizer(model: nn.Module, args: TrainArguments) -> torch.optim.Optimizer:

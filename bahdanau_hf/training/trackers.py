@@ -25,7 +25,8 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 
 from ..alignment.record import Alignment
-from ..errors import InputError
+from ..distributed import gather_lists
+from ..errors import InputError, first_line
 from ..inference.translator import Translation
 from ..reporting.attention_markup import EMPTY, LIGHT_HOT, visible
 from ..reporting.attention_plot import alignment_pixels
@@ -73,17 +74,25 @@ def start_trackers(
     """Begin to report a run, which stands at `step`, under the name of its folder.
 
     TensorBoard forgets what it holds of later steps. For `settings` see `run_settings`.
+
+    Raises:
+        InputError: on every process: a tracker cannot be started, for want of a login, say.
     """
     name = output_dir.resolve().name
-    accelerator.init_trackers(
-        PROJECT,
-        flat_settings(settings),
-        init_kwargs={
-            "trackio": {"name": name, "resume": "allow" if step else "never"},
-            "wandb": {"name": name},
-            "tensorboard": {"purge_step": step + 1},
-        },
-    )
+    options = {
+        "trackio": {"name": name, "resume": "allow" if step else "never"},
+        "wandb": {"name": name},
+        "tensorboard": {"purge_step": step + 1},
+    }
+    complaints = []
+    try:
+        accelerator.init_trackers(PROJECT, flat_settings(settings), init_kwargs=options)
+    except Exception as error:  # each tracker has its own kinds
+        complaints = [first_line(error)]
+    for complaint in gather_lists(accelerator, complaints):
+        raise InputError(
+            f"--report_to: a tracker cannot be started: {complaint}. Log in to it, or leave it out"
+        )
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from bahdanau_hf.data.tokenization import (
     BYTE_TOKENS,
     SPECIAL_TOKENS,
     clean_text,
+    extend_tokenizer,
     load_tokenizer,
     target_vocab_size,
+    tokenizer_settings,
     train_tokenizer,
 )
 from bahdanau_hf.errors import InputError
@@ -221,10 +223,63 @@ def test_target_tokens_come_first(kind: str, reverse: bool) -> None:
     size = target_vocab_size(tokenizer)
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3]
     used = {i for text in targets for i in tokenizer(text_target=text)["input_ids"]}
-    assert used - {0, 1, 2, 3} == set(range(4, size))
+    # What any text may use: the digit, the marks and bytes that only the source has.
+    free = {
+        i
+        for token, i in tokenizer.get_vocab().items()
+        if token in BYTE_TOKENS or not any(char.isalpha() for char in token)
+    }
+    assert (used | free) - {0, 1, 2, 3} == set(range(4, size))
+    assert free - used - {0, 1, 2, 3}
     source_ids = {i for text in sources for i in ids_of(tokenizer, text)}
     assert max(source_ids) >= size
     assert 4 < size < len(tokenizer)
+
+
+@pytest.mark.parametrize("text", ["37％！", "1,234.56 (3%)", "Żółć", "😀", "羚", "“？”", "٣", " 3"])
+def test_a_target_may_have_any_digit_mark_or_new_character(text: str) -> None:
+    tokenizer = train_tokenizer(["Is it 3? (1,5%)", "It is."] * 2, ["是"] * 4, vocab_size=400)
+    ids = ids_of(tokenizer, text)
+    assert max(ids) < target_vocab_size(tokenizer)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert max(ids_of(tokenizer, "It")) >= target_vocab_size(tokenizer), "the source's words"
+
+
+def test_settings_of_a_tokenizer() -> None:
+    for lowercase in (True, False):
+        made = {"min_frequency": 1, "lowercase": lowercase}
+        tokenizer = train_tokenizer(SOURCES, TARGETS, vocab_size=420, **made)
+        size = len(tokenizer)
+        assert tokenizer_settings(tokenizer) == {
+            **made,
+            **{"tokenizer_kind": "bpe", "vocab_size": size},
+        }
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word-char"])
+def test_an_extended_tokenizer_is_saved_and_reads_old_text_as_before(
+    kind: str, tmp_path: Path
+) -> None:
+    tokenizer = train_tokenizer(SOURCES, TARGETS, kind=kind, vocab_size=420)
+    texts = [*SOURCES, *TARGETS, *TRICKY]
+    before = [ids_of(tokenizer, text) for text in texts]
+    size, new = len(tokenizer), ["Zebras yawn, zebras!", "斑马。", "Zebras yawn?", "斑斑"]
+    extend_tokenizer(tokenizer, new, vocab_size=size + 2, min_frequency=2)
+    assert len(tokenizer) == target_vocab_size(tokenizer) == size + 2
+    assert [ids_of(tokenizer, text) for text in texts] == before
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (tokenizer, load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        assert target_vocab_size(loaded) == size + 2
+        assert size <= max(ids_of(loaded, "Zebras")) < size + 2
+        assert ids_of(loaded, "斑") == [*({size, size + 1} & {*ids_of(loaded, "斑")}), 2]
+        if kind == "bpe":
+            assert (
+                loaded.decode(ids_of(loaded, "斑 Zebras"), skip_special_tokens=True) == "斑 Zebras"
+            )
+    with pytest.raises(InputError, match=rf"{size + 2} entries already: give a --vocab_size above"):
+        extend_tokenizer(tokenizer, new, vocab_size=size + 2, min_frequency=1)
+    extend_tokenizer(tokenizer, SOURCES, vocab_size=size + 9, min_frequency=99)
+    assert len(tokenizer) == size + 2, "nothing is frequent"
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word-char"])

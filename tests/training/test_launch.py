@@ -119,6 +119,34 @@ def test_two_processes_are_one_in_a_larger_batch(tmp_path: Path) -> None:
     assert_same_gradients(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "accumulated"),
+    [
+        ("torch.distributed.run --standalone --nproc_per_node=2", 1),
+        (
+            "accelerate.commands.accelerate_cli launch --num_processes 2 "
+            "--gradient_accumulation_steps 2 --dynamo_backend no --mixed_precision no",
+            2,
+        ),
+    ],
+)
+def test_several_processes_without_a_gpu_are_one_run(
+    tmp_path: Path, command: str, accumulated: int
+) -> None:
+    """Though nobody says that it is for processors."""
+    arguments = flags(tmp_path / "run", max_train_steps=2)
+    unsaid = {"ACCELERATE_USE_CPU": "false", "CUDA_VISIBLE_DEVICES": ""}
+    done = launch("-m", *command.split(), SCRIPT, *arguments, variables=unsaid)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Model, scores and report") == 1
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["identity"]["world_size"] == 2
+    assert state["identity"]["recipe"]["gradient_accumulation_steps"] == accumulated
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["train"]["gradient_accumulation_steps"] == accumulated
+
+
 def assert_same_gradients(one: Path, several: Path) -> None:
     """After one step AdamW's first moment is a tenth of the gradient, where none is clipped."""
     paths = [run / "checkpoint-1" / "optimizer.safetensors" for run in (one, several)]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import os
 import signal
@@ -79,14 +80,26 @@ def measured(scores: Sequence[tuple[float, float]]) -> Callable[[Run], dict[str,
 
 
 @pytest.mark.parametrize(
-    ("metric", "steps", "best"),
-    # BLEU falls, is best at step 3 and falls again; the loss is best at step 1.
-    [("bleu", 5, 3), ("loss", 3, 1)],
+    ("metric", "scores", "steps", "best"),
+    [
+        # BLEU falls, is best at step 3 and falls again; the loss is best at step 1.
+        ("bleu", [(1, 5), (2, 4), (3, 9), (4, 9), (5, 8), (6, 7)], 5, 3),
+        ("loss", [(1, 5), (2, 4), (3, 9), (4, 9), (5, 8), (6, 7)], 3, 1),
+        # Below 1 BLEU is chance, and the loss decides; from 1 on the loss may rise.
+        ("bleu", [(5, 0.1), (4, 0.9), (3, 0.1), (2, 0), (3, 0.9), (9, 1), (1, 0.9), (1, 0)], 8, 6),
+        ("bleu", [(5, 0.9), (4, 0.1), (4, 0.9), (4, 0.9), (3, 0.1)], 4, 2),
+    ],
 )
 def test_patience_ends_the_run_and_the_best_weights_are_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, steps: int, best: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    metric: str,
+    scores: list[tuple[float, float]],
+    steps: int,
+    best: int,
 ) -> None:
-    scores = [(1, 5), (2, 4), (3, 9), (4, 9), (5, 8), (6, 7)]
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(Run, "measure", measured(scores))
     run = prepare(
         tmp_path,
@@ -98,7 +111,10 @@ def test_patience_ends_the_run_and_the_best_weights_are_taken(
     )
     state = run.train()
     assert (state.step, state.best_step) == (steps, best)
-    assert state.finished == "2 validations brought no gain"
+    assert state.finished == "2 validations brought no gain (--early_stopping_patience)"
+    assert caplog.messages[-1] == (
+        f"step {steps}: training ends: {state.finished}; the best validation was at step {best}"
+    )
     assert list(list_checkpoints(tmp_path)) == [best, steps]
     assert choose_weights(run)["weights"] == f"checkpoint-{best}"
     saved = load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors")

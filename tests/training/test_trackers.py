@@ -208,7 +208,8 @@ def test_pixels_are_darkest_where_the_weight_is() -> None:
 
 
 def test_without_attention_there_is_nothing_to_show(tmp_path: Path) -> None:
-    run = prepare(tmp_path / "plain", use_attention="false", max_train_steps=1)
+    changes = {"use_attention": False, "attention_dropout": 0}
+    run = prepare(tmp_path / "plain", **changes, max_train_steps=1)
     run.train()
     assert not (tmp_path / "plain" / "alignments.json").exists()
 

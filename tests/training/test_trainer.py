@@ -110,7 +110,7 @@ def test_the_numbers_are_those_of_our_own_training(tmp_path) -> None:
     """The same pairs in the same order, from the same weights: the same losses and weights."""
     steps = {"max_train_steps": 4, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
     steps["adam_epsilon"] = 1e-4  # a smaller one makes much of the rounding of tiny gradients
-    no_chance = {"dropout": 0, "attention_dropout": 0, "max_grad_norm": 0.3, "seed": 13}
+    no_chance = {"dropout": 0, "attention_dropout": 0, "max_grad_norm": 0.3, "seed": 14}
     evaluation = {"per_device_eval_batch_size": 64, "eval_steps": 4}
     run = prepare(tmp_path / "ours", **steps, **no_chance, **evaluation)
     theirs = copy.deepcopy(run.bare_model)
