@@ -221,10 +221,7 @@ def batch_room(num_sentences: int) -> int:
 
 
 def with_fillers(wanted: Tensor) -> Tensor | None:
-    """Rows to go on with where `wanted` `(B,)` are, and others up to the next size of a batch.
-
-    `None` if the batch cannot become smaller.
-    """
+    """Rows that are `wanted`, `(B,)`, and others up to a batch's next size; `None` if all stay."""
     room = batch_room(int(wanted.sum()))
     if room >= wanted.shape[0]:
         return None
@@ -360,8 +357,7 @@ def _greedy_rows(beams: Beams, search: Search) -> Tensor:
         running = running & ~torch.isin(tokens, ends)
         if not bool(running.any()):
             break
-        kept = with_fillers(running)
-        if kept is not None:
+        if (kept := with_fillers(running)) is not None:
             beams.keep_sentences(kept)
             rows, tokens, running = rows[kept], tokens[kept], running[kept]
     return output[:, :length]
@@ -463,8 +459,7 @@ def _beam_rows(beams: Beams, search: Search) -> Tensor:
             wanted = wanted & ~done
             if not bool(wanted.any()):
                 break
-            kept = with_fillers(wanted)
-            if kept is not None:
+            if (kept := with_fillers(wanted)) is not None:
                 beams.keep_sentences(kept)
                 ended = _Ended(*(x[kept] for x in ended))
                 running, scores = running[kept], scores[kept]

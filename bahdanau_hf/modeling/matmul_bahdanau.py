@@ -214,24 +214,14 @@ def make_product(
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     can = {torch.float32: processor().packing, torch.bfloat16: processor().bfloat16_packing}
     if pack and can.get(dtype, False) and weight.numel() >= SMALLEST_PACKED:
-        return _packed_product(weight, bias)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)  # rows, or any
+        call = torch.ops.mkldnn._linear_pointwise
+        return lambda x: call(x.to(dtype).contiguous(), packed, bias, "none", [], "").float()
     if pack and not multiplies_fast(dtype, weight.device):  # widened once, not at every step
         return make_product(weight, bias, torch.float32, pack)
     weight = weight.contiguous()  # a part of a wider matrix would be copied out for every product
     wide = torch.promote_types(dtype, torch.float32)
     return lambda x: multiply(x.to(dtype), weight, bias).to(wide)
-
-
-def _packed_product(weight: Tensor, bias: Tensor | None) -> Product:
-    """A product with the weight in oneDNN's own order."""
-    dtype, rows = weight.dtype, 64  # of x, or any other number
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-
-    def product(x: Tensor) -> Tensor:
-        x = x.to(dtype).contiguous()
-        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "").float()
-
-    return product
 
 
 class Int8Product:

@@ -184,8 +184,8 @@ class BahdanauPreTrainedModel(PreTrainedModel):
         if wish not in implementations():  # nothing was asked for, or elsewhere
             wish = default_implementation()
         obstacle = "it was asked for" if wish == "reference" else find_obstacle(part)
-        name = "reference" if obstacle else wish
-        chosen = Implementation(name, obstacle or "all modules are as built")
+        reason = obstacle or "all modules are as built"
+        chosen = Implementation("reference" if obstacle else wish, reason)
         logger.debug("%s: %s, for %s", type(self).__name__, *chosen)
         return chosen
 
@@ -262,10 +262,7 @@ def embed(table: nn.Module, ids: Tensor | None, embeds: Any, size: int, side: st
 
 
 def look_costs(x: Tensor) -> bool:
-    """Whether the host would have to wait for numbers: those of another device, in training.
-
-    There the checks are left to the device, which ends the process without naming the id.
-    """
+    """Whether a look makes the host wait: in training on a device, which then checks by itself."""
     return x.device.type != "cpu" and torch.is_grad_enabled()
 
 

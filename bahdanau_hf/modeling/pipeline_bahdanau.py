@@ -44,9 +44,7 @@ class Hypothesis(NamedTuple):
 
     ids: list[int]  # `<eos>` last unless the limit came first
     text: str  # the same as one line of text
-    score: (
-        float | None
-    )  # if asked for: the sum of its tokens' log-probabilities; of beams, the rank
+    score: float | None  # if asked for: its tokens' log-probabilities, or what beams are ranked by
 
 
 def max_source_length(tokenizer: PreTrainedTokenizerFast) -> int | None:

@@ -12,6 +12,7 @@ S * A is kept for a step, weight gradients are one product after the loop, and t
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -95,9 +96,8 @@ class Stepper:
     def keep_sentences(self, kept: Tensor) -> None:
         """Go on with the given sentences alone."""
         if self.attends:
-            self._double_keys = self._double_keys.index_select(0, kept)
-            self._gates = self._gates.index_select(0, kept)
-            self._bias = self._bias.index_select(0, kept)
+            parts = (self._double_keys, self._gates, self._bias)
+            self._double_keys, self._gates, self._bias = (x.index_select(0, kept) for x in parts)
             self._make_room()
 
     def step(
@@ -182,12 +182,12 @@ def recur(given: Inputs, recurrent: Weights, inputs: Weights = ()) -> tuple[Tens
 
 def join_query(recurrent: Weights, query: Tensor | None) -> list[tuple[Tensor, Tensor]]:
     """The layers' pairs; the top one gives the query as well: `(3H + A, H)` and `(3H + A,)`."""
-    joined = list(recurrent)
-    if query is not None:
-        weight, bias = joined[-1]
-        no_bias = bias.new_zeros(query.shape[0])
-        joined[-1] = torch.cat([weight, query.to(weight)]), torch.cat([bias, no_bias])
-    return joined
+    if query is None:
+        return list(recurrent)
+    weight, bias = recurrent[-1]
+    no_bias = bias.new_zeros(query.shape[0])
+    top = torch.cat([weight, query.to(weight)]), torch.cat([bias, no_bias])
+    return [*recurrent[:-1], top]
 
 
 def layer_pairs(flat: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -222,10 +222,7 @@ class _Recurrence(torch.autograd.Function):
         pairs[:L] = join_query(pairs[:L], given.query)
         products = [make_product(*pair, dtype) for pair in pairs]
         stepper = Stepper(products[:L], products[L:], *given[2:6], dtype=wide)
-
-        def make(*sizes: int) -> Tensor:
-            return given.x.new_empty(sizes, dtype=wide)
-
+        make = partial(given.x.new_empty, dtype=wide)
         states, steps = make(T + 1, L, B, H), T if keep else 1
         states[0] = given.state.transpose(0, 1)
         kept = [make(steps, L, B, 2 * H), make(steps, L, B, H)]
@@ -284,7 +281,7 @@ class _Recurrence(torch.autograd.Function):
                     factors[t].mul_(d.unsqueeze(1))
                 d.mul_(z[t, layer])
                 if layer > 0:
-                    below = _product(dx[t, layer], turned[L + layer - 1])
+                    below = multiply(dx[t, layer].to(dtype), turned[L + layer - 1]).to(wide)
                     if layer_masks is not None:
                         below.mul_(layer_masks[t, layer - 1])
                     ds[layer - 1].add_(below)
@@ -304,7 +301,7 @@ class _Recurrence(torch.autograd.Function):
                 dq = torch.bmm(de.unsqueeze(1), features).squeeze(1)
                 torch.mul(dq, quadruple_score, out=drec[-1][t, :, 3 * H :])
             for layer in range(L):
-                ds[layer].add_(_product(drec[layer][t], turned[layer]))
+                ds[layer].add_(multiply(drec[layer][t].to(dtype), turned[layer]).to(wide))
 
         below = trace.states[1:, :-1]
         if layer_masks is not None:
@@ -329,11 +326,6 @@ class _Recurrence(torch.autograd.Function):
                 query=weight_grad[3 * H :].to(query.dtype),
             )
         return (None, *of, *grads)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """`x W^T`, computed in the type of W, in that of x."""
-    return multiply(x.to(weight.dtype), weight).to(x.dtype)
 
 
 def _fill_with_factors(
@@ -386,15 +378,12 @@ def run_gru(x: Tensor, layer: nn.GRU, int8: bool = False) -> Tensor:
         given = Inputs(linear(x, weight_ih, bias_ih), x.new_zeros(B, 1, H))
         return recur(given, ((weight_hh, bias_hh),))[0][:, 0].to(x.dtype)
     dtype = product_dtype(x.device, x.dtype)
-
-    def lay_out() -> tuple[Product, Product]:
-        return (
-            make_product(weight_ih, bias_ih, dtype, True, int8),
-            make_product(weight_hh, bias_hh, dtype, True, int8, within_one=True),
-        )
-
+    product = partial(make_product, dtype=dtype, pack=True, int8=int8)
     with torch.autocast("cpu", enabled=False):  # the products know their type
-        read_input, read_state = remember(layer, (dtype, int8), weights, lay_out)
+        read_input, read_state = remember(
+            *(layer, (dtype, int8), weights),
+            lambda: (product(weight_ih, bias_ih), product(weight_hh, bias_hh, within_one=True)),
+        )
         gates = read_input(x.flatten(0, 1)).unflatten(0, (S, B))  # at least float32
         states = gates.new_empty(S + 1, B, H)
         states[0] = 0
