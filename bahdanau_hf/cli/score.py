@@ -158,6 +158,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         **_scores(sources, texts, references, source_lang, target_lang),
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
+        **_given(args, "glossary"),
         "test_file": args.test_file,
         "source_lang": source_lang,
         "target_lang": target_lang,

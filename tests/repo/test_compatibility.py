@@ -25,8 +25,12 @@ def test_a_frozen_checkpoint_still_gives_its_text(num_beams: int) -> None:
         expected["sources"], num_beams=num_beams, return_scores=True, return_alignments=True
     )
     stored = expected[f"beams_{num_beams}"]
-    assert [t.text for t in found] == stored["texts"]
-    assert [t.score for t in found] == pytest.approx(stored["scores"], abs=1e-3)
+    # One of the sentences holds no word that the model knows: it is copied since then.
+    written = [i for i, translation in enumerate(found) if not translation.copied]
+    assert len(written) == len(found) - 1
+    assert [found[i].text for i in written] == [stored["texts"][i] for i in written]
+    scores = [stored["scores"][i] for i in written]
+    assert [found[i].score for i in written] == pytest.approx(scores, abs=1e-3)
     looks = [t.alignment.weights[0].tolist() for t in found if t.alignment is not None]
     assert [sum(look) for look in looks] == pytest.approx([1.0] * len(looks), abs=1e-4)
     assert looks[0] == pytest.approx(expected["first_look"], abs=1e-3)

@@ -181,7 +181,8 @@ def test_commands_that_use_a_model(
     elif " align " in line:
         assert "联" in (read(Path("map.svg")) if "--output" in line else printed)
     else:
-        assert "联系我们。" in printed.splitlines()[0]
+        _, _, output = line.partition("--output ")
+        assert "联系我们。" in (read(Path(output)) if output else printed.splitlines()[0])
 
 
 @pytest.mark.parametrize("line", TRAINING)
