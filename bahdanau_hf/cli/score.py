@@ -179,6 +179,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         **_scores(sources, texts, references, source_lang, target_lang),
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
+        **_given(args, "glossary"),
         "test_file": args.test_file,
         "sides": lines_on_sides(read, source_lang, target_lang, told),
         "source_lang": source_lang,

@@ -26,7 +26,7 @@ TAGS = (
     rf"|</?[A-Za-z]{_ATTRIBUTES}>|</?\d[^<>\s]*>"
 )
 _SPELT = r"""
-    \t|\{\{.{0,300}?\}\}|\{%.{0,300}?%\}                                             # templates
+    \t|\{\{.{0,300}?\}\}|\{%.{0,300}?%\}                               # templates
     |\{\s*\w+\s*,(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}             # ICU: {n, plural, ...}
     |\$?\{(?:[^{}\s]*|[^{}\w\s][^{}]*)\}|\$[A-Za-z_]\w*                # {name}, ${name}, $name
     |%%|(?<!\d)%(?:\(\w+\)|\d+\$)?[-+\#0]*\d*(?:\.\d+)?(?:hh?|ll?|[qjzt])?[diouxXeEfFgGcCrsSpan@]
@@ -34,7 +34,8 @@ _SPELT = r"""
 """
 _PLACEHOLDER = re.compile(f"{_SPELT}|{ADDRESS.pattern}|[{MARKS}]", re.VERBOSE)
 _OPENING_TAG = re.compile(
-    r"<(?!(?:br|hr|img|input|wbr)\b|(?s:.*)</)[A-Za-z][^>]*+(?<!/)>|!?\[(?!\^|[ xX]\])|[*_~]+\Z"
+    r"<(?!(?:br|hr|img|input|wbr)\b|\w[\w.+-]*[:@]|(?s:.*)</)[A-Za-z][^>]*+(?<!/)>"
+    r"|!?\[(?!\^|[ xX]\])|[*_~]+\Z"
 )
 _MOST_MARKS = 2048
 

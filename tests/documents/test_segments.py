@@ -65,6 +65,7 @@ def shown(marked: str) -> str:
         ("a <a href='x'><b>b</b></a> d <br/> e", "a <<b>> d ? e"),
         ("a<br>b<img src=c>d <!-- e --> <code>f</code>", "a?b?d ? ?"),
         ("%s is <b>%s</b>", "? is <?>"),
+        ("see <http://a.b/c> or <me@a.b> <c.loud>now</c>", "see ? or ? <now>"),
     ],
 )
 def test_marks_say_what_they_stand_for(text: str, wanted: str) -> None:

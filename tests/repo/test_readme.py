@@ -112,6 +112,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "own", "seed-42", "seed-43"):
         (folder / "runs" / name).symlink_to("quickstart", target_is_directory=True)
     (folder / "sentences.txt").write_text("".join(f"{en}\n" for en, _ in PAIRS[:3]))
+    cue = "1\n00:00:01,000 --> 00:00:02,000\n"
+    (folder / "film.srt").write_text(f"{cue}{PAIRS[0][0]}\n")
+    (folder / "page.html").write_text(f"<p>{PAIRS[0][0]}</p>\n")
     (folder / "README.md").write_text("")
     rows = "".join(f"{en}\t{zh}\n" for en, zh in PAIRS)
     (folder / "test.tsv").write_text(f"en\tzh\n{rows}", encoding="utf-8")
@@ -178,7 +181,8 @@ def test_commands_that_use_a_model(
     elif " align " in line:
         assert "联" in (read(Path("map.svg")) if "--output" in line else printed)
     else:
-        assert "联系我们。" in printed.splitlines()[0]
+        _, _, output = line.partition("--output ")
+        assert "联系我们。" in (read(Path(output)) if output else printed.splitlines()[0])
 
 
 @pytest.mark.parametrize("line", TRAINING)
