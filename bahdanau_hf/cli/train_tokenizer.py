@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import InputError
 from ..training.arguments import parse_arguments
 
 STREAM_PAIRS = 1_000_000  # of a stream, only so many pairs are read
@@ -20,6 +21,9 @@ def run(arguments: Sequence[str]) -> None:
         InputError: flags or pairs that cannot be used.
     """
     settings = parse_arguments(arguments, "bahdanau-hf train-tokenizer")
+    for name in sorted(settings.data.by_flag - {"output_dir"}):
+        if not hasattr(settings.data, name):
+            raise InputError(f"train-tokenizer trains no model: leave out --{name}")
 
     from ..data.sources import pair_texts
     from ..data.tokenization import target_vocab_size

@@ -74,7 +74,7 @@ def load_model(
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{where}/config.json does not make sense: {reason}") from None
     try:
-        with _no_load_report():
+        with quiet_library():
             model, report = BahdanauForConditionalGeneration.from_pretrained(
                 where,
                 config=config,
@@ -242,7 +242,7 @@ def move_model(
 
 
 @contextmanager
-def _no_load_report() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """Keep the library from printing a table of keys; we say the same in one line."""
     before = library_logging.get_verbosity()
     library_logging.set_verbosity_error()

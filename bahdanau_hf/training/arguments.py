@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from ..errors import InputError
+from .refusals import ALTERNATIVES, check_settings, suggestion
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 YES, NO = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
@@ -27,6 +28,8 @@ POSITIVE: Bound = (lambda value: value > 0, "be greater than 0")
 NOT_NEGATIVE: Bound = (lambda value: value >= 0, "not be negative")
 SHARE: Bound = (lambda value: 0 <= value < 1, "be in [0, 1)")
 PERCENTAGE: Bound = (lambda value: 0 < value < 100, "be between 0 and 100")
+FINITE: Bound = (math.isfinite, "be a finite number")
+SEVERAL: Bound = (lambda value: value == 0 or value > 1, "be 0 or at least 2")
 
 
 def _field(default: Any, text: str, bound: Bound | None = None, choices: str = "") -> Any:
@@ -34,8 +37,20 @@ def _field(default: Any, text: str, bound: Bound | None = None, choices: str = "
     return field(default=default, metadata=metadata)
 
 
+class _Told:
+    """Which fields the command line has told, and which the recipe alone; others are defaults."""
+
+    by_flag: frozenset[str] = frozenset()
+    by_recipe: frozenset[str] = frozenset()
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Both."""
+        return self.by_flag | self.by_recipe
+
+
 @dataclass
-class ModelArguments:
+class ModelArguments(_Told):
     """The model's shape; every field but the first three goes into `BahdanauConfig` by its name."""
 
     model_name_or_path: str | None = _field(None, "checkpoint of this package to start from")
@@ -50,10 +65,10 @@ class ModelArguments:
     use_attention: bool = _field(True, "no: plain seq2seq without attention, as a baseline")
     readout: str = _field("linear", "output layer; deep: the paper's maxout", None, "linear deep")
     readout_size: int | None = _field(None, "width of the deep readout; default: embedding_size")
-    dropout: float = _field(0.1, "dropout between recurrent layers, in [0, 1)")
-    embedding_dropout: float = _field(0.0, "dropout on embeddings, in [0, 1)")
-    readout_dropout: float = _field(0.0, "dropout before the output layer, in [0, 1)")
-    attention_dropout: float = _field(0.0, "dropout on attention weights, in [0, 1)")
+    dropout: float = _field(0.1, "dropout between recurrent layers, in [0, 1)", SHARE)
+    embedding_dropout: float = _field(0.0, "dropout on embeddings, in [0, 1)", SHARE)
+    readout_dropout: float = _field(0.0, "dropout before the output layer, in [0, 1)", SHARE)
+    attention_dropout: float = _field(0.0, "dropout on attention weights, in [0, 1)", SHARE)
     tie_word_embeddings: bool = _field(False, "share decoder embedding and output layer")
     encoder_reads_padding: bool = _field(False, "encode padding too, as the tutorial's model does")
     initializer: str = _field(
@@ -65,7 +80,7 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(_Told):
     """Where pairs come from, and how they are cleaned, tokenized and batched."""
 
     dataset_name: str | None = _field(None, "data set on the Hub; default: the bundled pairs")
@@ -104,6 +119,9 @@ class DataArguments:
     vocab_size: int = _field(8000, "most entries of the joint vocabulary (bpe)", POSITIVE)
     min_frequency: int = _field(2, "rarer words or characters become unknown or bytes", POSITIVE)
     lowercase: bool = _field(False, "lowercase all text (bpe)")
+    extend_vocabulary: bool = _field(
+        False, "add frequent words of the pairs to model_name_or_path's, up to vocab_size entries"
+    )
     max_tokens_per_batch: int | None = _field(
         None, "fill batches by tokens, padding included, instead of by pairs", POSITIVE
     )
@@ -113,12 +131,14 @@ class DataArguments:
 
 
 @dataclass
-class TrainArguments:
+class TrainArguments(_Told):
     """How to train, save, score and publish."""
 
     output_dir: str = _field("runs/default", "folder for checkpoints, scores and the report")
     overwrite_output_dir: bool = _field(False, "remove the run that output_dir holds")
-    resume_from_checkpoint: str | None = _field(None, "a checkpoint folder of a run, or 'latest'")
+    resume_from_checkpoint: str | None = _field(
+        None, "a checkpoint folder of the run, or 'latest', which starts a run that has none yet"
+    )
     seed: int = _field(42, "seed of initialization, order of batches and dropout", NOT_NEGATIVE)
     per_device_train_batch_size: int = _field(64, "pairs in a batch on each process", POSITIVE)
     per_device_eval_batch_size: int = _field(128, "pairs in a batch in evaluation", POSITIVE)
@@ -137,8 +157,8 @@ class TrainArguments:
     learning_rate: float = _field(1e-3, "peak learning rate", POSITIVE)
     optimizer: str = _field("adamw", "adam: the tutorial's", None, "adamw adam")
     weight_decay: float = _field(0.0, "AdamW's weight decay (matrices only)", NOT_NEGATIVE)
-    adam_beta1: float = _field(0.9, "Adam's first moment decay")
-    adam_beta2: float = _field(0.999, "Adam's second moment decay")
+    adam_beta1: float = _field(0.9, "Adam's first moment decay", SHARE)
+    adam_beta2: float = _field(0.999, "Adam's second moment decay", SHARE)
     adam_epsilon: float = _field(1e-8, "Adam's epsilon", NOT_NEGATIVE)
     max_grad_norm: float = _field(1.0, "clip gradients to this norm; 0: off", NOT_NEGATIVE)
     lr_scheduler_type: str = _field(
@@ -163,16 +183,18 @@ class TrainArguments:
         None, "steps between checkpoints; default: with each evaluation", POSITIVE
     )
     save_total_limit: int = _field(3, "newest checkpoints to keep, besides the best", POSITIVE)
-    metric_for_best_model: str = _field("bleu", "on validation", None, "bleu loss")
+    metric_for_best_model: str = _field(
+        "bleu", "on validation; while BLEU is below 1, the loss decides", None, "bleu loss"
+    )
     early_stopping_patience: int | None = _field(
         None, "stop after N evaluations without improvement", POSITIVE
     )
     average_last_checkpoints: int = _field(
-        0, "average the weights of the last N evaluations, if validation improves", NOT_NEGATIVE
+        0, "average the weights of the last N evaluations, if validation improves", SEVERAL
     )
     num_beams: int = _field(1, "beams at the end of training and in use", POSITIVE)
     eval_num_beams: int | None = _field(None, "beams during training; default: 1", POSITIVE)
-    length_penalty: float = _field(1.0, "beam search: above 1 prefers longer output")
+    length_penalty: float = _field(1.0, "beam search: above 1 prefers longer output", FINITE)
     max_eval_translations: int | None = _field(
         None, "during training translate only the first N pairs of validation", POSITIVE
     )
@@ -193,6 +215,10 @@ class Settings(NamedTuple):
     model: ModelArguments
     data: DataArguments
     train: TrainArguments
+
+    def group_of(self, name: str) -> Any:
+        """The group that has a field of this name."""
+        return next(group for group in self if hasattr(group, name))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -239,7 +265,7 @@ def read_recipe(recipe: str | Path) -> list[str]:
     flags: list[str] = []
     for name, value in values.items():
         if name not in FIELDS:
-            raise InputError(f"unknown key {name!r} in {path}.{_suggestion(str(name))}")
+            raise InputError(f"unknown key {name!r} in {path}.{suggestion(str(name), FIELDS)}")
         if value is False and "no" in (FIELDS[name].metadata["choices"] or ()):
             value = "no"  # which YAML takes for false
         if isinstance(value, dict | list):
@@ -253,23 +279,33 @@ def parse_arguments(arguments: Sequence[str], program: str = "bahdanau-hf train"
     """Parse `[RECIPE] [flags]`; a flag overrides the recipe. `--help` names the `program`.
 
     Raises:
-        InputError: unknown flag or key, a value of the wrong type, or sizes that make no sense.
+        InputError: unknown flag or key, a value of the wrong type, or a refusal of ours.
     """
     arguments = [_underscored(argument) for argument in arguments]
     recipe: list[str] = []
     if arguments and not arguments[0].startswith("-"):
         recipe = read_recipe(arguments.pop(0))
-    namespace, rest = _parser(program).parse_known_args(recipe + arguments)
+    parser = _parser(program)
+    by_recipe = vars(parser.parse_known_args(recipe)[0])
+    namespace, rest = parser.parse_known_args(arguments)
     if rest:
-        hint = _suggestion(rest[0].lstrip("-").split("=")[0]) if rest[0].startswith("-") else ""
+        is_flag = rest[0].startswith("-")
+        hint = suggestion(rest[0].lstrip("-").split("=")[0], FIELDS) if is_flag else ""
         raise InputError(f"unknown argument {rest[0]!r}.{hint}")
-    values = vars(namespace)
-    groups: list[Any] = [
-        group(**{f.name: values[f.name] for f in dataclasses.fields(group)})
-        for group in GROUPS.values()
-    ]
+    by_flag = vars(namespace)
+    for pair in ALTERNATIVES:
+        for one, other in (pair, pair[::-1]):
+            if one in by_flag and other not in by_flag:
+                by_recipe.pop(other, None)
+    values = by_recipe | by_flag
+    groups: list[Any] = []
+    for kind in GROUPS.values():
+        names = [f.name for f in dataclasses.fields(kind) if f.name in values]
+        group = kind(**{name: values[name] for name in names})
+        group.by_flag, group.by_recipe = frozenset(by_flag), frozenset(by_recipe.keys() - by_flag)
+        groups.append(group)
     settings = Settings(*groups)
-    _check(settings.data, settings.train)
+    check_settings(settings)
     return settings
 
 
@@ -280,6 +316,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         description="Train a Bahdanau translation model. RECIPE is a YAML file or one of "
         f"{', '.join(recipe_names())}; flags override it.",
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # what is there afterwards was told
     )
     kinds: dict[str, tuple[Callable[[str], Any], str]] = {
         "int": (int, "N"),
@@ -298,7 +335,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
             if convert is truth:  # `--flag` alone means yes
                 options |= {"nargs": "?", "const": True}
             text = f.metadata["help"] + shown
-            group.add_argument(f"--{f.name}", type=convert, default=f.default, help=text, **options)
+            group.add_argument(f"--{f.name}", type=convert, help=text, **options)
             if f.default is True:
                 group.add_argument(
                     f"--no_{f.name}", dest=f.name, action="store_false", help=argparse.SUPPRESS
@@ -317,35 +354,3 @@ def _underscored(argument: str) -> str:
     """`--learning-rate=1` as `--learning_rate=1`."""
     name, equals, value = argument.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
-
-
-def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, [*FIELDS], n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _check(data: DataArguments, train: TrainArguments) -> None:
-    """Bounds that concern the run; those of the model are `BahdanauConfig`'s."""
-    for name, value in {**vars(data), **vars(train)}.items():
-        bound = FIELDS[name].metadata["bound"]
-        if bound is not None and value is not None and not bound[0](value):
-            raise InputError(f"--{name} must {bound[1]}, not {value}")
-    if train.guided_attention_weight and data.streaming:
-        raise InputError(
-            "--guided_attention_weight needs all pairs at once: leave out --streaming, or have it "
-            "at 0"
-        )
-    if data.source_lang == data.target_lang:
-        raise InputError(f"--source_lang and --target_lang are both {data.source_lang!r}")
-    if data.dataset_name and data.train_file:
-        raise InputError("give --dataset_name or --train_file, not both")
-    if (data.validation_file or data.test_file) and not (data.train_file or data.dataset_name):
-        raise InputError("--validation_file and --test_file need --train_file (or --dataset_name)")
-    if train.resume_from_checkpoint and train.overwrite_output_dir:
-        raise InputError("give --resume_from_checkpoint or --overwrite_output_dir, not both")
-    if train.num_warmup_steps and train.lr_scheduler_type == "constant":
-        raise InputError(
-            "--num_warmup_steps needs another --lr_scheduler_type, such as constant_with_warmup"
-        )
-    if data.streaming and train.max_train_steps is None:
-        raise InputError("--streaming needs --max_train_steps: a stream has no known length")

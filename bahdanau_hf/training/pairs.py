@@ -27,6 +27,7 @@ from ..data.preprocessing import (
 )
 from ..data.readers import pair_paths
 from ..data.sources import AnyDataset, bundled_pairs, file_pairs, first_pairs, hub_pairs
+from ..data.tokenization import UNK_ID
 from ..errors import InputError
 from .arguments import DataArguments, Settings
 
@@ -133,13 +134,18 @@ class RunPairs:
     def load(cls, data: DataArguments) -> RunPairs:
         """Read and clean; see `load_pairs`."""
         texts, dropped = load_pairs(data)
+        if "validation" in dropped and "validation_split_percentage" in data.by_flag:
+            raise InputError(
+                "--validation_split_percentage has no effect: the pairs come with a validation "
+                "split. Leave it out"
+            )
         return cls(texts, {split: [lost] for split, lost in dropped.items()})
 
     def encode(self, tokenizer: PreTrainedTokenizerFast, data: DataArguments) -> None:
         """Encode what is trained and validated on.
 
         Raises:
-            InputError: no training pair is left.
+            InputError: no training pair is left, or the tokenizer does not know the text.
         """
         for split in ("train", "validation"):
             self.encoded[split], lost = encode_pairs(
@@ -152,6 +158,9 @@ class RunPairs:
                 "no training pair is short enough: raise --max_source_length and "
                 "--max_target_length, or add --truncate_long_pairs"
             )
+        # Of a stream nothing may be read yet.
+        is_table = isinstance(self.encoded["train"], Dataset)
+        check_known(self.encoded["train" if is_table else "validation"])
 
     @property
     def dropped(self) -> dict[str, DroppedPairs]:
@@ -167,6 +176,24 @@ class RunPairs:
             numbers = "".join(f"{column[name]:>12,}" for column in columns.values())
             lines.append(f"{name.replace('_', ' '):<16}{numbers}")
         return "\n".join(lines)
+
+
+def check_known(encoded: Dataset) -> None:
+    """See that a model can learn from encoded pairs: of no side two thirds or more are `<unk>`.
+
+    Raises:
+        InputError: there are more.
+    """
+    for name, side in (("input_ids", "source"), ("labels", "target")):
+        rows = encoded.select_columns([name])[:10_000][name]
+        unknown = sum(row.count(UNK_ID) for row in rows)
+        known = sum(len(row) - 1 for row in rows) - unknown  # without <eos>
+        if unknown >= 2 * known:
+            raise InputError(
+                f"the tokenizer does not know {unknown / (unknown + known):.0%} of the {side}'s "
+                "tokens: lower --min_frequency or take --tokenizer_kind bpe, or, with "
+                "--model_name_or_path, add --extend_vocabulary"
+            )
 
 
 # --- fingerprints --------------------------------------------------------------------------------

@@ -5,19 +5,25 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_choice_from_env, parse_flag_from_env
+from accelerate.utils import (
+    GradientAccumulationPlugin,
+    parse_choice_from_env,
+    parse_flag_from_env,
+)
 from datasets import Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..checkpoints.run_folder import (
+    begins_anew,
     find_checkpoint,
     list_checkpoints,
     prepare_output_dir,
@@ -25,10 +31,16 @@ from ..checkpoints.run_folder import (
 )
 from ..checkpoints.save_load import precision_begun_in
 from ..data.sources import AnyDataset, pair_texts
-from ..data.tokenization import load_tokenizer, target_vocab_size, train_tokenizer
-from ..distributed import gather_lists, on_main_process
+from ..data.tokenization import (
+    extend_tokenizer,
+    load_tokenizer,
+    target_vocab_size,
+    tokenizer_settings,
+    train_tokenizer,
+)
+from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
 from ..errors import InputError
-from ..inference.loading import check_tokenizer, checkpoint_location, load_model
+from ..inference.loading import check_tokenizer, checkpoint_location, load_model, quiet_library
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import (
@@ -41,6 +53,9 @@ from ..precision import (
 from ..version import __version__
 from .arguments import DataArguments, ModelArguments, Settings, TrainArguments
 from .pairs import RunPairs, data_fingerprint
+from .refusals import idle_fields, refuse_contradictions, refuse_idle
+from .release import repository_name
+from .step import DROPOUTS
 from .trackers import choose_trackers, start_trackers
 
 if TYPE_CHECKING:
@@ -64,8 +79,9 @@ def start_accelerator(settings: Settings) -> Accelerator:
     trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
     if args.push_to_hub and not (args.hub_token or get_token()):
         raise InputError("--push_to_hub needs a token: run `hf auth login`, or set HF_TOKEN")
+    work_on_processors_without_gpus()
     accelerator = Accelerator(
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(_accumulated_batches(args)),
         log_with=trackers or None,
         project_dir=args.output_dir,
         step_scheduler_with_optimizer=False,
@@ -78,6 +94,20 @@ def start_accelerator(settings: Settings) -> Accelerator:
             "plain data parallel training (run accelerate config)"
         )
     return accelerator
+
+
+def _accumulated_batches(args: TrainArguments) -> int:
+    """Batches per step: by a flag, else as accelerate says, else by the recipe."""
+    own = args.gradient_accumulation_steps
+    told = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", own))
+    if told == own:
+        return own
+    counts, why = told, "as accelerate says"
+    if "gradient_accumulation_steps" in args.by_flag:
+        counts, why = own, f"not accelerate's {told}: a flag counts"
+    if os.environ.get("RANK", "0") == "0":
+        logger.info("%d batches per step, %s", counts, why)
+    return counts
 
 
 def _training_precision(args: TrainArguments) -> str:
@@ -125,9 +155,12 @@ def open_output_dir(accelerator: Accelerator, settings: Settings) -> Path | None
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
 
     def look() -> Path | None:
-        checkpoint = None if wanted is None else find_checkpoint(output_dir, wanted)
-        overwrite, resume = args.overwrite_output_dir, checkpoint is not None
-        prepare_output_dir(output_dir, overwrite=overwrite, resume=resume)
+        is_new = wanted is None
+        if wanted == "latest" and begins_anew(output_dir):
+            logger.info("There is no checkpoint in %s yet: the run starts", output_dir)
+            is_new = True
+        checkpoint = None if is_new else find_checkpoint(output_dir, str(wanted))
+        prepare_output_dir(output_dir, overwrite=args.overwrite_output_dir, resume=not is_new)
         return checkpoint
 
     return on_main_process(accelerator, look)
@@ -139,14 +172,14 @@ def prepare_tokenizer(
     train_pairs: AnyDataset,
     checkpoint: Path | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of the checkpoint or as told, or train one on the training pairs.
+    """Load the tokenizer of the checkpoint or as told, and extend it, or train one on the pairs.
 
     In this order: the `checkpoint` that the run resumes from, `tokenizer_name`,
     `model_name_or_path`, a new one. Of a stream of pairs the first `shuffle_buffer_size` are used.
     The main process does the work, the others receive the result.
 
     Raises:
-        InputError: a tokenizer that cannot be loaded, or one for other languages.
+        InputError: a tokenizer that cannot be loaded, or one for other languages or flags.
     """
     model_args, data_args, _ = settings
     where = checkpoint or model_args.tokenizer_name
@@ -154,12 +187,25 @@ def prepare_tokenizer(
         where = checkpoint_location(model_args.model_name_or_path)
 
     def make() -> PreTrainedTokenizerFast:
-        if where is not None:
-            is_model = checkpoint is None and model_args.tokenizer_name is None
-            return load_tokenizer(where, model_args.model_revision if is_model else None)
         limit = None if isinstance(train_pairs, Dataset) else data_args.shuffle_buffer_size
         langs = (data_args.source_lang, data_args.target_lang)
-        return new_tokenizer(data_args, *pair_texts(train_pairs, *langs, limit))
+        if where is None:
+            return new_tokenizer(data_args, *pair_texts(train_pairs, *langs, limit))
+        is_model = checkpoint is None and model_args.tokenizer_name is None
+        tokenizer = load_tokenizer(where, model_args.model_revision if is_model else None)
+        settled, bounds = tokenizer_settings(tokenizer), ("vocab_size", "min_frequency")
+        if checkpoint is not None:  # of a size only the bound was told; old runs do not say all
+            settled = {n: v for n, v in settled.items() if n != "vocab_size" and v is not None}
+        if data_args.extend_vocabulary:  # the bounds are those of the extension
+            settled = {n: v for n, v in settled.items() if n not in bounds}
+        refuse_contradictions(settings, settled, f"the tokenizer of {where}")
+        if checkpoint is None:
+            tokenizer.model_max_length = data_args.max_source_length
+        if checkpoint is None and data_args.extend_vocabulary:
+            sources, targets = pair_texts(train_pairs, *langs, limit)
+            most, least = (getattr(data_args, name) for name in bounds)
+            extend_tokenizer(tokenizer, sources + targets, vocab_size=most, min_frequency=least)
+        return tokenizer
 
     tokenizer = on_main_process(accelerator, make)
     for side in ("source_lang", "target_lang"):
@@ -193,12 +239,22 @@ def prepare_model(
 
     Raises:
         InputError: a shape that contradicts itself, a checkpoint that is missing, damaged or not
-            one of ours, or one whose vocabulary is not the tokenizer's.
+            one of ours, or one of another vocabulary than the tokenizer or shape than told.
     """
     model_args, data_args, train_args = settings
     if model_args.model_name_or_path is not None:
         name, revision = model_args.model_name_or_path, model_args.model_revision
         model = load_model(name, revision, dtype=torch.float32)
+        shape = shape_of(model.config)
+        settled = {name: value for name, value in shape.items() if name not in DROPOUTS}
+        refuse_contradictions(settings, settled, f"the model of {name}")
+        refuse_idle(settings, model.config)
+        for name in model_args.told.intersection(DROPOUTS):  # which change no shape
+            setattr(model.config, name, getattr(model_args, name))
+        has_grown = len(tokenizer) > model.get_input_embeddings().num_embeddings
+        if data_args.extend_vocabulary and has_grown:
+            with quiet_library():  # which tells at length how it fills the new rows
+                model.resize_token_embeddings(len(tokenizer))
     else:
         shape = {name: getattr(model_args, name) for name in SHAPE_FIELDS}
         sizes = {"vocab_size": target_vocab_size(tokenizer), "encoder_vocab_size": len(tokenizer)}
@@ -221,6 +277,14 @@ def prepare_model(
     return model
 
 
+def shape_of(config: BahdanauConfig) -> dict[str, Any]:
+    """A model's shape by the names of `ModelArguments`, with what `None` stands for."""
+    shape = {name: getattr(config, name) for name in SHAPE_FIELDS}
+    shape["attention_hidden_size"] = config.attention_hidden_size or config.hidden_size
+    shape["readout_size"] = config.readout_size or config.embedding_size
+    return shape
+
+
 def _reason(error: Exception) -> str:
     """What a strict check complains of, without the heading and the kind that it puts before it."""
     line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
@@ -228,13 +292,30 @@ def _reason(error: Exception) -> str:
 
 
 def run_settings(run: Run) -> dict[str, Any]:
-    """What `settings.json` holds: all that the run was told, what it counted, the versions."""
-    told = {name: dataclasses.asdict(group) for name, group in run.settings._asdict().items()}
-    del told["train"]["hub_token"]
+    """What `settings.json` holds: what the run uses of each setting, counts, versions.
+
+    A setting that has no effect in this run is `None`.
+    """
+    train, config = run.settings.train, run.bare_model.config
+    used = {name: dataclasses.asdict(group) for name, group in run.settings._asdict().items()}
+    del used["train"]["hub_token"]
+    used["model"] |= shape_of(config)
+    used["data"] |= tokenizer_settings(run.tokenizer)
+    used["train"] |= {
+        "gradient_accumulation_steps": run.accelerator.gradient_accumulation_steps,
+        "precision": run.accelerator.mixed_precision,
+        "eval_num_beams": train.eval_num_beams or 1,
+        "hub_model_id": repository_name(train) if train.push_to_hub else train.hub_model_id,
+    }
+    idle = idle_fields(run.settings, config).keys() - {"vocab_size"}
+    if "validation" in run.pairs.dropped_on_the_way:  # it was not cut off train
+        idle.add("validation_split_percentage")
+    for group in used.values():
+        group.update(dict.fromkeys(idle & group.keys()))
     packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "sacrebleu")
     splits = run.pairs.texts | run.pairs.encoded
     return {
-        **told,
+        **used,
         "versions": {
             "bahdanau_hf": __version__,
             "python": platform.python_version(),
@@ -248,13 +329,20 @@ def run_settings(run: Run) -> dict[str, Any]:
 
 
 def start_records(run: Run) -> None:
-    """Write `settings.json` and start the trackers; earlier scores no longer hold."""
+    """Start the trackers and write `settings.json`; earlier scores no longer hold.
+
+    Raises:
+        InputError: see `start_trackers`; nothing is written then.
+    """
     run.accelerator.wait_for_everyone()
-    told = run_settings(run)
+    for name, why in idle_fields(run.settings, run.bare_model.config).items():
+        if name in run.settings.train.by_recipe:
+            logger.info("The recipe's %s has no effect %s", name, why)
+    used = run_settings(run)
+    start_trackers(run.accelerator, run.output_dir, used, run.state.step)
     if run.accelerator.is_main_process:
         run.results_file.unlink(missing_ok=True)
-        write_json(run.output_dir / "settings.json", told)
-    start_trackers(run.accelerator, run.output_dir, told, run.state.step)
+        write_json(run.output_dir / "settings.json", used)
 
 
 # What may change when a run goes on is not here: how long, how often to log, validate and save.

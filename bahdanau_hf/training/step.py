@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DROPOUTS = ("dropout", "embedding_dropout", "readout_dropout", "attention_dropout")
+DROPOUTS = ("dropout", "embedding_dropout", "readout_dropout", "attention_dropout")
 
 
 class NonFiniteError(RuntimeError):
@@ -189,7 +189,7 @@ def _halves(batch: Batch) -> list[Batch]:
 
 def _draws(model: nn.Module) -> bool:
     """Whether a pass through the model in training draws random numbers."""
-    return any(getattr(model.config, name) > 0 for name in _DROPOUTS)
+    return any(getattr(model.config, name) > 0 for name in DROPOUTS)
 
 
 @contextmanager

@@ -194,8 +194,9 @@ def test_weight_belongs_to_the_run_and_to_models_with_attention(tmp_path: Path) 
     assert "guided_attention_weight" not in prepare(tmp_path / "a").identity["recipe"]
     run = prepare(tmp_path / "b", guided_attention_weight=0.3)
     assert run.identity["recipe"]["guided_attention_weight"] == 0.3
+    changes = {"use_attention": False, "attention_dropout": 0, "guided_attention_weight": 0.3}
     with pytest.raises(InputError, match="needs a model with attention"):
-        prepare(tmp_path / "c", guided_attention_weight=0.3, use_attention=False)
+        prepare(tmp_path / "c", **changes)
     with pytest.raises(InputError, match="leave out --streaming"):
         parse_arguments(["--guided_attention_weight=1", "--streaming", "--max_train_steps=1"])
     with pytest.raises(InputError, match="must not be negative"):

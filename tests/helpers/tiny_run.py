@@ -40,11 +40,18 @@ TINY = {
 }
 
 NO_DROPOUT = {"dropout": 0, "attention_dropout": 0}
+# Where one is changed, the other would have no effect.
+INSTEAD = {
+    "max_tokens_per_batch": "per_device_train_batch_size",
+    "num_train_epochs": "max_train_steps",
+    "validation_file": "validation_split_percentage",
+}
 
 
 def flags(output_dir: Path, **changes: Any) -> list[str]:
     """The arguments of `bahdanau_hf.train`; a change to None leaves a flag out."""
-    values = {"output_dir": output_dir, **TINY, **changes}
+    left_out = {other: None for name, other in INSTEAD.items() if changes.get(name) is not None}
+    values = {"output_dir": output_dir, **TINY, **left_out, **changes}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 

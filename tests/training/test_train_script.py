@@ -104,12 +104,6 @@ def test_alignments_are_of_sentences_of_the_split(finished: Path) -> None:
             assert sum(row) == pytest.approx(1, abs=0.01)
 
 
-def test_no_secret_is_written_down(tmp_path: Path) -> None:
-    assert train_script(tmp_path / "run", hub_token="hf_secret", max_train_steps=1) == 0
-    for path in (tmp_path / "run").rglob("*"):
-        assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
-
-
 def test_it_prints_counts_scores_with_signatures_and_translations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,14 +189,16 @@ def test_publishing_on_the_way_and_at_the_end(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "outside"))
     (tmp_path / "outside").mkdir()
     caplog.set_level("INFO", logger="bahdanau_hf")
-    changes = {"hub_model_id": "me/mine", "hub_token": "hf_x", "hub_private_repo": True}
+    changes = {"hub_model_id": "me/mine", "hub_token": "hf_secret", "hub_private_repo": True}
     folder = tmp_path / "run"
     assert train_script(folder, push_to_hub=True, eval_steps=1, test_file=PAIRS, **changes) == 0
-    assert opened == [("me/mine", {"private": True, "token": "hf_x"})]
+    assert opened == [("me/mine", {"private": True, "token": "hf_secret"})]
     names, files, options, cards, scores = zip(*pushed, strict=True)
     assert [option["message"] for option in options] == ["Step 1", "Step 3", "Step 4"]
     assert set(names) == {"me/mine"}
-    assert all(option["token"] == "hf_x" and option["private"] for option in options)
+    assert all(option["token"] == "hf_secret" and option["private"] for option in options)
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
     # Each is as complete as the last, and states its own scores.
     assert files[0] == files[1] == files[2] == set(release_files(folder))
     assert {"eval_results.json", "alignment.svg"} <= files[0]
@@ -277,8 +273,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "warm-up": ({"num_warmup_steps": 5, "lr_scheduler_type": "constant"}, "constant_with_warmup"),
     "tracker unknown": ({"report_to": "abacus"}, "abacus.*none"),
     "tracker absent": ({"report_to": "comet_ml"}, "comet_ml"),
-    "nothing to resume": ({"resume_from_checkpoint": "latest"}, "no checkpoint"),
     "stream with workers": ({"streaming": True, "dataloader_num_workers": 2}, "workers"),
+    "validation is there": ({"train_file": None, "max_train_samples": 9}, "come with a validation"),
     "no token": ({"push_to_hub": True}, "hf auth login"),
 }
 
