@@ -63,6 +63,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="print the log-probability and a tab before each translation; beam search divides it "
         "by length ** length_penalty",
     )
+    parser.add_argument(
+        "--confidence",
+        action="store_true",
+        help="print how sure the model is, from 0 to 1, and a tab before each translation: the share "
+        "of its words that a reference is expected to have too",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,9 +85,9 @@ def run(args: argparse.Namespace) -> None:
     from ..modeling.matmul_bahdanau import fixed_weights
 
     document = is_document(args.file)
-    if (args.text or document) and (args.n_best > 1 or args.scores):
+    if (args.text or document) and (args.n_best > 1 or args.scores or args.confidence):
         name = args.file if document else "--text"
-        raise InputError(f"{name} joins sentences: leave out --n_best and --scores")
+        raise InputError(f"{name} joins sentences: leave out --n_best, --scores and --confidence")
     if args.file == "-" and sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to translate")
     checked_encoding(args.encoding)
@@ -113,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
             window=window,
             num_return_sequences=args.n_best,
             return_scores=args.scores,
+            return_confidence=args.confidence,
             **options,
         )
         num_copied = 0
@@ -122,6 +129,7 @@ def run(args: argparse.Namespace) -> None:
             for translation in alternatives:
                 fields = [str(number)] if args.n_best > 1 else []
                 fields += [f"{translation.score:.4f}"] if args.scores else []
+                fields += [f"{translation.confidence:.2f}"] if args.confidence else []
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:
                 output.flush()

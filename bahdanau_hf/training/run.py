@@ -100,7 +100,7 @@ class Run:
         """Why there is no further step to take; empty if there is one."""
         state, args = self.state, self.settings.train
         if state.step >= self.total_steps:
-            return f"all {self.total_steps} steps are taken"
+            return f"all {self.total_steps} steps were taken"
         if out_of_time:
             return f"--max_train_seconds {args.max_train_seconds:g} are over"
         patience = args.early_stopping_patience
