@@ -137,7 +137,7 @@ def test_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[st
     changes = {"test_file": PAIRS, "num_beams": 2, "weight_decay": 0.5}
     assert train_script(finished, resume_from_checkpoint="latest", **changes) == 0
     message = capsys.readouterr().err
-    assert "is finished: all 4 steps are taken" in message
+    assert "is finished: all 4 steps were taken" in message
     assert "--max_train_steps" in message
     assert (finished / "eval_results.json").stat().st_mtime_ns == before
 
