@@ -192,3 +192,10 @@ def test_every_script_that_a_language_is_written_in_has_letters_of_that_name() -
 def test_card_names_languages_in_english(checkpoint_for_card) -> None:
     card = write_model_card(checkpoint_for_card("fra_Latn")).read_text(encoding="utf-8")
     assert "translates French (fra_Latn) into English:" in card
+
+
+def test_card_lists_only_languages_as_such(checkpoint_for_card) -> None:
+    """The Hub knows no language called graphemes."""
+    card = write_model_card(checkpoint_for_card("graphemes")).read_text(encoding="utf-8")
+    assert "language:\n- en\n" in card
+    assert "translates graphemes into English:" in card

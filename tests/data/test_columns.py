@@ -481,3 +481,17 @@ def test_folders_tell_where_the_names_are_the_same(tmp_path: Path) -> None:
         paths[-1].write_text(text + "\n")
     assert list(open_pairs(",".join(map(str, paths)), "en", "de")) == [("yes", "ja")]
     assert list(open_pairs(",".join(map(str, paths)), "de", "en")) == [("ja", "yes")]
+
+
+def test_a_later_file_that_tells_nothing_keeps_the_order(tmp_path: Path) -> None:
+    contents = {
+        "part1.tsv": "是。\tYes.\n",
+        "part2.tsv": "1\t2\n",
+        "part3.tsv": "en\tzh\nNo.\t不。\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    told: list[Told] = []
+    pairs = list(open_pairs(str(tmp_path / "part*.tsv"), "en", "zh", told=told))
+    assert pairs == [("Yes.", "是。"), ("2", "1"), ("No.", "不。")]
+    assert [sides.target_is_first for sides in told] == [True, True, False]
