@@ -113,7 +113,10 @@ class Glossary:
         for start, end in sorted(terms, key=lambda span: (span[0], -span[1])):
             target, first, last = terms[start, end], origins[start][0], origins[end - 1][1]
             if not kept or first >= kept[-1].end:
-                kept.append(Term(first, last, text[first:last] if target is None else target))
+                if target is None:  # a translation is one line
+                    target = text[first:last]
+                    target = target if target.isprintable() else clean[start:end]
+                kept.append(Term(first, last, target))
         return kept
 
     def replace(self, text: str) -> str:
