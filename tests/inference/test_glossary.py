@@ -253,7 +253,7 @@ def test_what_comes_with_it(translator: Translator) -> None:
     json.dumps(found.as_dict())
 
 
-@pytest.mark.parametrize("kind", ["bpe", "word-char", "lower", "no attention", "int8", "ensemble"])
+@pytest.mark.parametrize("kind", ["word-char", "no attention", "int8", "ensemble"])
 def test_models_of_every_kind(kind: str, tmp_path: Path, checkpoint: Path) -> None:
     options: dict[str, Any] = {}
     if kind == "int8":

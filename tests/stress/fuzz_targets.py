@@ -34,6 +34,7 @@ from bahdanau_hf.data.readers import open_pairs
 from bahdanau_hf.data.sources import pair_table
 from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
 from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.modeling.pipeline_bahdanau import encode_sentences
 from bahdanau_hf.modeling.text_bahdanau import EOS_ID, UNK_ID, clean_text
 
 from .fuzz_text import damaged, text
@@ -242,15 +243,21 @@ class Targets:
         expected = content.removesuffix(b"\n").split(b"\n") if content else []
         assert written.count(b"\n") == len(expected)
         texts = [line.decode() for line in written.split(b"\n")[:-1]]
-        cut = 0
+        cut = copied = 0
         for given, result in zip(expected, texts, strict=True):
-            clean = clean_text(given.decode(errors="replace"))
+            line = given.decode(errors="replace")
+            (read,) = encode_sentences(self.bpe, [line], MAX_SOURCE_LENGTH, copying=True)
+            assert not read.copy or result == read.copy
+            copied += bool(read.copy)
+            clean = clean_text(line)
             assert clean or not result, "a blank line became a sentence"
             assert len(result.splitlines()) <= 1
             assert "\t" not in result
-            cut += len(self.bpe(clean, verbose=False)["input_ids"]) > MAX_SOURCE_LENGTH
+            is_long = len(self.bpe(clean, verbose=False)["input_ids"]) > MAX_SOURCE_LENGTH
+            cut += is_long and not read.copy
         said = err.getvalue()
-        assert said.count("\n") == bool(cut), said
+        assert said.count("\n") == bool(cut) + bool(copied), said
+        assert not copied or f" {copied} of {len(expected)} lines have no word" in said
         assert not cut or f" {cut} of {len(expected)} sentences had more than" in said
         return True
 
