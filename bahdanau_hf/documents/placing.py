@@ -20,6 +20,7 @@ from ..inference.segmentation import (
     CLOSING_TAGS,
     MARKS,
     OPENING_TAGS,
+    PLACEHOLDERS,
     join_pieces,
     without_marks,
 )
@@ -27,6 +28,8 @@ from ..inference.translation import Translation, stand_apart
 from ..inference.translator import Translator
 
 _MARK = re.compile(f"(?P<opens>[{OPENING_TAGS}])|(?P<closes>[{CLOSING_TAGS}])|[{MARKS}]")
+
+_PLACEHOLDER = re.compile(f"[{PLACEHOLDERS}]")
 
 
 def translate_marked(translator: Translator, text: str, **options: Any) -> str:
@@ -135,7 +138,9 @@ def _best_place(gain: np.ndarray) -> int:
 
 def _spaced(text: str, left: str, right: str, before: str, behind: str) -> str:
     """A placeholder with the spaces that it has in the source, where its neighbours need them."""
-    if _is_apart(left) and before[-1:].strip() and stand_apart(before, "a"):
+    # Two that were apart do not become one: `a` (`b`) of Markdown would be `a``b`.
+    meets_another = bool(_PLACEHOLDER.match(before[-1:])) and not _MARK.match(left)
+    if meets_another or (_is_apart(left) and before[-1:].strip() and stand_apart(before, "a")):
         text = f" {text}"
     if _is_apart(right) and behind[:1].strip() and stand_apart("a", behind):
         text = f"{text} "

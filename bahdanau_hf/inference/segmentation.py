@@ -158,7 +158,8 @@ def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
         space = piece.space
         if text and following and not _breaks_line(space):
             beside = without_marks(text)[-1:] + without_marks(following)[:1]
-            space = "" if any(map(is_wide, beside)) else " "
+            two = re.fullmatch(f"[{PLACEHOLDERS}]{{2}}", text[-1] + following[0])
+            space = "" if any(map(is_wide, beside)) and not two else " "
         joined += [text, space]
     return "".join(joined)
 

@@ -162,3 +162,6 @@ def test_sentences_are_joined_as_their_language_does() -> None:
     assert join_pieces(pieces, ["", "二。", "三。"]) == " 二。\n三。"
     marked = [f"一。{CLOSING_TAG}", f"{OPENING_TAG}二。", PLACEHOLDER]
     assert join_pieces(pieces, marked) == f"一。{CLOSING_TAG}{OPENING_TAG}二。\n{PLACEHOLDER}"
+    assert join_pieces(pieces, [f"一{PLACEHOLDER}", f"{PLACEHOLDER}二。", "三。"]) == (
+        f"一{PLACEHOLDER} {PLACEHOLDER}二。\n三。"
+    )
