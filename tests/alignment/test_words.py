@@ -16,6 +16,7 @@ from bahdanau_hf.alignment.words import (
     intersect_links,
     read_spans,
     split_words,
+    word_starts,
     written_spans,
 )
 from bahdanau_hf.data.tokenization import clean_text, train_tokenizer
