@@ -16,6 +16,7 @@ from bahdanau_hf.alignment.words import (
     intersect_links,
     read_spans,
     split_words,
+    word_starts,
     written_spans,
 )
 from bahdanau_hf.data.tokenization import clean_text, train_tokenizer
@@ -204,3 +205,16 @@ def test_what_was_cut_off_is_no_word() -> None:
 def test_links_of_both_directions() -> None:
     assert intersect_links([(0, 0), (1, 2), (1, 3)], [(0, 0), (3, 1), (2, 0)]) == [(0, 0), (1, 3)]
     assert intersect_links([], [(0, 0)]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "starts"),
+    [
+        ("don't go", [(0, 3), (3, 5), (6, 8), None], {0, 2}),
+        ("我饕 a", [(0, 1), (1, 2), (1, 2), (1, 2), (3, 4)], {0, 1, 4}),  # bytes of one character
+        ("ab, c", [None, (0, 1), (1, 2), (2, 3), None, (4, 5)], {1, 3, 5}),
+        ("", [], set()),
+    ],
+)
+def test_tokens_that_begin_words(text: str, spans: list, starts: set[int]) -> None:
+    assert word_starts(text, spans) == starts
