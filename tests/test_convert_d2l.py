@@ -32,11 +32,11 @@ SENTENCES = [
     "You?",
     "It's\xa0Tom, go , go",
     "we go",
-    "Zyzzyva",
+    "Zyzzyva, Tom",
     "i i i i i i i i you",  # 9 words and the end: just fits
     "i i i i i i i i you you",  # the end is cut off
     "Tom, go, Tom, go, Tom, go, Tom, go!",
-    "10:30",
+    "10:30 Tom",
 ]
 MARGIN = 1e-3  # nearer rivals than this would make a greedy choice a matter of rounding
 

@@ -66,8 +66,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confidence",
         action="store_true",
-        help="print how sure the model is, 0 to 1, and a tab before each translation: the share of its "
-        "words that a reference is expected to have too",
+        help="print how sure the model is, 0 to 1, and a tab before each translation: the share of "
+        "its words that a reference is expected to have too",
     )
 
 

@@ -78,6 +78,7 @@ STRANGE_LINES = [
     b"x" * 100_000,
     LONG.encode() * 100,
     b"<eos> <pad> <unk> <0x0A>",
+    b"10:30",
     b"Where is the station?",
 ]
 

@@ -109,6 +109,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the pages name; its model is overfitted on their sentences."""
     folder = tmp_path_factory.mktemp("clone")
     make_checkpoint(folder / "runs" / "quickstart")
+    config = folder / "runs" / "quickstart" / "config.json"
+    calibrated = {"confidence": [0.0, 1.0, 0.0, 0.0, 0.0]}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **calibrated}))
     for name in ("base", "own", "seed-42", "seed-43"):
         (folder / "runs" / name).symlink_to("quickstart", target_is_directory=True)
     (folder / "sentences.txt").write_text("".join(f"{en}\n" for en, _ in PAIRS[:3]))
@@ -145,6 +148,9 @@ def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     elif "translator.stream(" in code:
         assert printed.startswith("联系我们。 -")
         assert printed.splitlines()[-3:] == [zh for _, zh in PAIRS[:3]]
+    elif "return_confidence=True" in code:
+        assert 0.5 < float(printed.split()[0]) <= 1
+        assert "('车'," in printed
     elif "translate_text(" in code:
         assert printed.splitlines() == ["车站在哪里？联系我们。", "", "他跑。"]
     elif "save_alignment(" in code:

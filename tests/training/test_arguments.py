@@ -42,8 +42,11 @@ BUNDLED = {
 }
 # Stands for folders that a test makes.
 MODEL, FOLDER, OTHER = "<model>", "<data>", "<other>"
+SPLITS, BAD, ENTITIES = "<splits>", "<bad>", "<entities>"
 ON_MODEL = {"model_name_or_path": MODEL}
 ON_OTHER_TEXT = {**ON_MODEL, "train_file": OTHER}
+
+ON_SPLITS = {**BUNDLED, "dataset_name": SPLITS}
 
 # Of each field: a value, and what must be given besides.
 EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -73,6 +76,14 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "train_file": (OTHER, {}),
     "validation_file": (PAIRS, {}),
     "test_file": (PAIRS, {}),
+    "encoding": ("latin-1", {}),
+    "skip_bad_rows": (True, {"train_file": BAD}),
+    "unescape_html": (True, {"train_file": ENTITIES}),
+    "train_split": ("test", ON_SPLITS),
+    "validation_split": ("test", ON_SPLITS),
+    "test_split": ("validation", ON_SPLITS),
+    "source_column": ("2", {}),
+    "target_column": ("1", {}),
     "streaming": (True, FILES),
     "source_lang": ("fr", {}),
     "target_lang": ("fr", {}),
@@ -159,7 +170,17 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = [dict(zip(("en", "zh"), line.strip().split("\t"), strict=True)) for line in lines[1:]]
     train = folder / "data" / "train.jsonl"
     train.write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
-    return {MODEL: model, OTHER: other, FOLDER: folder / "data"}
+    (folder / "splits").mkdir()
+    for name, own in (("train", rows[:40]), ("validation", rows[40:48]), ("test", rows[48:])):
+        text = "".join(json.dumps(row) + "\n" for row in own)
+        (folder / "splits" / f"{name}.jsonl").write_text(text)
+    bad, entities = folder / "bad.tsv", folder / "entities.tsv"
+    bad.write_text("".join([*lines, "three\tcells\there\n"]), encoding="utf-8")
+    entities.write_text(
+        "".join([*lines, "Tom &amp; Mary ran.\t汤姆和玛丽跑了。\n"]), encoding="utf-8"
+    )
+    found = {MODEL: model, OTHER: other, FOLDER: folder / "data", SPLITS: folder / "splits"}
+    return {**found, BAD: bad, ENTITIES: entities}
 
 
 def traces(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: Any) -> Any:
@@ -269,7 +290,8 @@ def test_a_field_has_an_effect_or_is_refused(
         known = {k: places.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
         found.append(traces(folder, monkeypatch, name, known))
     assert found[0] != found[1]
-    assert not isinstance(found[0], str) or name in ("overwrite_output_dir", "dataset_license")
+    told = ("overwrite_output_dir", "dataset_license", "skip_bad_rows")
+    assert not isinstance(found[0], str) or name in told
 
 
 @pytest.mark.parametrize("name", ["seed", "dataset_license", "save_total_limit"])

@@ -113,7 +113,8 @@ def test_a_vocabulary_that_knows_nothing_is_refused(
     rare = tmp_path / "rare.tsv"
     rows = [f"{a}{b}x cat\t{chr(0x4E00 + 9 * ord(b))}。" for a in "abcd" for b in "efgh"]
     rare.write_text("en\tzh\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    bound = {"train_file": rare, "min_frequency": 17}
+    apart = {"validation_file": PAIRS, "validation_split_percentage": None}
+    bound = {"train_file": rare, "min_frequency": 17, **apart}
     assert train_script(tmp_path / "run", **bound) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "the tokenizer does not know 100% of the source's tokens: lower --min_frequency" in error
