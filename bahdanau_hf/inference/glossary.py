@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..alignment.words import Span, clean_with_origins, read_spans, word_starts, written_spans
 from ..errors import InputError
+from ..files import text_lines
 from ..languages import CJK
 from ..modeling.pipeline_bahdanau import EncodedSentence, Hypothesis, Rows, encode_sentences
 from ..modeling.text_bahdanau import ADDRESS, EOS_ID, UNK_ID, clean_text
@@ -79,14 +80,8 @@ class Glossary:
         Raises:
             InputError: unreadable, or a line that is not made so.
         """
-        try:
-            lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 (at byte {error.start})") from None
         terms: dict[str, str] = {}
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(text_lines(path), start=1):
             source, *targets = line.split("\t")
             if not line.strip():
                 continue

@@ -89,7 +89,7 @@ def test_a_file(tmp_path: Path) -> None:
         (b"a\tb\nc\td\te\n", r"terms\.tsv:2: not a source term.*'c\\td\\te'"),
         (b"a\t\n", r"terms\.tsv:1: not a source term"),
         (b"\ta\n", r"terms\.tsv:1: not a source term"),
-        (b"a\xff\n", r"terms\.tsv: not UTF-8"),
+        (b"a\xff\n", r"terms\.tsv:1: .*--encoding"),
         (None, r"cannot read .*terms\.tsv"),
     ],
 )
