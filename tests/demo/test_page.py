@@ -331,7 +331,7 @@ class TestInTheBrowser:
         phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
         with open_page(browser, **phone) as page:
             page.goto(address, timeout=60_000)
-            page.fill("#source textarea", MARKUP)
+            page.fill("#source textarea", f"I love {MARKUP}")
             page.tap("#go")
             page.locator("#map tbody tr").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
