@@ -14,7 +14,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers.generation.streamers import BaseStreamer
 
 from ..alignment.record import Alignment
@@ -29,7 +28,6 @@ MAX_CHARACTERS = 5000  # of a text that a visitor sends; the rest is not read
 MAX_BEAMS = 10
 MAX_WAITING = 400  # visitors in the queue; those who come then are told to try again
 NUM_AT_ONCE = 2  # translations at the same time
-_END = "end"
 _GRADIO_SETTINGS = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     # It keeps a record of each answer, and counts them all up after each one.
@@ -99,22 +97,6 @@ def stream_translation(translator: Translator, text: str) -> Iterator[str | Tran
     if isinstance(event, BaseException):
         raise event
     yield event
-
-
-def word_map(alignment: Alignment) -> Alignment:
-    """The same attention as a table of words; a Chinese word is one character.
-
-    What went to the end of the sentence has a column of its own, so that each row sums to 1.
-    """
-    words = alignment.words
-    if words is None or not words.target_words:
-        return alignment
-    rest = np.clip(1 - words.weights.sum(axis=1, keepdims=True), 0, 1)
-    return Alignment(
-        [*(word.text for word in words.source_words), _END],
-        [word.text for word in words.target_words],
-        np.concatenate([words.weights, rest], axis=1),
-    )
 
 
 class Answers:
@@ -220,7 +202,7 @@ class Answers:
     def _map(self, alignment: Alignment | None) -> str:
         if alignment is None:
             return "" if self.has_attention else _note(["This model has no attention to show."])
-        return alignment_html(word_map(alignment), focusable=True)
+        return alignment_html(alignment.by_words(), focusable=True)
 
 
 def _bounded(text: Any) -> tuple[str, list[str]]:

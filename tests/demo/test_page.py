@@ -25,7 +25,6 @@ from bahdanau_hf.demo.page import (
     Answers,
     build_page,
     stream_translation,
-    word_map,
 )
 from bahdanau_hf.demo.space import assemble_space
 from bahdanau_hf.inference.translator import Translation
@@ -110,10 +109,10 @@ class TestAnswers:
     def test_the_map_has_the_models_weights(self, answers: Answers) -> None:
         text, note, table, choices = last(answers.translate(SENTENCE))
         alignment = answers.translator.align(SENTENCE)
-        shown = word_map(alignment)
+        shown = alignment.by_words()
         assert (text, note) == ("我妈妈是医生，我爸爸是老师。", "")
         assert shown.target_tokens == list(text)
-        assert [*shown.source_tokens[:2], shown.source_tokens[-1]] == ["My", "mother", "end"]
+        assert [*shown.source_tokens[:2], shown.source_tokens[-1]] == ["My", "mother", "(end)"]
         np.testing.assert_array_equal(shown.weights[:, :-1], alignment.words.weights)
         assert numbers(table) == [f"{weight:.2f}" for weight in shown.weights.flatten()]
         assert text in choices
@@ -199,7 +198,7 @@ class TestAnswers:
 
     def test_a_typed_translation_is_aligned(self, answers: Answers) -> None:
         note, table = answers.align("Call us.", "我爱你。")
-        shown = word_map(answers.translator.align("Call us.", "我爱你。"))
+        shown = answers.translator.align("Call us.", "我爱你。").by_words()
         assert note == ""
         assert numbers(table) == [f"{weight:.2f}" for weight in shown.weights.flatten()]
         assert "first" in answers.align("Call us.", " ")[0]
@@ -287,7 +286,7 @@ def shown_map(page: Any, place: str) -> list[str]:
 @pytest.mark.browser
 class TestInTheBrowser:
     def test_type_translate_and_hover(self, address: str, browser: Any, answers: Answers) -> None:
-        expected = word_map(answers.translator.align(SENTENCE)).weights
+        expected = answers.translator.align(SENTENCE).by_words().weights
         with open_page(browser, viewport={"width": 1200, "height": 900}) as page:
             page.goto(address, timeout=60_000)
             page.fill("#source textarea", SENTENCE)
@@ -331,7 +330,7 @@ class TestInTheBrowser:
         phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
         with open_page(browser, **phone) as page:
             page.goto(address, timeout=60_000)
-            page.fill("#source textarea", f"I love {MARKUP}")
+            page.fill("#source textarea", "I love <img src=x>")
             page.tap("#go")
             page.locator("#map tbody tr").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
