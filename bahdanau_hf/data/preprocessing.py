@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import InputError
 from ..languages import base_language
 from ..modeling.text_bahdanau import INVISIBLE
+from .readers import LEFT_OUT
 from .sources import (
     AnyDataset,
     hash_share,
@@ -172,7 +173,7 @@ def _clean_batch(
                     texts[lang] = convert(texts[lang])
         lengths = (len(texts[source_lang]), len(texts[target_lang]))
         reason = _KEPT
-        if row[source_lang] is None and row[target_lang] is None:
+        if (row[source_lang], row[target_lang]) == LEFT_OUT:
             reason = _BAD
         elif not all(lengths):
             reason = _EMPTY

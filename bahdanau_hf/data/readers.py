@@ -35,8 +35,8 @@ Pair = tuple[str, str]
 PairOrError = Pair | InputError
 Group = tuple[Path, ...]  # one file of pairs, or two of one side each
 
-LEFT_OUT: Any = (None, None)
-"""Stands where a bad row was, for cleaning to count."""
+LEFT_OUT = ("\0", "\0")
+"""Stands where a bad row was, for cleaning to count; no text that is read has this character."""
 _TABLES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 _MARKUP = (".tmx", ".xlf", ".xliff", ".po", ".xml", ".sgm", ".sgml")
 _PLACES_NAMED = 5

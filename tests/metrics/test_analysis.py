@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import sacrebleu
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bahdanau_hf.errors import InputError
@@ -93,6 +93,7 @@ def test_edges_and_languages() -> None:
         scores_by_length(["a"], texts, texts)
 
 
+@settings(deadline=None)  # the first example imports sacrebleu
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=30))
 def test_every_sentence_is_in_one_group(lengths: list[int]) -> None:
     sources = ["w " * n for n in lengths]
