@@ -47,7 +47,7 @@ RECIPE = {
     "max_target_length": 24,
     "embedding_size": 8,
     "hidden_size": 12,
-    "dropout": 0.2,
+    "embedding_dropout": 0.2,
     "per_device_train_batch_size": 8,
     "max_train_steps": STEPS,
     "logging_steps": 1,
