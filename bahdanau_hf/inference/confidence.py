@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,26 +187,26 @@ def calibrate(
     """
     tokenizer, limit = translator.tokenizer, translator.max_source_length
     models = [translator.model, *translator.ensemble]
-    read = encode_sentences(tokenizer, sources, limit)
+    read = encode_sentences(tokenizer, sources, limit, copying=True)  # what is copied is no guess
     written = encode_sentences(tokenizer, hypotheses)
     kept = [i for i, pair in enumerate(zip(read, written, strict=True)) if all(s.ids for s in pair)]
     tables, outcomes = [], []
-    for start in range(0, len(kept), translator.batch_size):
-        batch = kept[start : start + translator.batch_size]
-        ids = [written[i].ids for i in batch]
-        with evaluating(translator.model):
-            log_probs = read_log_probs(models, tokenizer, [read[i].ids for i in batch], ids)
-        for i, row in zip(batch, log_probs, strict=True):
-            text = hypotheses[i]
-            words, features = _features(text, read_spans(tokenizer, text, len(row)), row)
-            tables.append(features)
-            outcomes.append(_right([word.text for word in words], references[i]))
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
+        ids = ([sentences[i].ids for i in kept] for sentences in (read, written))
+        log_probs = read_log_probs(models, tokenizer, *ids)
+    for i, row in zip(kept, log_probs, strict=True):
+        text = hypotheses[i]
+        words, features = _features(text, read_spans(tokenizer, text, len(row)), row)
+        tables.append(features)
+        outcomes.append(_right([word.text for word in words], references[i]))
     translator.model.config.confidence = None
     num_words = sum(map(len, outcomes))
-    if num_words < _FEWEST_WORDS:
+    if num_words < _FEWEST_WORDS or len(tables) < 2:  # each half is judged by the other
         raise InputError(
-            f"{num_words} words of validation are too few to calibrate confidence: it needs "
-            f"{_FEWEST_WORDS}"
+            f"{num_words} words of validation in {len(tables)} sentences are too few to calibrate "
+            f"confidence: it needs {_FEWEST_WORDS} in two"
         )
 
     def fitted(members: slice) -> np.ndarray:

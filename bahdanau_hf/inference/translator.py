@@ -243,8 +243,8 @@ class Translator:
 
         Args:
             text: the text.
-            **options: as those of `translate`, but for `num_return_sequences`, `return_scores` and
-                `return_alignments`, which belong to sentences.
+            **options: as those of `translate`, but for `num_return_sequences` and those that begin
+                with `return`, which belong to sentences.
 
         Returns:
             The whole text as one `Translation`.
@@ -254,8 +254,8 @@ class Translator:
         """
         if not isinstance(text, str):
             raise InputError(f"a text must be text, not {text!r:.60}")
-        for name in ("num_return_sequences", "return_scores", "return_alignments"):
-            if name in options:
+        for name in options:
+            if name == "num_return_sequences" or name.startswith("return_"):
                 raise InputError(f"{name} belongs to sentences: use translate")
         pieces = self.split_text(text)
         translations = self.translate([piece.text for piece in pieces], **options)

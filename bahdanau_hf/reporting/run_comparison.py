@@ -133,7 +133,7 @@ def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
 def _predictions(path: Path) -> Iterator[tuple[tuple[str, str], tuple[str, float]]]:
     """Translation and score by source and reference, of each line that can be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a sentence may hold other breaks
     except (OSError, ValueError):
         return
     for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):

@@ -115,9 +115,11 @@ def test_what_is_known_by_heart_is_stated_as_often_right_as_it_was(calibrated: T
 
 
 def test_too_few_words_leave_no_confidence(calibrated: Translator) -> None:
-    with pytest.raises(InputError, match=f"are too few.*{_FEWEST_WORDS}"):
-        calibrate(calibrated, SOURCES[:1], TARGETS[:1], TARGETS[:1])
-    assert calibrated.model.config.confidence is None
+    long = ["我" * _FEWEST_WORDS]  # words enough, but nothing to judge them by
+    for sources, texts in ((SOURCES[:1], TARGETS[:1]), (SOURCES[:1], long), (["42"], ["42"])):
+        with pytest.raises(InputError, match=f"are too few.*{_FEWEST_WORDS}"):
+            calibrate(calibrated, sources, texts, texts)
+        assert calibrated.model.config.confidence is None
 
 
 def test_blank_sentences_and_translations_are_left_aside(translator: Translator) -> None:

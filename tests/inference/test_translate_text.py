@@ -52,7 +52,10 @@ def test_a_long_sentence_is_cut_and_nothing_is_dropped(translator: Translator) -
     assert "".join("".join(seen).split()) == "".join(long.split())
 
 
-@pytest.mark.parametrize("name", ["num_return_sequences", "return_scores", "return_alignments"])
+@pytest.mark.parametrize(
+    "name",
+    ["num_return_sequences", "return_scores", "return_alignments", "return_confidence"],
+)
 def test_what_belongs_to_sentences_is_refused(translator: Translator, name: str) -> None:
     with pytest.raises(InputError, match=name):
         translator.translate_text("a", **{name: 1})

@@ -24,7 +24,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
         steps = [{"step": 10 * i, "loss": 5.0 - number, "eval_bleu": i} for i in (1, 2)]
         lines = ["source\treference\thypothesis\tsentence_bleu", "Call us.\t联系\t联系\t100.0"]
         lines += [f"Go.\t走\t{'走去'[number]}\t{100 - 90 * number}", "broken\tline"]
-        lines += [f"Who?\t谁\t{'谁是'[number]}\t{50 - number}"]
+        lines += [f"Who?\t谁\t{'谁是'[number]}\u2028。\t{50 - number}"]
         (folder / "settings.json").write_text(json.dumps(settings))
         (folder / "eval_results.json").write_text(json.dumps(results))
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(s)}\n" for s in steps))
