@@ -17,7 +17,7 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrain
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from bahdanau_hf.data.batching import IGNORED_LABEL
-from bahdanau_hf.data.tokenization import target_vocab_size, BOS_ID, EOS_ID, PAD_ID
+from bahdanau_hf.data.tokenization import BOS_ID, EOS_ID, PAD_ID, target_vocab_size
 from bahdanau_hf.training.arguments import DataArguments, ModelArguments, Settings, TrainArguments
 from bahdanau_hf.training.setup import prepare_model
 
