@@ -40,8 +40,12 @@ def test_the_macro_average_is_over_languages_and_only_of_all() -> None:
     assert "| ady | 28.00 | 2.00 ± 1.41 | 0.00 | 1.2 |" in table
     # 1 to 15 have the mean 8: of the seeds one more, of all together one less.
     assert "| **macro average** | **16.84** | **9.00** | **7.00** | 1.2 |" in table
-    assert "seeds 1, 2, 1.5 M parameters, 1.0 to 1.5 CPU minutes a training" in table
+    assert "seed 1, 2, 1.5 M parameters, 1.0 to 1.5 CPU minutes a training" in table
     assert "macro" not in published.pronunciation_table(results[1:])
+    for found in results:
+        found["scores"]["test"]["ensemble"] = []
+    table = published.pronunciation_table(results)
+    assert "| **macro average** | **16.84** | **9.00** | – | 1.2 |" in table
 
 
 def test_the_published_mean_of_the_languages_is_the_published_macro_average() -> None:
