@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     disable_progress_bar()
     check_installed()  # said before a model is fetched
     model = load_model(args.model, args.revision)
-    tokenizer = load_tokenizer(Path(model.name_or_path), args.revision)
+    tokenizer = load_tokenizer(model.name_or_path)
     if args.format != "onnx":
         agreement = export_search(model, tokenizer, args.output_dir, args.dtype, num_beams)
         closeness = (

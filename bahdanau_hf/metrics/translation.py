@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ from ..languages import has_spaces, is_chinese
 FEW_SENTENCES = 100
 
 
-def is_of_few(scores: Mapping[str, Any]) -> bool:
-    """Whether scores, as `as_dict` gives them, are of fewer sentences than tell anything."""
-    number: Any = scores.get("num_sentences")
-    return is_number(number) and number < FEW_SENTENCES
+def few_sentences(number: Any) -> str:
+    """What must stand beside a score of so few sentences; empty where there are enough."""
+    few = is_number(number) and number < FEW_SENTENCES
+    return f"only {number} sentence{'s' * (number != 1)}: this says little" if few else ""
 
 
 @dataclass(frozen=True)
