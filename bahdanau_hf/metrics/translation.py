@@ -24,10 +24,10 @@ FEW_SENTENCES = 100
 _BY_TOKEN = {"word": "none", "char": "char"}
 
 
-def is_of_few(scores: Mapping[str, Any]) -> bool:
-    """Whether scores, as `as_dict` gives them, are of fewer sentences than tell anything."""
-    number: Any = scores.get("num_sentences")
-    return is_number(number) and number < FEW_SENTENCES
+def few_sentences(number: Any) -> str:
+    """What must stand beside a score of so few sentences; empty where there are enough."""
+    few = is_number(number) and number < FEW_SENTENCES
+    return f"only {number} sentence{'s' * (number != 1)}: this says little" if few else ""
 
 
 @dataclass(frozen=True)
