@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
-from ..modeling.pipeline_bahdanau import search_arguments
+from ..modeling.pipeline_bahdanau import Hypothesis, search_arguments
 from .confidence import confidence_weights
 from .glossary import Glossary
 
@@ -34,6 +34,15 @@ class SearchRequest(NamedTuple):
     def score(self, log_probs: np.ndarray) -> float:
         """What the search ranks a translation by, from its tokens' log-probabilities, `(T,)`."""
         return float(log_probs.sum()) / len(log_probs) ** self.length_penalty
+
+    def scores_of(self, found: Hypothesis) -> dict[str, float]:
+        """What the search ranked by, as a `Translation` says it: per token, and summed."""
+        if found.score is None:
+            return {}
+        given = self.generate_kwargs.get("decoder_input_ids")
+        length = len(found.ids) - (0 if given is None else given.shape[-1] - 1)
+        log_prob = found.score * length**self.length_penalty
+        return {"score": log_prob / max(1, length), "log_prob": log_prob}
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -440,6 +441,7 @@ class Translator:
                 seen = next(weights) if request.looks_up(found.ids) else None
                 asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
+                translation = replace(translation, **request.scores_of(found))
                 if request.return_confidence:
                     words = self.tokenizer.convert_ids_to_tokens(found.ids), next(log_probs)
                     translation = with_confidence(self.model, translation, *words)
