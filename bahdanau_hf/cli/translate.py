@@ -65,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log_probs",
         action="store_true",
-        help="print the log-probability, the sum over the tokens, and a tab before each translation",
+        help="print the log-probability, summed over tokens, and a tab before each translation",
     )
     parser.add_argument(
         "--confidence",

@@ -590,6 +590,8 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
     ]
     alone: list[tuple[list[str], str]] = [
         (["translate", "--model", none], "no such folder"),
+        (["push", none, "a/b", "--space_dir", none], "--space_dir goes with --space static"),
+        (["push", none, "a/b", "--space", "static", "--tag", "v1"], "are for models"),
         (["align", "--model", none, "a"], "no such folder"),
         (["score", "--predictions", name["two"]], "needs --references"),
         (["score", "--alignments"], "--alignments goes with --model alone"),
