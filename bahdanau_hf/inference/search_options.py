@@ -35,14 +35,14 @@ class SearchRequest(NamedTuple):
         """What the search ranks a translation by, from its tokens' log-probabilities, `(T,)`."""
         return float(log_probs.sum()) / len(log_probs) ** self.length_penalty
 
-    def scores_of(self, found: Hypothesis) -> dict[str, float]:
+    def scores_of(self, found: Hypothesis) -> tuple[float | None, float | None]:
         """What the search ranked by, as a `Translation` says it: per token, and summed."""
         if found.score is None:
-            return {}
+            return None, None
         given = self.generate_kwargs.get("decoder_input_ids")
         length = len(found.ids) - (0 if given is None else given.shape[-1] - 1)
         log_prob = found.score * length**self.length_penalty
-        return {"score": log_prob / max(1, length), "log_prob": log_prob}
+        return log_prob / max(1, length), log_prob
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""

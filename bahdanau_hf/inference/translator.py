@@ -441,7 +441,8 @@ class Translator:
                 seen = next(weights) if request.looks_up(found.ids) else None
                 asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
-                translation = replace(translation, **request.scores_of(found))
+                score, log_prob = request.scores_of(found)
+                translation = replace(translation, score=score, log_prob=log_prob)
                 if request.return_confidence:
                     words = self.tokenizer.convert_ids_to_tokens(found.ids), next(log_probs)
                     translation = with_confidence(self.model, translation, *words)
