@@ -16,7 +16,8 @@ register_with_transformers()
 
 if TYPE_CHECKING:
     from .alignment.record import Alignment
-    from .data.tokenization import clean_text, load_tokenizer, train_tokenizer
+    from .data.tokenization import clean_text, load_tokenizer
+    from .data.vocabulary import train_tokenizer
     from .inference.ensemble import EnsembleLogitsProcessor
     from .inference.glossary import Glossary
     from .inference.translation import Translation
@@ -45,7 +46,7 @@ _MODULES = {
     "plot_alignment": "reporting.attention_plot",
     "save_alignment": "reporting.attention_plot",
     "score_translations": "metrics.translation",
-    "train_tokenizer": "data.tokenization",
+    "train_tokenizer": "data.vocabulary",
 }
 
 

@@ -200,7 +200,7 @@ def translator(checkpoint: Path) -> Translator:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(pairs: list[tuple[str, str]]) -> Any:
     """A `word-char` tokenizer that knows every token of `pairs`."""
-    from bahdanau_hf.data.tokenization import train_tokenizer
+    from bahdanau_hf.data.vocabulary import train_tokenizer
 
     english, chinese = zip(*pairs, strict=True)
     return train_tokenizer(english, chinese, kind="word-char", min_frequency=1)

@@ -46,6 +46,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
     parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
     parser.add_argument(
+        "--target_kind",
+        choices=["word", "char"],
+        help="with --predictions: compare by words between spaces, or by characters, and add error "
+        "rates; a model says so itself",
+    )
+    parser.add_argument(
         "--chinese_script",
         choices=["keep", "simplified", "traditional"],
         default="keep",
@@ -141,6 +147,8 @@ def _score_alignments(args: argparse.Namespace) -> dict[str, Any]:
 def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     if args.sources is not None:
         raise InputError("--sources goes with --predictions: a test file has its own")
+    if args.target_kind is not None:
+        raise InputError("--target_kind goes with --predictions: the model has its own")
     other = None if args.compare is None else read_lines(args.compare, args.encoding)
     options = search_options(args)
     translator = load_translator(args)
@@ -151,6 +159,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..data.preprocessing import clean_pairs
     from ..data.sources import file_pairs, lines_on_sides, pair_texts
+    from ..data.tokenization import side_kinds
 
     datasets.disable_progress_bars()
     told: list[Told] = []
@@ -175,8 +184,10 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     translations = list(translator.stream(sources, **options))
     seconds = time.perf_counter() - start
     texts = [translation.text for translation in translations]
+    target_kind = side_kinds(translator.tokenizer)[1]
+    languages: dict[str, Any] = {"target_lang": target_lang, "target_kind": target_kind}
     return {
-        **_scores(sources, texts, references, source_lang, target_lang),
+        **_scores(sources, texts, references, source_lang, languages),
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         **_given(args, "glossary"),
@@ -191,7 +202,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         "num_truncated": sum(t.truncated for t in translations),
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(sources) / seconds, 1),
-        **_comparison(args, texts, other, references, target_lang),
+        **_comparison(args, texts, other, references, languages),
     }
 
 
@@ -223,12 +234,13 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
                 "they must be aligned"
             )
     source_lang, target_lang = args.source_lang or "en", args.target_lang or "zh"
+    languages: dict[str, Any] = {"target_lang": target_lang, "target_kind": args.target_kind}
     references = [list(row) for row in zip(*(columns[n] for n in args.references), strict=True)]
     return {
-        **_scores(columns.get(args.sources), predictions, references, source_lang, target_lang),
+        **_scores(columns.get(args.sources), predictions, references, source_lang, languages),
         **_given(args, "predictions", "references", "sources"),
         "target_lang": target_lang,
-        **_comparison(args, predictions, columns.get(args.compare), references, target_lang),
+        **_comparison(args, predictions, columns.get(args.compare), references, languages),
     }
 
 
@@ -237,16 +249,16 @@ def _scores(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
     source_lang: str,
-    target_lang: str,
+    languages: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores of all sentences and, where the sources are known, by their length."""
     from ..metrics.analysis import scores_by_length
     from ..metrics.translation import score_translations
 
-    result = score_translations(predictions, references, target_lang=target_lang).as_dict()
+    result = score_translations(predictions, references, **languages).as_dict()
     if sources is not None:
         groups = scores_by_length(
-            sources, predictions, references, source_lang=source_lang, target_lang=target_lang
+            sources, predictions, references, source_lang=source_lang, **languages
         )
         result["by_source_length"] = [group.as_dict() for group in groups]
     return result
@@ -257,13 +269,13 @@ def _comparison(
     predictions: Sequence[str],
     other: Sequence[str] | None,
     references: Sequence[Sequence[str]],
-    target_lang: str,
+    languages: dict[str, Any],
 ) -> dict[str, Any]:
     """The paired bootstrap against another system's translations, if there are any."""
     from ..metrics.analysis import compare_systems
 
     if other is None:
         return {}
-    compared = compare_systems(predictions, other, references, target_lang=target_lang)
+    compared = compare_systems(predictions, other, references, **languages)
     metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
     return {"comparison": {"baseline": args.compare, **metrics}}

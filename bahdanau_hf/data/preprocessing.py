@@ -32,7 +32,7 @@ from .sources import (
     sentence_key,
     translation_features,
 )
-from .tokenization import EOS_ID, UNK_ID, clean_text, target_vocab_size
+from .tokenization import EOS_ID, UNK_ID, clean_text, for_targets, target_vocab_size
 
 ENCODED_FEATURES = {
     "input_ids": Sequence(Value("int32")),
@@ -327,7 +327,7 @@ def encode_pairs(
     """
     function = partial(
         _encode_batch,
-        tokenizer=tokenizer,
+        tokenizers=(tokenizer, for_targets(tokenizer)),
         languages=(source_lang, target_lang),
         max_lengths=(max_source_length, max_target_length),
         num_target_ids=target_vocab_size(tokenizer),
@@ -341,19 +341,19 @@ def encode_pairs(
 def _encode_batch(
     batch: Batch,
     *,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
     languages: tuple[str, str],
     max_lengths: tuple[int, int],
     num_target_ids: int,
     drop_long: bool,
 ) -> Batch:
-    # The backend itself: what the tokenizer wraps around it takes longer than the encoding.
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # either may be left over from a call of the tokenizer
-    backend.no_padding()
     sides = []
     reasons = [_KEPT] * len(batch["translation"])
-    for lang, longest in zip(languages, max_lengths, strict=True):
+    for tokenizer, lang, longest in zip(tokenizers, languages, max_lengths, strict=True):
+        # The backend itself: what the tokenizer wraps around it takes longer than the encoding.
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # either may be left over from a call of the tokenizer
+        backend.no_padding()
         texts = [row[lang] for row in batch["translation"]]
         ids = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
         for place, row in enumerate(ids):

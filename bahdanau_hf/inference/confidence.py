@@ -188,7 +188,7 @@ def calibrate(
     tokenizer, limit = translator.tokenizer, translator.max_source_length
     models = [translator.model, *translator.ensemble]
     read = encode_sentences(tokenizer, sources, limit, copying=True)  # what is copied is no guess
-    written = encode_sentences(tokenizer, hypotheses)
+    written = encode_sentences(translator.target_tokenizer, hypotheses)
     kept = [i for i, pair in enumerate(zip(read, written, strict=True)) if all(s.ids for s in pair)]
     tables, outcomes = [], []
     with ExitStack() as stack:
@@ -198,7 +198,9 @@ def calibrate(
         log_probs = read_log_probs(models, tokenizer, *ids)
     for i, row in zip(kept, log_probs, strict=True):
         text = hypotheses[i]
-        words, features = _features(text, read_spans(tokenizer, text, len(row)), row)
+        words, features = _features(
+            text, read_spans(translator.target_tokenizer, text, len(row)), row
+        )
         tables.append(features)
         outcomes.append(_right([word.text for word in words], references[i]))
     translator.model.config.confidence = None

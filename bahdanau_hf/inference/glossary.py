@@ -20,6 +20,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from ..alignment.words import Span, clean_with_origins, read_spans, word_starts, written_spans
+from ..data.tokenization import for_targets
 from ..errors import InputError
 from ..files import text_lines
 from ..languages import CJK
@@ -282,7 +283,7 @@ class _Constraint:
 
     def _put(self, ids: list[int], term: Term) -> None:
         """Let the translation begin with these tokens and a term."""
-        (spelt,) = encode_sentences(self._tokenizer, [term.target])
+        (spelt,) = encode_sentences(for_targets(self._tokenizer), [term.target])
         known = [i for i in spelt.ids[:-1] if i < self._vocab_size and i != UNK_ID]
         # What the decoder cannot spell stands there as an unknown word.
         stand_in = known if known and len(known) == len(spelt.ids) - 1 else [UNK_ID]

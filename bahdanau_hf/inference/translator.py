@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..alignment.record import Alignment
 from ..alignment.words import read_spans
-from ..data.tokenization import load_tokenizer
+from ..data.tokenization import for_targets, load_tokenizer
 from ..errors import InputError
 from ..modeling.matmul_bahdanau import fixed_weights
 from ..modeling.pipeline_bahdanau import (
@@ -90,6 +90,7 @@ class Translator:
         if self.ensemble and any(one.int8 for one in (self.model, *self.ensemble)):
             raise InputError("an ensemble does not compute in int8: take another dtype")
         self.tokenizer = tokenizer
+        self.target_tokenizer = for_targets(tokenizer)
         self.batch_size = batch_size
         self.max_source_length = max_source_length(tokenizer)
         self._kept_memory = KeptMemory()
@@ -308,7 +309,7 @@ class Translator:
         """
         check_attention(self.model)
         sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
-        target_ids = [target.ids for target in encode_sentences(self.tokenizer, targets)]
+        target_ids = [target.ids for target in encode_sentences(self.target_tokenizer, targets)]
         if not all(sentence.ids for sentence in sentences) or not all(target_ids):
             raise InputError("one of the sentences is blank: there is nothing to align")
         cut = [number for number, s in enumerate(sentences, start=1) if s.truncated]
@@ -316,9 +317,9 @@ class Translator:
             self._announce_truncated(len(cut), len(sentences), cut[0])
         with evaluating(self.model):
             weights = list(self._attend([sentence.ids for sentence in sentences], target_ids))
-        tok = self.tokenizer
+        tok, target_tok = self.tokenizer, self.target_tokenizer
         return [
-            make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(tok, text, len(t)))
+            make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(target_tok, text, len(t)))
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
         ]
 

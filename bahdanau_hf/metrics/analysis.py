@@ -70,6 +70,7 @@ def scores_by_length(
     *,
     source_lang: str = "en",
     target_lang: str = "zh",
+    target_kind: str | None = None,
     edges: Sequence[int] = LENGTH_EDGES,
 ) -> list[LengthScores]:
     """Score short and long sentences apart, as Bahdanau et al. 2015 do in figure 2.
@@ -95,6 +96,7 @@ def scores_by_length(
                 [hypotheses[i] for i in members],
                 [reference_lists[i] for i in members],
                 target_lang=target_lang,
+                target_kind=target_kind,
             )
             longest = None if end is None else end - 1
             group = LengthScores(shortest, longest, len(members), scores.bleu, scores.chrf)
@@ -108,6 +110,7 @@ def compare_systems(
     references: Iterable[str | Sequence[str]],
     *,
     target_lang: str = "zh",
+    target_kind: str | None = None,
     num_samples: int = NUM_SAMPLES,
 ) -> dict[str, MetricComparison]:
     """Ask whether two systems differ by more than chance: sacrebleu's paired bootstrap.
@@ -126,7 +129,7 @@ def compare_systems(
     others, _ = check_translations(baseline, entries)
     test = PairedTest(
         [("baseline", others), ("system", hypotheses)],
-        {"bleu": BLEU(tokenize=bleu_tokenizer(target_lang)), "chrf": CHRF()},
+        {"bleu": BLEU(tokenize=bleu_tokenizer(target_lang, target_kind)), "chrf": CHRF()},
         reference_streams(reference_lists),
         test_type="bs",
         n_samples=num_samples,

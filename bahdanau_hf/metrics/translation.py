@@ -20,6 +20,8 @@ from ..files import is_number
 from ..languages import has_spaces, is_chinese
 
 FEW_SENTENCES = 100
+# Kinds of targets that are no sentences, and sacrebleu's tokenizers for them.
+_BY_TOKEN = {"word": "none", "char": "char"}
 
 
 def is_of_few(scores: Mapping[str, Any]) -> bool:
@@ -41,15 +43,19 @@ class TranslationScores:
     reference_tokens: int  # length of the references, of several the closest in length
     brevity_penalty: float  # BLEU's factor for too short predictions, in [0, 1]
     precisions: tuple[float, ...]  # BLEU's, of 1- to 4-grams, 0 to 100 each
+    error_rate: float | None = None  # lines not wholly right, of 100; of kinds `char` and `word`
+    token_error_rate: float | None = None  # edits for 100 tokens of the references, likewise
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values, under the attributes' names."""
-        return {**dataclasses.asdict(self), "precisions": list(self.precisions)}
+        """Everything as plain JSON values, under the attributes' names; error rates if there."""
+        values = {**dataclasses.asdict(self), "precisions": list(self.precisions)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __str__(self) -> str:
         return (
             f"BLEU {self.bleu:.2f} ({self.bleu_signature}), "
             f"chrF {self.chrf:.2f} ({self.chrf_signature}), {self.num_sentences} sentences"
+            + error_rates_line(self.as_dict())
         )
 
 
@@ -60,12 +66,27 @@ class TutorialCounts(NamedTuple):
     above_0_8: int
 
 
-def bleu_tokenizer(target_lang: str) -> str:
+def error_rates_line(scores: Mapping[str, Any]) -> str:
+    """What a line on scores, as `as_dict` gives them, goes on to say of error rates, if any."""
+    if "error_rate" not in scores:
+        return ""
+    return (
+        f", {scores['error_rate']:.2f} % of lines not wholly right, "
+        f"token error rate {scores['token_error_rate']:.2f}"
+    )
+
+
+def bleu_tokenizer(target_lang: str, target_kind: str | None = None) -> str:
     """Name sacrebleu's tokenizer for a language: `zh` for Chinese, `13a` for spaced scripts.
+
+    Targets of the tokenizer's kind `word` are compared as they are cut (`none`), those of `char` by
+    characters.
 
     Script and region after the language do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao,
     Khmer and Burmese are compared by characters (`char`).
     """
+    if target_kind in _BY_TOKEN:
+        return _BY_TOKEN[target_kind]
     if is_chinese(target_lang):
         return "zh"
     return "13a" if has_spaces(target_lang) else "char"
@@ -76,6 +97,7 @@ def score_translations(
     references: Iterable[str | Sequence[str]],
     *,
     target_lang: str = "zh",
+    target_kind: str | None = None,
     lowercase: bool = False,
 ) -> TranslationScores:
     """Score a set of translations with corpus BLEU and chrF, as sacrebleu computes them.
@@ -87,6 +109,8 @@ def score_translations(
         predictions: one translation a sentence, detokenised; an iterator will do.
         references: for each sentence a reference, or a list of references; their number may vary.
         target_lang: language code of the translations; chooses BLEU's tokenizer.
+        target_kind: kind of the tokenizer that made them; `word` and `char` choose BLEU's tokenizer
+            and add error rates, each line compared with the reference that is nearest to it.
         lowercase: compare without regard to case (the signatures then say `case:lc`).
 
     Raises:
@@ -97,10 +121,20 @@ def score_translations(
 
     hypotheses, reference_lists = check_translations(predictions, references)
     streams = reference_streams(reference_lists)
-    bleu_metric = BLEU(tokenize=bleu_tokenizer(target_lang), lowercase=lowercase)
+    tokenize, is_cut = bleu_tokenizer(target_lang, target_kind), target_kind in _BY_TOKEN
+    # `force`: no warning that cut text looks cut.
+    bleu_metric = BLEU(tokenize=tokenize, lowercase=lowercase, force=is_cut)
     chrf_metric = CHRF(lowercase=lowercase)
     bleu = bleu_metric.corpus_score(hypotheses, streams)
     chrf = chrf_metric.corpus_score(hypotheses, streams)
+    rates: tuple[float, ...] = ()
+    if is_cut:
+        cut = str.split if target_kind == "word" else list
+        folded = str.lower if lowercase else str
+        rates = error_rates(
+            [cut(folded(text)) for text in hypotheses],
+            [[cut(folded(text)) for text in texts] for texts in reference_lists],
+        )
     return TranslationScores(
         bleu=float(bleu.score),
         bleu_signature=str(bleu_metric.get_signature()),
@@ -111,7 +145,38 @@ def score_translations(
         reference_tokens=int(bleu.ref_len),
         brevity_penalty=float(bleu.bp),
         precisions=tuple(float(precision) for precision in bleu.precisions),
+        **dict(zip(("error_rate", "token_error_rate"), rates, strict=False)),
     )
+
+
+def error_rates(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> tuple[float, float]:
+    """Share of predictions that equal no reference, and edits for a token of the references.
+
+    Both times 100: the word and the phone error rate of grapheme-to-phoneme conversion (Gorman et
+    al. 2020), where a line is a word and a token a phone. Of several references the one that needs
+    the fewest edits counts.
+
+    Args:
+        predictions: tokens of each line.
+        references: for each line one or more references' tokens.
+    """
+    wrong = edits = length = 0
+    for prediction, alternatives in zip(predictions, references, strict=True):
+        distance, tokens = min((edit_distance(prediction, r), len(r)) for r in alternatives)
+        wrong, edits, length = wrong + (distance > 0), edits + distance, length + tokens
+    return 100 * wrong / len(predictions), 100 * edits / max(1, length)
+
+
+def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """The fewest insertions, deletions and exchanges that turn one into the other (Levenshtein)."""
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, start=1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(right, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
 
 
 def sentence_scores(
@@ -119,6 +184,7 @@ def sentence_scores(
     references: Iterable[str | Sequence[str]],
     target_lang: str = "zh",
     *,
+    target_kind: str | None = None,
     lowercase: bool = False,
 ) -> list[float]:
     """Score each sentence by itself: sentence BLEU, 0 to 100, with effective order.
@@ -130,7 +196,8 @@ def sentence_scores(
     from sacrebleu.metrics import BLEU
 
     hypotheses, reference_lists = check_translations(predictions, references)
-    metric = BLEU(tokenize=bleu_tokenizer(target_lang), lowercase=lowercase, effective_order=True)
+    tokenize = bleu_tokenizer(target_lang, target_kind)
+    metric = BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
     return [
         float(metric.sentence_score(hypothesis, alternatives).score)
         for hypothesis, alternatives in zip(hypotheses, reference_lists, strict=True)

@@ -124,10 +124,18 @@ class DataArguments(_Told):
     preprocessing_num_workers: int | None = _field(
         None, "processes that clean and tokenize", POSITIVE
     )
-    tokenizer_kind: str = _field("bpe", "word-char: the tutorial's", None, "bpe word-char")
+    tokenizer_kind: str = _field(
+        "bpe", "of both sides; word-char: the tutorial's", None, "bpe word-char char word"
+    )
+    source_kind: str | None = _field(
+        None, "the source's, where it is another", None, "word-char char word"
+    )
+    target_kind: str | None = _field(
+        None, "the target's, where it is another", None, "word-char char word"
+    )
     vocab_size: int = _field(8000, "most entries of the joint vocabulary (bpe)", POSITIVE)
     min_frequency: int = _field(2, "rarer words or characters become unknown or bytes", POSITIVE)
-    lowercase: bool = _field(False, "lowercase all text (bpe)")
+    lowercase_source: bool = _field(False, "read the source in lower case (bpe)")
     extend_vocabulary: bool = _field(
         False, "add frequent words of the pairs to model_name_or_path's, up to vocab_size entries"
     )

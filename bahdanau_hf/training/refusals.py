@@ -120,10 +120,20 @@ def check_settings(settings: Settings) -> None:
         raise InputError("give --extend_vocabulary or --tokenizer_name, not both")
     if data.streaming and train.max_train_steps is None:
         raise InputError("--streaming needs --max_train_steps: a stream has no known length")
-    is_lowered = data.tokenizer_kind == "word-char" and not model.model_name_or_path
-    if is_lowered and "lowercase" in data.by_flag and not data.lowercase:
-        raise InputError("--lowercase no: --tokenizer_kind word-char lowercases all text")
+    kinds = _kinds(data)
+    if "bpe" in kinds and kinds != ("bpe", "bpe"):
+        raise InputError(
+            f"--source_kind {kinds[0]} and --target_kind {kinds[1]} do not go together: bpe joins "
+            "both sides; give the other side word-char, char or word too"
+        )
+    is_lowered = kinds[0] == "word-char" and not model.model_name_or_path
+    if is_lowered and "lowercase_source" in data.by_flag and not data.lowercase_source:
+        raise InputError("--lowercase_source no: word-char lowercases all text")
     refuse_idle(settings)
+
+
+def _kinds(data: Any) -> tuple[str, str]:
+    return (data.source_kind or data.tokenizer_kind, data.target_kind or data.tokenizer_kind)
 
 
 def refuse_idle(settings: Settings, shape: Any = None) -> None:
@@ -146,7 +156,7 @@ def idle_fields(settings: Settings, shape: Any = None) -> dict[str, str]:
         shape: the configuration of the model, if it is loaded; of another the settings tell it.
     """
     model, data, train = settings
-    loaded, makes_bpe = model.model_name_or_path, data.tokenizer_kind == "bpe"
+    loaded, makes_bpe = model.model_name_or_path, _kinds(data) == ("bpe", "bpe")
     rules = [
         ("extend_vocabulary", not loaded, "without --model_name_or_path"),
         (
@@ -161,7 +171,12 @@ def idle_fields(settings: Settings, shape: Any = None) -> dict[str, str]:
             "on the bundled pairs, whose licence is known",
         ),
         ("validation_split_percentage", bool(data.validation_file), "with --validation_file"),
-        ("vocab_size", not (makes_bpe or loaded), "with --tokenizer_kind word-char"),
+        ("vocab_size", not (makes_bpe or loaded), "without --tokenizer_kind bpe"),
+        (
+            "lowercase_source",
+            not (makes_bpe or loaded or _kinds(data)[0] == "word-char"),
+            "without --tokenizer_kind bpe",
+        ),
         ("shuffle_buffer_size", not data.streaming, "without --streaming"),
         ("preprocessing_num_workers", data.streaming, "with --streaming"),
         ("num_train_epochs", train.max_train_steps is not None, "with --max_train_steps"),

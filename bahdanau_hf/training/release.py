@@ -21,6 +21,7 @@ from ..checkpoints.run_folder import (
     writing,
 )
 from ..checkpoints.save_load import load_weights, mean_weights
+from ..data.tokenization import side_kinds
 from ..distributed import on_main_process
 from ..errors import InputError
 from ..files import read_json
@@ -250,7 +251,11 @@ def _results(run: Run) -> dict[str, Any]:
     _, references = run.texts("validation", run.settings.train.max_eval_translations)
     target_lang = run.settings.data.target_lang
     # Signatures do not depend on the sentences.
-    signed = score_translations(references[:1], references[:1], target_lang=target_lang)
+    languages: dict[str, Any] = {
+        "target_lang": target_lang,
+        "target_kind": side_kinds(run.tokenizer)[1],
+    }
+    signed = score_translations(references[:1], references[:1], **languages)
     validation = {
         "bleu": line["eval_bleu"],
         "bleu_signature": signed.bleu_signature,

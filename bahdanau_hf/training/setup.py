@@ -31,13 +31,8 @@ from ..checkpoints.run_folder import (
 )
 from ..checkpoints.save_load import precision_begun_in
 from ..data.sources import AnyDataset, pair_texts
-from ..data.tokenization import (
-    extend_tokenizer,
-    load_tokenizer,
-    target_vocab_size,
-    tokenizer_settings,
-    train_tokenizer,
-)
+from ..data.tokenization import load_tokenizer, target_vocab_size, tokenizer_settings
+from ..data.vocabulary import extend_tokenizer, train_tokenizer
 from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
 from ..errors import InputError
 from ..inference.loading import check_tokenizer, checkpoint_location, load_model, quiet_library
@@ -204,7 +199,7 @@ def prepare_tokenizer(
         if checkpoint is None and data_args.extend_vocabulary:
             sources, targets = pair_texts(train_pairs, *langs, limit)
             most, least = (getattr(data_args, name) for name in bounds)
-            extend_tokenizer(tokenizer, sources + targets, vocab_size=most, min_frequency=least)
+            extend_tokenizer(tokenizer, sources, targets, vocab_size=most, min_frequency=least)
         return tokenizer
 
     tokenizer = on_main_process(accelerator, make)
@@ -223,9 +218,11 @@ def new_tokenizer(
         sources,
         targets,
         kind=data.tokenizer_kind,
+        source_kind=data.source_kind,
+        target_kind=data.target_kind,
         vocab_size=data.vocab_size,
         min_frequency=data.min_frequency,
-        lowercase=data.lowercase,
+        lowercase_source=data.lowercase_source,
         source_lang=data.source_lang,
         target_lang=data.target_lang,
         model_max_length=data.max_source_length,

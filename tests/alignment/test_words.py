@@ -19,7 +19,8 @@ from bahdanau_hf.alignment.words import (
     word_starts,
     written_spans,
 )
-from bahdanau_hf.data.tokenization import clean_text, train_tokenizer
+from bahdanau_hf.data.tokenization import clean_text
+from bahdanau_hf.data.vocabulary import train_tokenizer
 
 ENGLISH = ["Call us.", "It isn't hot, Tom.", "A well-known café in 2013!", "unknown unkind kind"]
 CHINESE = ["联系我们。", "不热，Tom。", "2013年有名的咖啡馆！", "未知的好人"]
@@ -34,7 +35,7 @@ def tokenizer(request: pytest.FixtureRequest):
         kind=kind,
         vocab_size=330,
         min_frequency=1,
-        lowercase=request.param == "bpe-lower",
+        lowercase_source=request.param == "bpe-lower",
     )
 
 

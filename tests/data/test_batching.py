@@ -20,7 +20,7 @@ from bahdanau_hf.data.batching import (
     PairCollator,
     StreamBatcher,
 )
-from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.errors import InputError
 
 Batches = list[list[int]]

@@ -22,7 +22,8 @@ from bahdanau_hf.data.preprocessing import (
     split_validation,
 )
 from bahdanau_hf.data.sources import hash_shares
-from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.data.tokenization import target_vocab_size
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.training.arguments import DataArguments
 from bahdanau_hf.training.pairs import RunPairs, cleaning_options, encoding_options, load_pairs

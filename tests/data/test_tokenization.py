@@ -21,12 +21,13 @@ from bahdanau_hf.data.tokenization import (
     BYTE_TOKENS,
     SPECIAL_TOKENS,
     clean_text,
-    extend_tokenizer,
+    for_targets,
     load_tokenizer,
+    side_kinds,
     target_vocab_size,
     tokenizer_settings,
-    train_tokenizer,
 )
+from bahdanau_hf.data.vocabulary import extend_tokenizer, train_tokenizer
 from bahdanau_hf.errors import InputError
 
 PAIRS = [
@@ -163,9 +164,84 @@ def test_bpe_leaves_rare_characters_to_bytes() -> None:
 
 
 def test_bpe_lowercase() -> None:
-    tokenizer = train_tokenizer(SOURCES, TARGETS, vocab_size=460, lowercase=True)
+    tokenizer = train_tokenizer(SOURCES, TARGETS, vocab_size=460, lowercase_source=True)
     assert tokenizer.decode(ids_of(tokenizer, "Call US. ÉCOLE"), True) == "call us. école"
     assert tokenizer.tokenize("CALL") == tokenizer.tokenize("call")
+
+
+@pytest.mark.parametrize("text", ["Il boit de l'eau À Paris.", "我用Python和C。", "ÉCOLE", "İ ẞ ς"])
+def test_lower_case_is_for_sources_alone(text: str, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(
+        SOURCES, [*TARGETS, "À Paris, il boit."], vocab_size=460, lowercase_source=True
+    )
+    tokenizer.save_pretrained(tmp_path)
+    for own in (tokenizer, load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        twin = for_targets(own)
+        labels = own(text_target=text)["input_ids"]
+        assert labels == twin(text)["input_ids"] == twin(text_target=text)["input_ids"]
+        assert own(text, text_target=text)["labels"] == labels
+        assert own.decode(labels, skip_special_tokens=True) == text
+        assert own(text)["input_ids"] == own(text.lower())["input_ids"], "and a source afterwards"
+
+
+def test_lower_case_learns_the_same_words_as_text_in_lower_case() -> None:
+    made = {"vocab_size": 460, "min_frequency": 1}
+    one = train_tokenizer(SOURCES, TARGETS, lowercase_source=True, **made)
+    other = train_tokenizer([text.lower() for text in SOURCES], TARGETS, **made)
+    assert one.get_vocab() == other.get_vocab()
+
+
+# --- kinds by side -------------------------------------------------------------------------------
+
+WORDS, PHONES = ["cœur", "naïf", "ice cream", "각도"], ["k œ ʁ", "n a i f", "a ɪ s", "k a k̚ t o"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "source", "target"),
+    [
+        (("char", "word"), ["n", "a", "i", "\u0308", "f"], ["n", "a", "k̚"]),
+        (("char", "char"), ["i", "c", "e", " ", "c"], ["n", " ", "a"]),
+        (("word", "char"), ["ice", "cream"], ["k", " ", "a"]),
+        (("word", "word"), ["ice", "cream"], ["k̚", "œ"]),
+        (("word-char", "word"), ["ice", "cream"], ["k̚", "œ"]),
+        (("char", "char"), ["\u1100", "\u1161", "\u11a8"], ["ʁ"]),  # the letters of a syllable
+    ],
+)
+def test_each_side_has_its_kind(kinds: tuple[str, str], source: list[str], target: list[str]):
+    made = dict(zip(("source_kind", "target_kind"), kinds, strict=True))
+    tokenizer = train_tokenizer(WORDS, PHONES, min_frequency=1, **made)
+    joint = "" if kinds[0] == "char" else " "
+    ids = tokenizer(joint.join(source))["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [*source, "<eos>"]
+    text = ("" if kinds[1] == "char" else " ").join(target)
+    labels = tokenizer(text_target=text)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(labels) == [*target, "<eos>"]
+    assert tokenizer.decode(labels, skip_special_tokens=True) == text
+    assert max(labels) < target_vocab_size(tokenizer)
+    assert side_kinds(tokenizer) == kinds
+    assert tokenizer_settings(tokenizer) == {
+        **{
+            "tokenizer_kind": "bpe",
+            "min_frequency": 1,
+            "lowercase_source": kinds[0] == "word-char",
+        },
+        **{"vocab_size": len(tokenizer), **made},
+    }
+
+
+@pytest.mark.parametrize("kinds", [("bpe", "word"), ("char", "bpe"), ("bpe", "word-char")])
+def test_bpe_joins_both_sides(kinds: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match=f"kinds {kinds[0]} and {kinds[1]} do not go together"):
+        train_tokenizer(WORDS, PHONES, source_kind=kinds[0], target_kind=kinds[1])
+
+
+@pytest.mark.parametrize("value", [3, "word", {"normalizer": {"type": "Nonsense"}}, [1]])
+def test_a_damaged_target_encoding_is_refused(value: object, tmp_path: Path) -> None:
+    train_tokenizer(WORDS, PHONES, source_kind="char", target_kind="word").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_encoding": value}))
+    with pytest.raises(InputError, match="does not make sense: target_encoding"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("size", [261, 262, 275, 300, 340, 8000])
@@ -247,12 +323,13 @@ def test_a_target_may_have_any_digit_mark_or_new_character(text: str) -> None:
 
 def test_settings_of_a_tokenizer() -> None:
     for lowercase in (True, False):
-        made = {"min_frequency": 1, "lowercase": lowercase}
+        made = {"min_frequency": 1, "lowercase_source": lowercase}
         tokenizer = train_tokenizer(SOURCES, TARGETS, vocab_size=420, **made)
         size = len(tokenizer)
         assert tokenizer_settings(tokenizer) == {
             **made,
-            **{"tokenizer_kind": "bpe", "vocab_size": size},
+            **{"tokenizer_kind": "bpe", "source_kind": None, "target_kind": None},
+            "vocab_size": size,
         }
 
 
@@ -264,7 +341,7 @@ def test_an_extended_tokenizer_is_saved_and_reads_old_text_as_before(
     texts = [*SOURCES, *TARGETS, *TRICKY]
     before = [ids_of(tokenizer, text) for text in texts]
     size, new = len(tokenizer), ["Zebras yawn, zebras!", "斑马。", "Zebras yawn?", "斑斑"]
-    extend_tokenizer(tokenizer, new, vocab_size=size + 2, min_frequency=2)
+    extend_tokenizer(tokenizer, new, [], vocab_size=size + 2, min_frequency=2)
     assert len(tokenizer) == target_vocab_size(tokenizer) == size + 2
     assert [ids_of(tokenizer, text) for text in texts] == before
     tokenizer.save_pretrained(tmp_path)
@@ -277,8 +354,8 @@ def test_an_extended_tokenizer_is_saved_and_reads_old_text_as_before(
                 loaded.decode(ids_of(loaded, "斑 Zebras"), skip_special_tokens=True) == "斑 Zebras"
             )
     with pytest.raises(InputError, match=rf"{size + 2} entries already: give a --vocab_size above"):
-        extend_tokenizer(tokenizer, new, vocab_size=size + 2, min_frequency=1)
-    extend_tokenizer(tokenizer, SOURCES, vocab_size=size + 9, min_frequency=99)
+        extend_tokenizer(tokenizer, new, [], vocab_size=size + 2, min_frequency=1)
+    extend_tokenizer(tokenizer, SOURCES, TARGETS, vocab_size=size + 9, min_frequency=99)
     assert len(tokenizer) == size + 2, "nothing is frequent"
 
 
@@ -357,7 +434,7 @@ def test_training_does_not_depend_on_hash_seed() -> None:
 
 
 def test_mistakes_in_training() -> None:
-    with pytest.raises(InputError, match="unknown tokenizer_kind 'unigram'"):
+    with pytest.raises(InputError, match="unknown kind 'unigram'"):
         train_tokenizer(["a"], ["b"], kind="unigram")
     with pytest.raises(InputError, match="--vocab_size 260 is too small"):
         train_tokenizer(["a"], ["b"], vocab_size=260)

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.data.tokenization import target_vocab_size
+from bahdanau_hf.data.vocabulary import train_tokenizer
 
 PAIRS = [
     ("Call us.", "联系我们。"),

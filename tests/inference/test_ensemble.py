@@ -11,7 +11,8 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper
 
 from bahdanau_hf import EnsembleLogitsProcessor, InputError, Translator
 from bahdanau_hf.cli import main
-from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.data.tokenization import target_vocab_size
+from bahdanau_hf.data.vocabulary import train_tokenizer
 
 SEEDS = (1, 2, 3)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bahdanau_hf import Glossary, InputError, Translator, cli
-from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.inference import ensemble
 from bahdanau_hf.inference.translation import Given, join_tokens, put_given
 from tests.helpers.tiny_checkpoint import LONG, PAIRS, make_checkpoint

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, InputError
-from bahdanau_hf.data.tokenization import load_tokenizer, train_tokenizer
+from bahdanau_hf.data.tokenization import load_tokenizer
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.inference.loading import check_tokenizer
 from bahdanau_hf.inference.translator import Translator
 from tests.helpers.tiny_checkpoint import PAIRS

@@ -13,7 +13,7 @@ import torch
 
 from bahdanau_hf import InputError, cli
 from bahdanau_hf.alignment.words import Word, split_words
-from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.inference.translation import join_tokens, replace_tokens
 from bahdanau_hf.inference.translator import Translator
 from tests.helpers.tiny_checkpoint import PAIRS, make_checkpoint

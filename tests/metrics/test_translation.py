@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.metrics.translation import (
     bleu_tokenizer,
+    edit_distance,
     score_translations,
     sentence_scores,
     tutorial_bleu,
@@ -129,7 +130,8 @@ class TestCorpusScores:
     def test_as_dict_is_json_with_all_fields(self):
         scores = score_translations(PREDICTIONS, REFERENCES)
         values = scores.as_dict()
-        assert {k: tuple(v) if k == "precisions" else v for k, v in values.items()} == vars(scores)
+        fields = {name: value for name, value in vars(scores).items() if value is not None}
+        assert {k: tuple(v) if k == "precisions" else v for k, v in values.items()} == fields
         for name in ("bleu", "chrf"):
             assert type(values[name]) is float
             assert isinstance(values[f"{name}_signature"], str)
@@ -287,3 +289,59 @@ def test_unknown_name_of_the_module():
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = bahdanau_hf.metrics.translation.nothing
+
+
+# --- error rates ---------------------------------------------------------------------------------
+
+
+def every_edit(tokens: tuple[str, ...], alphabet: str) -> set[tuple[str, ...]]:
+    """What one insertion, deletion or exchange makes of tokens."""
+    made = {tokens[:i] + tokens[i + 1 :] for i in range(len(tokens))}
+    for letter in alphabet:
+        made |= {(*tokens[:i], letter, *tokens[i:]) for i in range(len(tokens) + 1)}
+        made |= {(*tokens[:i], letter, *tokens[i + 1 :]) for i in range(len(tokens))}
+    return made
+
+
+def test_edit_distance_is_the_fewest_edits() -> None:
+    start = ("a", "b", "a")
+    distances, reached = {start: 0}, {start}
+    for distance in (1, 2, 3):
+        reached = {made for tokens in reached for made in every_edit(tokens, "ab")}
+        for tokens in reached:
+            distances.setdefault(tokens, distance)
+    assert len(distances) > 100
+    for tokens, distance in distances.items():
+        assert edit_distance(start, tokens) == edit_distance(tokens, start) == distance
+
+
+@pytest.mark.parametrize(
+    ("kind", "predictions", "references", "expected"),
+    [
+        ("word", ["a b", "c"], ["a b", "c"], (0, 0)),
+        ("word", ["a b", "c"], ["a d", "c"], (50, 100 / 3)),
+        ("word", ["tʃ a", ""], ["tʃ  a", "b c"], (50, 50)),  # white space is no token
+        ("word", ["a b"], [["a c d", "x y", "a"]], (100, 100)),  # the nearest reference
+        ("char", ["tʃa", "b"], ["tʃa", "bb"], (50, 20)),
+        ("char", ["A", "b"], ["a", "b"], (50, 50)),
+    ],
+)
+def test_error_rates_where_the_kind_says_so(kind, predictions, references, expected) -> None:
+    scores = score_translations(predictions, references, target_lang="phones", target_kind=kind)
+    rates = (scores.error_rate, scores.token_error_rate)
+    assert rates == pytest.approx(expected)
+    assert scores.as_dict()["error_rate"] == rates[0]
+    assert f"{rates[0]:.2f} % of lines not wholly right" in str(scores)
+    assert f"|tok:{'none' if kind == 'word' else 'char'}|" in scores.bleu_signature
+
+
+@pytest.mark.parametrize("kind", [None, "bpe", "word-char"])
+def test_sentences_have_no_error_rates(kind) -> None:
+    scores = score_translations(["Go."], ["Stop."], target_lang="en", target_kind=kind)
+    assert "error_rate" not in scores.as_dict()
+    assert "|tok:13a|" in scores.bleu_signature
+
+
+def test_error_rates_without_regard_to_case() -> None:
+    scores = score_translations(["A b"], ["a B"], target_kind="word", lowercase=True)
+    assert scores.error_rate == 0

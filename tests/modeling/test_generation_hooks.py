@@ -5,7 +5,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation import BaseStreamer
 
-from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from tests.helpers.batches import SOURCES, source
 from tests.helpers.decisive_model import decisive
 

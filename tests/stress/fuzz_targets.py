@@ -32,7 +32,8 @@ from bahdanau_hf.checkpoints.run_folder import seal_checkpoint
 from bahdanau_hf.cli import translate
 from bahdanau_hf.data.readers import open_pairs
 from bahdanau_hf.data.sources import pair_table
-from bahdanau_hf.data.tokenization import target_vocab_size, train_tokenizer
+from bahdanau_hf.data.tokenization import target_vocab_size
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.modeling.pipeline_bahdanau import encode_sentences
 from bahdanau_hf.modeling.text_bahdanau import EOS_ID, UNK_ID, clean_text

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast
 from bahdanau_hf.data.batching import PairCollator, StreamBatcher
 from bahdanau_hf.data.preprocessing import clean_pairs, encode_pairs
 from bahdanau_hf.data.sources import translation_features
-from bahdanau_hf.data.tokenization import train_tokenizer
+from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.training.arguments import DataArguments, ModelArguments, Settings, TrainArguments
 from bahdanau_hf.training.pairs import (
     TrainingBatches,

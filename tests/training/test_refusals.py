@@ -73,7 +73,9 @@ REFUSED = {
     "--resume_from_checkpoint=latest --overwrite_output_dir": "not both",
     "--model_name_or_path=x --tokenizer_name=y --extend_vocabulary": "not both",
     "--streaming": "--streaming needs --max_train_steps",
-    "--tokenizer_kind=word-char --lowercase=no": "word-char lowercases all text",
+    "--source_kind=char": "--source_kind char and --target_kind bpe do not go together",
+    "--tokenizer_kind=char --lowercase_source": "without --tokenizer_kind bpe",
+    "--tokenizer_kind=word-char --lowercase_source=no": "word-char lowercases all text",
     # What would have no effect.
     "--max_train_steps=9 --num_train_epochs=3": "--num_train_epochs .* with --max_train_steps:",
     "--max_tokens_per_batch=99 --per_device_train_batch_size=3": "with --max_tokens_per_batch:",
@@ -87,7 +89,7 @@ REFUSED = {
     "--dataset_config_name=en-zh": "without --dataset_name",
     "--dataset_license=mit": "on the bundled pairs",
     "--train_file=x --validation_file=y --validation_split_percentage=9": "--validation_file:",
-    "--tokenizer_kind=word-char --vocab_size=900": "with --tokenizer_kind word-char",
+    "--tokenizer_kind=word-char --vocab_size=900": "without --tokenizer_kind bpe",
     "--shuffle_buffer_size=9": "without --streaming",
     "--streaming --max_train_steps=9 --preprocessing_num_workers=2": "with --streaming",
     "--use_attention=no --attention_dropout=0.1": "on a model without attention",
@@ -121,7 +123,7 @@ def test_what_has_an_effect_or_asks_for_none_is_taken(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("tiny", {"num_train_epochs": 16, "max_train_steps": None}),
+        ("tiny", {"num_train_epochs": 10, "max_train_steps": None}),
         ("tiny --max_train_steps=9", {"num_train_epochs": 10, "max_train_steps": 9}),
         ("base", {"max_tokens_per_batch": 1500}),
         (

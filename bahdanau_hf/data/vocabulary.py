@@ -1,0 +1,297 @@
+"""Learning a vocabulary for both languages; the kinds are described in `tokenization`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ..errors import InputError
+from ..languages import CJK_MARKS, CJK_SCRIPTS
+from ..modeling.text_bahdanau import BYTE_TOKENS, SPECIAL_TOKENS
+from .tokenization import for_targets, wrap_tokenizer
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_KINDS = ("bpe", "word-char", "char", "word")
+
+_LETTER = r"\p{L}\p{M}"
+# In this order: English clitics, one CJK character, a word, one digit or mark with the space before
+# it, one white-space character. Every character matches something, so nothing can be lost.
+_BPE_PIECE = (
+    rf"['’](?:[smdtSMDT]|ll|re|ve|LL|RE|VE)(?![{_LETTER}\p{{N}}])"
+    rf"|[{CJK_SCRIPTS}]| ?[[{_LETTER}]&&[^{CJK_SCRIPTS}]]+"
+    rf"| ?\p{{N}}| ?[^\s{_LETTER}\p{{N}}]|\s|(?m:.)"
+)
+# The space that `Prepend` put before a text stays only before a word, a digit or a real space.
+_NEEDLESS_SPACE = rf"\A (?![ {_LETTER}\p{{N}}])|\A (?=[{CJK_SCRIPTS}])"
+_WORD = rf"[[{_LETTER}\p{{N}}_]&&[^{CJK_SCRIPTS}]]+"
+_WORD_CHAR_PIECE = rf"[{CJK_SCRIPTS}]|{_WORD}(?:['’-]{_WORD})*|\S"
+_UNWRITTEN_SPACE = (
+    rf" (?=[{CJK_SCRIPTS}{CJK_MARKS}])|(?<=[{CJK_SCRIPTS}{CJK_MARKS}]) "
+    r"| (?=[.,!?;:%)\]\}’”…/])|(?<=[(\[\{‘“$£€/]) "
+)
+
+
+def train_tokenizer(
+    source_texts: Iterable[str],
+    target_texts: Iterable[str],
+    *,
+    kind: str = "bpe",
+    source_kind: str | None = None,
+    target_kind: str | None = None,
+    vocab_size: int = 8000,
+    min_frequency: int = 2,
+    lowercase_source: bool = False,
+    source_lang: str = "en",
+    target_lang: str = "zh",
+    model_max_length: int | None = None,
+) -> PreTrainedTokenizerFast:
+    """Train a joint tokenizer on the two sides of the training pairs.
+
+    The same texts give the same `tokenizer.json`, byte for byte.
+
+    Args:
+        source_texts: source sentences, as `clean_text` leaves them.
+        target_texts: target sentences; their tokens get the low ids.
+        kind: one of `TOKENIZER_KINDS`, for both sides.
+        source_kind: the source's, where it is another.
+        target_kind: the target's, where it is another.
+        vocab_size: upper bound of the joint vocabulary, special and byte tokens included; `bpe`
+            only, at least 261.
+        min_frequency: `bpe`: rarer characters are spelt in bytes, rarer pairs are not merged;
+            otherwise rarer words and characters become `<unk>`.
+        lowercase_source: `bpe`: read sources in lower case (`word-char` always does, on both sides,
+            as the tutorial).
+        source_lang: language code of the source, kept with the tokenizer.
+        target_lang: language code of the target, kept with the tokenizer.
+        model_max_length: tokens that `truncation=True` cuts to; default: no limit.
+
+    Returns:
+        A tokenizer with `<eos>` after both sides; `init_kwargs` holds `target_vocab_size`,
+        `tokenizer_kind`, `source_kind` and `target_kind` (if given), `min_frequency`, `source_lang`
+        and `target_lang`, and where the sides are cut differently `target_encoding`;
+        `save_pretrained` keeps them.
+
+    Raises:
+        InputError: no text at all, an unknown kind, `bpe` on one side only, or a `vocab_size` too
+            small for the bytes.
+    """
+    sources, targets = list(source_texts), list(target_texts)
+    if not any(sources) or not any(targets):
+        raise InputError("cannot train a tokenizer: one side of the training pairs has no text")
+    kinds = (source_kind or kind, target_kind or kind)
+    for name in kinds:
+        if name not in TOKENIZER_KINDS:
+            raise InputError(f"unknown kind {name!r}: choose {', '.join(TOKENIZER_KINDS)}")
+    if kinds == ("bpe", "bpe"):
+        texts = (sources, targets)
+        reader, writer = _train_bpe(*texts, vocab_size, min_frequency, lowercase_source)
+    elif "bpe" in kinds:
+        raise InputError(f"kinds {' and '.join(kinds)} do not go together: bpe joins both sides")
+    else:
+        reader, writer = _train_words((sources, targets), kinds, min_frequency)
+    needed = {i for encoding in writer.encode_batch(targets) for i in encoding.ids}
+    needed |= {i for token, i in reader.get_vocab().items() if _is_for_any_text(token)}
+    order = [*SPECIAL_TOKENS, *_tokens_by_id(reader, needed)]
+    target_size = len(order)
+    order += _tokens_by_id(reader, set(range(reader.get_vocab_size())) - needed)
+    settings: dict[str, Any] = {}
+    if model_max_length is not None:
+        settings["model_max_length"] = model_max_length
+    apart = {"source_kind": source_kind, "target_kind": target_kind}
+    settings |= {name: own for name, own in apart.items() if own}
+    if _side(writer) != _side(reader):
+        settings["target_encoding"] = _side(writer)
+    return wrap_tokenizer(
+        _renumbered(reader, order),
+        target_vocab_size=target_size,
+        tokenizer_kind=kind,
+        min_frequency=min_frequency,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        **settings,
+    )
+
+
+def extend_tokenizer(
+    tokenizer: PreTrainedTokenizerFast,
+    sources: Iterable[str],
+    targets: Iterable[str],
+    *,
+    vocab_size: int,
+    min_frequency: int,
+) -> None:
+    """Add the frequent words and characters of new texts; all tokens become the target part.
+
+    Ids stay as they are, the new ones follow, and text without a new word is encoded as before. The
+    model needs `resize_token_embeddings(len(tokenizer))`.
+
+    Args:
+        tokenizer: changed in place.
+        sources: as `clean_text` leaves them.
+        targets: likewise.
+        vocab_size: most entries afterwards, the old ones included.
+        min_frequency: rarer words stay as they were spelt.
+
+    Raises:
+        InputError: there is no room for a new entry.
+    """
+    backend, vocab = tokenizer.backend_tokenizer, tokenizer.get_vocab()
+    if vocab_size <= len(vocab):
+        raise InputError(
+            f"--extend_vocabulary: the vocabulary has {len(vocab)} entries already: give a "
+            f"--vocab_size above {len(vocab)}"
+        )
+    counts = _count_pieces(backend, sources)
+    counts += _count_pieces(for_targets(tokenizer).backend_tokenizer, targets)
+    ranked = sorted((-n, piece) for piece, n in counts.items() if n >= min_frequency)
+    new = [piece for _, piece in ranked if piece not in vocab][: vocab_size - len(vocab)]
+    logger.info("--extend_vocabulary: %d new entries after %d", len(new), len(vocab))
+    if not new:
+        return
+    content = json.loads(backend.to_str())["model"]
+    ids = {token: i for i, token in enumerate([*sorted(vocab, key=vocab.__getitem__), *new])}
+    if content["type"] == "BPE":
+        merges = [tuple(pair) for pair in content["merges"]]
+        # A word that stands in the vocabulary is taken whole: no merges lead to the new ones.
+        options = {"byte_fallback": True, "unk_token": "<unk>", "ignore_merges": True}
+        backend.model = models.BPE(ids, merges, **options)
+    else:
+        backend.model = models.WordLevel(ids, unk_token="<unk>")
+    tokenizer.init_kwargs["target_vocab_size"] = len(ids)
+
+
+def _side(backend: Tokenizer) -> dict[str, Any]:
+    """How a backend prepares a text and cuts it, before it looks at its vocabulary."""
+    content = json.loads(backend.to_str())
+    return {name: content[name] for name in ("normalizer", "pre_tokenizer")}
+
+
+def _is_for_any_text(token: str) -> bool:
+    """Whether it is a byte, or has no letter: a digit, a mark, a space."""
+    return token in BYTE_TOKENS or not any(unicodedata.category(c)[0] in "LM" for c in token)
+
+
+def _train_bpe(
+    sources: list[str],
+    targets: list[str],
+    vocab_size: int,
+    min_frequency: int,
+    lowercase_source: bool,
+) -> tuple[Tokenizer, Tokenizer]:
+    """Learn the merges; ids are provisional and hold no special token yet.
+
+    Returns:
+        A tokenizer for sources and one for targets, with the same vocabulary.
+    """
+    room = vocab_size - len(SPECIAL_TOKENS) - len(BYTE_TOKENS)
+    if room < 1:
+        raise InputError(f"--vocab_size {vocab_size} is too small for bpe: at least 261")
+    nfc = normalizers.NFC()
+    lower = [normalizers.Lowercase(), nfc] if lowercase_source else []
+    space = [normalizers.Prepend(" "), normalizers.Replace(Regex(_NEEDLESS_SPACE), "")]
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.Sequence([nfc, *space])
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_BPE_PIECE), "isolated")
+    if lower:
+        sources = [normalizers.Sequence([nfc, *lower]).normalize_str(text) for text in sources]
+    texts = sources + targets
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(backend.normalizer.normalize_str(text))
+    frequent = [(-n, char) for char, n in counts.items() if n >= min_frequency]
+    # The trainer would break ties at its own limit at random: hand it the alphabet ready-made.
+    alphabet = [char for _, char in sorted(frequent)[:room]]
+    trainer = trainers.BpeTrainer(
+        vocab_size=room,
+        min_frequency=min_frequency,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    if alphabet:
+        backend.train_from_iterator(texts, trainer)
+    learnt = json.loads(backend.to_str())["model"]
+    tokens = [*sorted(learnt["vocab"], key=learnt["vocab"].__getitem__), *BYTE_TOKENS]
+    backend.model = models.BPE(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=[tuple(pair) for pair in learnt["merges"]],
+        byte_fallback=True,
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    reader = Tokenizer.from_str(backend.to_str())
+    reader.normalizer = normalizers.Sequence([nfc, *lower, *space])
+    return reader, backend
+
+
+def _train_words(
+    texts: tuple[list[str], list[str]], kinds: tuple[str, str], min_frequency: int
+) -> tuple[Tokenizer, Tokenizer]:
+    """Count words and characters; ids are provisional, by frequency, then in alphabetical order.
+
+    Returns:
+        A tokenizer for sources and one for targets, with the same vocabulary.
+    """
+    backends = (Tokenizer(models.WordLevel()), Tokenizer(models.WordLevel()))
+    counts: Counter[str] = Counter()
+    for backend, kind, side, is_source in zip(backends, kinds, texts, (True, False), strict=True):
+        nfc, nfd, lower = normalizers.NFC(), normalizers.NFD(), normalizers.Lowercase()
+        if kind == "word-char":
+            backend.normalizer = normalizers.Sequence([nfc, lower, nfc])
+            cut: Any = pre_tokenizers.Split(Regex(_WORD_CHAR_PIECE), "removed", invert=True)
+        elif kind == "char":
+            backend.normalizer = nfd if is_source else nfc
+            cut = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
+        else:
+            backend.normalizer, cut = nfc, pre_tokenizers.WhitespaceSplit()
+        backend.pre_tokenizer = cut
+        counts += _count_pieces(backend, side)
+    ranked = sorted((-n, token) for token, n in counts.items() if n >= min_frequency)
+    tokens = [*(token for _, token in ranked), "<unk>"]
+    spaces = decoders.WordPiece(prefix="##", cleanup=False)
+    written = decoders.Replace(Regex(_UNWRITTEN_SPACE), "")
+    joining: dict[str, list[Any]] = {
+        "word-char": [spaces, decoders.Fuse(), written],
+        "char": [decoders.Fuse()],
+        "word": [spaces, decoders.Fuse()],
+    }
+    for backend in backends:
+        backend.model = models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>")
+        backend.decoder = decoders.Sequence(joining[kinds[1]])
+    return backends
+
+
+def _count_pieces(backend: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """How often each word, mark or character occurs that the tokenizer cuts text into at first."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        pieces = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+        counts.update(piece for piece, _ in pieces)
+    return counts
+
+
+def _tokens_by_id(backend: Tokenizer, ids: Iterable[int]) -> list[str]:
+    tokens = [str(backend.id_to_token(i)) for i in sorted(ids)]
+    return [token for token in tokens if token not in SPECIAL_TOKENS]
+
+
+def _renumbered(backend: Tokenizer, order: Sequence[str]) -> Tokenizer:
+    """The same tokenizer with the ids of `order`, which adds the special tokens."""
+    vocab = {token: i for i, token in enumerate(order)}
+    content = json.loads(backend.to_str())
+    if content["model"]["type"] == "BPE":
+        merges = [tuple(pair) for pair in content["model"]["merges"]]
+        backend.model = models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>")
+    else:
+        backend.model = models.WordLevel(vocab, unk_token="<unk>")
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    return backend

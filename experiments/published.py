@@ -1,0 +1,275 @@
+"""Hold the package against numbers that others have published, on their test sets.
+
+    python -m experiments.published run pronunciation --data FOLDER [--seeds 42 43 44 45 46]
+    python -m experiments.published run multi30k --data FOLDER [--seeds 42 43 44]
+    python -m experiments.published render
+
+`run` trains a model for every language and seed with one recipe, counting the CPU time of each,
+scores it on the published test sets, alone and all seeds together, and leaves the numbers in
+experiments/results/published. What is there already is not trained again. `render` puts the tables
+into experiments/published.md.
+
+FOLDER holds the task's files: for `pronunciation` the SIGMORPHON 2020 task 1 as LANG.SPLIT.tsv.gz
+with columns graphemes and phones; for `multi30k` its authors' tokenised text as SPLIT.tok.tsv.gz
+with columns en, de and fr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.machine import ROOT, describe_machine
+
+from .quality import environment, train
+from .study_report import update_marks
+
+RESULTS = Path(__file__).parent / "results" / "published"
+PAGE = Path(__file__).parent / "published.md"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A published task.
+
+    Attributes:
+        recipe: a name or a path from the repository's root.
+        languages: with the published numbers of each, by test set.
+        files: name of a split's file, with places for language and split.
+        tests: names of the test splits.
+        measure: of the scores, the one that was published.
+        beams: of the search.
+    """
+
+    recipe: str
+    languages: dict[str, dict[str, tuple[float, ...]]]
+    files: str
+    tests: tuple[str, ...]
+    measure: str
+    beams: int
+
+
+# Word error rates of the task's LSTM encoder-decoder (Gorman et al. 2020, table 5), and of the best
+# of all submissions by macro average (an ensemble with self-training).
+_LSTM = {
+    **{"ady": 28.00, "arm": 14.67, "bul": 31.11, "dut": 16.44, "fre": 6.22, "geo": 26.44},
+    **{"gre": 18.89, "hin": 6.67, "hun": 5.33, "ice": 10.00, "jpn": 7.56, "kor": 46.89},
+    **{"lit": 19.11, "rum": 10.67, "vie": 4.67},
+}
+LSTM_MACRO, BEST_MACRO = 16.84, 13.81
+# BLEU of the conditional GRU of LIUM-CVC at WMT17 (arXiv 1707.04481): mean of seeds, ensemble.
+_LIUM = {
+    "de": {
+        "test_2016_flickr": (38.1, 40.7),
+        "test_2017_flickr": (30.8, 33.2),
+        "test_2017_mscoco": (26.4, 28.7),
+    },
+    "fr": {
+        "test_2016_flickr": (52.5, 54.3),
+        "test_2017_flickr": (50.4, 53.0),
+        "test_2017_mscoco": (41.2, 43.3),
+    },
+}
+TASKS = {
+    "pronunciation": Task(
+        "pronunciation",
+        {language: {"test": (rate,)} for language, rate in _LSTM.items()},
+        "{language}.{split}.tsv.gz",
+        ("test",),
+        "error_rate",
+        5,
+    ),
+    "multi30k": Task(
+        "experiments/multi30k.yaml",
+        _LIUM,
+        "{split}.tok.tsv.gz",
+        tuple(_LIUM["de"]),
+        "bleu",
+        12,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.published",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=["run", "render"])
+    parser.add_argument("task", nargs="?", choices=TASKS)
+    parser.add_argument("--data", type=Path, help="folder of the task's files")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
+    parser.add_argument("--languages", nargs="+", help="default: all of the task")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "runs" / "published")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args(arguments)
+    if args.action == "render":
+        tables = {"pronunciation": pronunciation_table, "multi30k": multi30k_table}
+        update_marks(PAGE, {name: make(load(args.results, name)) for name, make in tables.items()})
+        return 0
+    if args.task is None or args.data is None:
+        parser.error("run needs a task and --data")
+    args.results.mkdir(parents=True, exist_ok=True)
+    for language in args.languages or TASKS[args.task].languages:
+        result = run(args.task, language, args.data.resolve(), args.seeds, args.output_dir)
+        path = args.results / f"{args.task}-{language}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(language, json.dumps(result["scores"]), flush=True)
+    return 0
+
+
+def run(
+    name: str, language: str, data: Path, seeds: Sequence[int], output_dir: Path
+) -> dict[str, Any]:
+    """Train and score one language: `scores` of each test set, by seed and of all together."""
+    task, machine = TASKS[name], describe_machine()
+    machine["command"] = f"python -m experiments.published run {name} --data FOLDER"
+    machine["threads_used"] = 1
+
+    def split_file(split: str) -> str:
+        return str(data / task.files.format(language=language, split=split))
+
+    languages = [] if name == "pronunciation" else [f"--target_lang={language}"]
+    folders = [output_dir / name / f"{language}-{seed}" for seed in seeds]
+    command = [sys.executable, "-m", "bahdanau_hf", "train", task.recipe, *languages]
+    command += [f"--train_file={split_file('train')}"]
+    command += [f"--validation_file={split_file('validation')}"]
+    costs = [
+        train([*command, f"--seed={seed}", f"--output_dir={folder}"], folder, 1)
+        for seed, folder in zip(seeds, folders, strict=True)
+    ]
+    settings = json.loads((folders[0] / "settings.json").read_text(encoding="utf-8"))
+    together = [folders] if len(folders) > 1 else []
+    models = [*([folder] for folder in folders), *together]
+    scores = {
+        split: [score(models_, split_file(split), language, task) for models_ in models]
+        for split in task.tests
+    }
+    return {
+        "task": name,
+        "language": language,
+        "machine": machine,
+        "seeds": list(seeds),
+        "parameters": settings["num_parameters"],
+        "cpu_seconds": [round(cost["cpu_seconds"]) for cost in costs],
+        "scores": {
+            split: {"seeds": values[: len(seeds)], "ensemble": values[len(seeds) :]}
+            for split, values in scores.items()
+        },
+    }
+
+
+def score(models: Sequence[Path], test_file: str, language: str, task: Task) -> dict[str, float]:
+    """The published measure of one model, or of several together; BLEU without a tokenizer."""
+    command = [sys.executable, "-m", "bahdanau_hf"]
+    model = [f"--model={models[0]}", f"--num_beams={task.beams}"]
+    if len(models) > 1:
+        model += ["--ensemble", *map(str, models[1:])]
+    if task.measure == "error_rate":
+        found = _run([*command, "score", *model, f"--test_file={test_file}"])
+        return {name: found[name] for name in ("error_rate", "token_error_rate")}
+    with gzip.open(test_file, "rt", encoding="utf-8") as lines:
+        rows = [line.split("\t") for line in lines]
+    header = [cell.strip() for cell in rows[0]]
+    sides = [[row[header.index(side)].strip() for row in rows[1:]] for side in ("en", language)]
+    folder = models[0]
+    files = [folder / name for name in ("sources.txt", "references.txt", "predictions.txt")]
+    for path, texts in zip(files, sides, strict=False):
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    _run([*command, "translate", *model, str(files[0]), "--output", str(files[2])], reads=False)
+    given = [f"--predictions={files[2]}", f"--references={files[1]}", "--target_kind=word"]
+    return {"bleu": _run([*command, "score", *given, f"--target_lang={language}"])["bleu"]}
+
+
+def _run(command: Sequence[str], reads: bool = True) -> Any:
+    done = subprocess.run(command, cwd=ROOT, check=True, env=environment(1), stdout=subprocess.PIPE)
+    return json.loads(done.stdout) if reads else None
+
+
+def load(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What `run` has left of a task, in the task's order."""
+    paths = (folder / f"{name}-{language}.json" for language in TASKS[name].languages)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def pronunciation_table(results: Sequence[dict[str, Any]]) -> str:
+    """Word error rates beside the task's own LSTM model."""
+    rows: list[tuple[float, float | None, float]] = []
+    lines = [
+        "| language | the task's LSTM | one model, mean | all seeds together | CPU minutes |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        rates = [found["error_rate"] for found in result["scores"]["test"]["seeds"]]
+        together = [found["error_rate"] for found in result["scores"]["test"]["ensemble"]]
+        minutes = mean(result["cpu_seconds"]) / 60
+        rows.append((mean(rates), together[0] if together else None, minutes))
+        cells = [f"{_LSTM[result['language']]:.2f}", _spread(rates)]
+        cells += [f"{rate:.2f}" for rate in together] or ["–"]
+        lines.append(f"| {result['language']} | {' | '.join(cells)} | {minutes:.1f} |")
+    return "\n".join([*lines, *_macro(rows), "", *_note(results)])
+
+
+def _macro(rows: Sequence[tuple[float, float | None, float]]) -> list[str]:
+    """The mean over languages, if all are there; of all seeds together, if all have it."""
+    if len(rows) < len(_LSTM):
+        return []
+    together = [rate for _, rate, _ in rows if rate is not None]
+    cells = [LSTM_MACRO, mean(row[0] for row in rows)]
+    cells += [mean(together)] if len(together) == len(rows) else []
+    shown = [f"**{cell:.2f}**" for cell in cells] + ["–"] * (3 - len(cells))
+    minutes = f"{mean(row[2] for row in rows):.1f}"
+    return [f"| {' | '.join(['**macro average**', *shown, minutes])} |"]
+
+
+def multi30k_table(results: Sequence[dict[str, Any]]) -> str:
+    """BLEU beside LIUM-CVC's."""
+    lines = [
+        "| direction | test set | published: mean | ours | published: ensemble | ours |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        for split, found in result["scores"].items():
+            published = TASKS["multi30k"].languages[result["language"]][split]
+            ours = [entry["bleu"] for entry in found["seeds"]]
+            together = [f"{entry['bleu']:.1f}" for entry in found["ensemble"]] or ["–"]
+            cells = [f"en→{result['language']}", split.replace("_", " "), f"{published[0]}"]
+            lines.append(
+                f"| {' | '.join([*cells, _spread(ours, 1), str(published[1]), *together])} |"
+            )
+    return "\n".join([*lines, "", *_note(results)])
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean, and standard deviation over the seeds."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def _note(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Where the numbers come from."""
+    if not results:
+        return ["Not measured."]
+    machine, seeds = results[0]["machine"], max((r["seeds"] for r in results), key=len)
+    minutes = [seconds / 60 for result in results for seconds in result["cpu_seconds"]]
+    return [
+        f"`{machine['command']}`: seed {', '.join(map(str, seeds))}, "
+        f"{results[0]['parameters'] / 1e6:.1f} M parameters, {min(minutes):.1f} to "
+        f"{max(minutes):.1f} CPU minutes a training; {machine['date']}, commit "
+        f"{machine['commit']}, {machine['processor']}, one thread."
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
