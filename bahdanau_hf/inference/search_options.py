@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ..errors import InputError
 from ..modeling.pipeline_bahdanau import Hypothesis, search_arguments
 from .confidence import confidence_weights
 from .glossary import Glossary
+from .translation import Translation
 
 
 class SearchRequest(NamedTuple):
@@ -35,14 +37,14 @@ class SearchRequest(NamedTuple):
         """What the search ranks a translation by, from its tokens' log-probabilities, `(T,)`."""
         return float(log_probs.sum()) / len(log_probs) ** self.length_penalty
 
-    def scores_of(self, found: Hypothesis) -> tuple[float | None, float | None]:
-        """What the search ranked by, as a `Translation` says it: per token, and summed."""
+    def scored(self, translation: Translation, found: Hypothesis) -> Translation:
+        """The translation with what the search ranked it by, per token and summed."""
         if found.score is None:
-            return None, None
+            return translation
         given = self.generate_kwargs.get("decoder_input_ids")
         length = len(found.ids) - (0 if given is None else given.shape[-1] - 1)
         log_prob = found.score * length**self.length_penalty
-        return log_prob / max(1, length), log_prob
+        return replace(translation, score=log_prob / max(1, length), log_prob=log_prob)
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -442,8 +441,7 @@ class Translator:
                 seen = next(weights) if request.looks_up(found.ids) else None
                 asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
-                score, log_prob = request.scores_of(found)
-                translation = replace(translation, score=score, log_prob=log_prob)
+                translation = request.scored(translation, found)
                 if request.return_confidence:
                     words = self.tokenizer.convert_ids_to_tokens(found.ids), next(log_probs)
                     translation = with_confidence(self.model, translation, *words)
