@@ -104,12 +104,14 @@ def has_spaces(code: str | None) -> bool:
     return not is_chinese(code) and base_language(code or "") not in _UNSPACED
 
 
-def language_name(code: str) -> str:
-    """The English name, with the code where that says more: `Chinese (zh-Hans)`."""
+def language_name(code: str, speaker: str = "en") -> str:
+    """The name in a language, with the code where that says more: `Chinese (zh-Hans)`."""
+    from babel import Locale
+
     language = language_of(code)
     if language is None:
         return code
-    name = _english().languages[language]
+    name = Locale(speaker).languages.get(language) or _english().languages[language]
     return name if code.strip().lower() == language else f"{name} ({code})"
 
 

@@ -438,6 +438,7 @@ class Translator:
                 seen = next(weights) if request.looks_up(found.ids) else None
                 asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
+                translation = request.scored(translation, found)
                 if request.return_confidence:
                     words = self.tokenizer.convert_ids_to_tokens(found.ids), next(log_probs)
                     translation = with_confidence(self.model, translation, *words)

@@ -160,13 +160,20 @@ def group_tables(scores: Mapping[str, Any], source_lang: str) -> list[tuple[str,
 
     What a file does not hold, or holds otherwise, is left out.
     """
-    unit = "words" if has_spaces(source_lang) else "characters"
+    length, overlap = (
+        (
+            "Length of the source, in words",
+            "Largest overlap of its words with a training sentence (Jaccard)",
+        )
+        if has_spaces(source_lang)
+        else (
+            "Length of the source, in characters",
+            "Largest overlap of its characters with a training sentence (Jaccard)",
+        )
+    )
     titles = {
-        "by_source_length": (f"Length of the source, in {unit}", "shortest", "longest"),
-        "by_novelty": (
-            f"Largest overlap of its {unit} with a training sentence (Jaccard)",
-            *("overlap_from", "overlap_below"),
-        ),
+        "by_source_length": (length, "shortest", "longest"),
+        "by_novelty": (overlap, "overlap_from", "overlap_below"),
     }
     tables = []
     for key, (title, first, last) in titles.items():
