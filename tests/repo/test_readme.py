@@ -88,6 +88,7 @@ RUNNING = [
     line for line in shell_lines() if re.match(r"python (scripts|examples)(/\w+)+\.py ", line)
 ]
 INSTALLING = [line for line in shell_lines() if line.startswith("pip install ")]
+EXERCISING = [line for line in shell_lines() if line.startswith("python -m pytest exercises")]
 SERVING = [line for line in shell_lines() if line.startswith("python -m http.server ")]
 DATA_FOLDERS = {"recipes", "pairs"}
 KINDS = {
@@ -101,6 +102,7 @@ KINDS = {
     "running": RUNNING,
     "installing": INSTALLING,
     "serving": SERVING,
+    "exercising": EXERCISING,
 }
 
 
@@ -227,6 +229,13 @@ def test_scripts_know_the_flags(line: str) -> None:
     assert all(f'"{flag}"' in text for flag in flags), flags
 
 
+def test_exercises_exist() -> None:
+    """`tests/repo/test_exercises.py` runs them."""
+    options = {word for line in EXERCISING for word in line.split()[4:]}
+    assert options == {"--solution"}
+    assert all((ROOT / line.split()[3]).is_dir() for line in EXERCISING)
+
+
 @pytest.mark.parametrize("line", INSTALLING)
 def test_extras_exist(line: str) -> None:
     extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
@@ -296,6 +305,7 @@ def test_links_and_pictures_lead_somewhere(path: Path) -> None:
 def test_the_site_has_every_page() -> None:
     listed = set(re.findall(r": (\S+\.md)$", read(ROOT / "mkdocs.yml"), re.M))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in DOCS}
+    pages = {name for name in pages if not name.endswith(".zh.md")}  # beside the English ones
     assert listed == pages | {page_name(path) for path in OTHERS}
 
 
