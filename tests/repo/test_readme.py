@@ -1,5 +1,6 @@
 """README and docs are true: their Python runs, their commands are understood, their links work."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -14,7 +15,12 @@ import pytest
 
 from bahdanau_hf.cli import COMMANDS, _read_flags
 from bahdanau_hf.cli import main as command
-from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    TrainArguments,
+    parse_arguments,
+)
 from tests.helpers.house_rules import (
     FLOORS,
     MOST_LINES,
@@ -283,6 +289,24 @@ def test_the_faq_quotes_messages_that_exist() -> None:
     assert len(quoted) >= 5
     for part in (part for message in quoted for part in message.split("…")):
         assert part.strip() in source, part
+
+
+FAQS = [path for path in DOCS if path.name.startswith("faq.")]
+
+
+@pytest.mark.parametrize("path", FAQS, ids=page_name)
+def test_the_faq_names_flags_that_exist(path: Path) -> None:
+    """In thirty entries at least, each with what to look at, the cause or what to change."""
+    text = read(path)
+    entries = re.split(r"^### ", text, flags=re.M)[1:]
+    assert len(entries) >= 30
+    assert [entry for entry in entries[:-1] if "**" not in entry] == []
+    sources = map(read, (ROOT / "bahdanau_hf" / "cli").glob("*.py"))
+    flags = {flag for source in sources for flag in re.findall(r'"(--\w+)"', source)}
+    settings = (ModelArguments, DataArguments, TrainArguments)
+    flags |= {f"--{field.name}" for kind in settings for field in dataclasses.fields(kind)}
+    others = {"--cpu", "--dry-run"}  # accelerate's and pip's
+    assert set(re.findall(r"`[^`\n]*?(--[\w-]+)", text)) - flags <= others
 
 
 def anchors(path: Path) -> set[str]:
