@@ -137,10 +137,7 @@ class Translator:
         place: dict[str, Any] = {"revision": revision, "subfolder": subfolder, **hub}
         model = load_model(path_or_repo, variant=variant, **place)
         others = [load_model(other, **hub) for other in ensemble]
-        if Path(model.name_or_path).is_dir():
-            place["subfolder"] = ""  # the model was found in it
-        tokenizer = load_tokenizer(model.name_or_path, **place)
-        tokenizers = [load_tokenizer(other.name_or_path, **hub) for other in others]
+        tokenizer, *tokenizers = (load_tokenizer(one.name_or_path) for one in (model, *others))
         check_tokens([model, *others], [tokenizer, *tokenizers])
         if device is None:
             on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)

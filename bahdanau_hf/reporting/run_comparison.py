@@ -69,7 +69,8 @@ def write_comparison(first: str | Path, second: str | Path, path: str | Path) ->
 def _items(path: Path) -> dict[str, Any]:
     """The values of a JSON file by their full names, without curves and secrets."""
     items = {key: v for key, v in read_part(path, dict)[0].items() if key != "confidence"}
-    return {key: v for key, v in flat_items(items) if not key.endswith(("_token", "output_dir"))}
+    left_out = ("_token", "output_dir", ", by_source_length", ", by_novelty")
+    return {key: v for key, v in flat_items(items) if not key.endswith(left_out)}
 
 
 def _table(names: tuple[str, ...], items: list[dict[str, Any]], same: str = "") -> str:

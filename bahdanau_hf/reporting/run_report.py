@@ -17,7 +17,8 @@ from typing import Any
 from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
-from ..metrics.translation import is_of_few
+from ..metrics.analysis import group_tables
+from ..metrics.translation import few_sentences
 from .attention_markup import FONT_STACK, alignment_html, html_page
 from .charts import Series, line_chart
 
@@ -195,7 +196,12 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             if str(key).endswith("_signature")
         )
         rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
+        rest = {key: value for key, value in rest.items() if not str(key).startswith("by_")}
         blocks.append(_table(split, rest, signatures, digits=3))
+        lang = str(as_mapping(settings.get("data")).get("source_lang") or "")
+        for title, rows in group_tables(scores, lang):
+            values = {group: f"{bleu} of {number} sentences" for group, number, bleu, _ in rows}
+            blocks.append(_table(f"BLEU, {split}. {title}", values))
     others = {k: v for k, v in results.items() if k not in splits and k != "confidence"}
     if others:
         blocks.append(_table("run", others, digits=3))
@@ -204,8 +210,9 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 def _conditions(scores: Mapping[str, Any]) -> str:
     """What belongs to a score: the search, and that it is of few sentences."""
-    search = f", {search_name(scores['num_beams'])}" if scores.get("num_beams") else ""
-    return f"{search}, only {scores['num_sentences']} sentences" if is_of_few(scores) else search
+    search = search_name(scores["num_beams"]) if scores.get("num_beams") else ""
+    said = (search, few_sentences(scores.get("num_sentences")))
+    return "".join(f", {words}" for words in said if words)
 
 
 def search_name(num_beams: Any) -> str:
