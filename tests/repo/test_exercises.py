@@ -45,11 +45,11 @@ def run(*options: str) -> Reports:
 
 def test_every_exercise_is_broken_for_its_reason() -> None:
     failures = run().failures
-    assert [*failures] == [*REASONS]
+    assert [*failures] == [*REASONS], "some are mended: `git restore exercises` breaks them again"
     for name, reason in REASONS.items():
         first, *others = failures[name]
         assert reason in first
-        assert all(message.startswith("Assert") or "assert" in message for message in others)
+        assert all("assert" in message.lower() for message in others)
 
 
 def test_every_solution_passes() -> None:
