@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -19,12 +20,22 @@ OUTSIDE = (
 )
 
 
+@event_priority(-200)  # after i18n, which takes the pages of `docs/` only
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files from outside under their own names."""
+    """Add the files from outside under their own names, once to the tree of each language."""
+    i18n = config.plugins["i18n"]
+    language = i18n.current_language
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
-            files.append(File.generated(config, name, abs_src_path=str(path)))
+            there = {}
+            for other in i18n.build_languages:
+                there[other] = File.generated(config, name, abs_src_path=str(path))
+                if other != i18n.default_language:
+                    there[other].dest_uri = f"{other}/{there[other].dest_uri}"
+            file = there[language]
+            file.locale, file.locale_alternate_of, file.alternates = "en", language, there
+            files.append(file)
     return files
 
 
