@@ -63,11 +63,15 @@ def differences(english: str, chinese: str) -> Iterator[str]:
     ours = [part for part in sections(chinese) if part[0] not in ONLY_CHINESE]
     theirs = sections(english)
     if len(ours) != len(theirs):
-        yield f"{len(theirs)} sections in English, {len(ours)} in Chinese"
-    for (title, theirs_here), (titel, ours_here) in zip(theirs, ours, strict=False):
+        yield f"other sections: {[part[0] for part in theirs]}, {[part[0] for part in ours]}"
+        return
+    for (title, theirs_here), (titel, ours_here) in zip(theirs, ours, strict=True):
         for kind, wanted in theirs_here.items():
-            if wanted != ours_here[kind]:
-                yield f"{title} ({titel}), {kind}: {wanted} in English, {ours_here[kind]} here"
+            if wanted != (here := ours_here[kind]):
+                missing = [item for item in wanted if item not in here]
+                strange = [item for item in here if item not in wanted]
+                found = f"lacks {missing}, has {strange}" if missing + strange else "other order"
+                yield f"{title} ({titel}), {kind}: {found}"
 
 
 @pytest.mark.parametrize("page", PAGES)
