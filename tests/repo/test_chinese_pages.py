@@ -6,12 +6,14 @@ Not compared are numbers written as words ("three points", 三个点), and comme
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.places import ROOT
 
-PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.zh.md"))}
+DOCS = ROOT / "docs"
+PAGES = {path.relative_to(DOCS).as_posix(): path for path in sorted(DOCS.rglob("*.zh.md"))}
 PAGES["README"] = ROOT / "README.zh-CN.md"
 # Sections that only readers in China need.
 ONLY_CHINESE = {"## 国内网络", "## 中文的字体和编码", "## 从教程的程序到这个包"}
@@ -22,9 +24,12 @@ CODE = re.compile(r"`([^`]+)`")
 FIGURE = re.compile(r"(?<![A-Za-z\d_#.])(?<![A-Za-z]-)\d+(?:[.,:]\d+)*%?(?![A-Za-z\d_])")
 
 
+def original(page: str) -> Path:
+    return PAGES[page].with_name(f"{PAGES[page].name.split('.')[0]}.md")
+
+
 def english(page: str) -> str:
-    path = PAGES[page]
-    return (path.parent / f"{path.name.split('.')[0]}.md").read_text(encoding="utf-8")
+    return original(page).read_text(encoding="utf-8")
 
 
 def chinese(page: str) -> str:
@@ -106,7 +111,7 @@ def test_it_notices_every_change(page: str) -> None:
 
 def test_the_first_pages_are_there_and_the_readmes_lead_to_each_other() -> None:
     names = ("index", "training", "your-data", "using", "attention", "from-d2l")
-    assert {f"{name}.zh" for name in names} <= {*PAGES}
+    assert {f"{name}.zh.md" for name in names} <= {*PAGES}
     assert "(README.zh-CN.md)" in english("README").splitlines()[0]
     assert "(README.md)" in chinese("README").splitlines()[0]
 
@@ -114,9 +119,9 @@ def test_the_first_pages_are_there_and_the_readmes_lead_to_each_other() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_stay_in_chinese(page: str) -> None:
     """Where a page has been written in Chinese, no Chinese page sends its readers to English."""
-    written = {path.name.replace(".zh.md", ".md") for path in PAGES.values()}
     links = LINK.findall(chinese(page).partition("# ")[2])
-    assert {name.removeprefix("docs/") for name in links} & written == set()
+    there = {(PAGES[page].parent / name).resolve() for name in links}
+    assert there & {original(other) for other in PAGES} == set()
 
 
 def test_the_navigation_is_in_chinese() -> None:
