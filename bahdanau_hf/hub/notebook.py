@@ -72,8 +72,10 @@ def text_cell(text: str) -> dict[str, Any]:
 
 def code_cell(code: str) -> dict[str, Any]:
     """A cell of code that was not run yet."""
-    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-    return {**cell, "source": code.splitlines(keepends=True)}
+    return {
+        **{"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []},
+        "source": code.splitlines(keepends=True),
+    }
 
 
 def notebook_text(notebook: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [ROOT / "README.md", *DOCS]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("benchmarks/*.md")]
 OTHERS += [*ROOT.glob("experiments/*.md"), *ROOT.glob("tests/*.md")]
-OTHERS += [ROOT / "bahdanau_hf" / "pairs" / "README.md"]
+OTHERS += [ROOT / "bahdanau_hf" / "pairs" / "README.md", ROOT / "notebooks" / "README.md"]
 
 
 def read(path: Path) -> str:
