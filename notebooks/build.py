@@ -27,7 +27,8 @@ SECONDS_A_CELL = 300
 
 _CELL = re.compile(r"^# %%(?: (.*))?\n", re.M)
 _MAGIC = re.compile(r"^# ([!%](?:.*\\\n# )*.*)", re.M)  # with the lines that it goes on in
-_PROGRESS = re.compile(r"\d+%\|")
+_CHINESE_LINE = re.compile(r"(?<=[^\x00-\x7f])\n *(?=[^\x00-\x7f])")  # no space where it ends
+_NOISE = re.compile(r"\d+%\||^findfont: ")  # progress bars, and fonts that are missing here
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -37,7 +38,8 @@ def build(source, language):
     cells = []
     for kind, body in zip(parts[::2], parts[1::2], strict=True):
         if kind == f"[{language}]":
-            cells.append(text_cell(re.sub(r"^# ?", "", body.strip(), flags=re.M)))
+            text = re.sub(r"^# ?", "", body.strip(), flags=re.M)
+            cells.append(text_cell(_CHINESE_LINE.sub("", text)))
         elif kind is None:
             cells.append(
                 code_cell(_MAGIC.sub(lambda line: line[1].replace("\n# ", "\n"), body.strip()))
@@ -62,7 +64,7 @@ def execute(notebook):
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{before}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         **{"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        **{"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"},
+        **{"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"},
     }
     nbformat.validate(notebook)
     running = nbformat.reads(notebook_text(notebook), as_version=4)
@@ -97,7 +99,7 @@ def _clean(output, folder):
             return None
         text = _ESCAPE.sub("", output["text"]).replace("\r\n", "\n")
         lines = (line.split("\r")[-1] for line in text.splitlines(keepends=True))
-        text = "".join(line for line in lines if not _PROGRESS.search(line))
+        text = "".join(line for line in lines if not _NOISE.search(line))
         output["text"] = text.replace(f"{folder}/", "").splitlines(keepends=True)
         return output if output["text"] else None
     output["data"] = {

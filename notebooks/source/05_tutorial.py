@@ -32,10 +32,13 @@ def source_words(text):
     return text.lower().split()
 
 
-pairs = [
-    (source_words(pair["en"]), list(pair["zh"])) for pair in bundled_pairs()["train"]["translation"]
-]
-pairs = [(s, t) for s, t in pairs if len(s) <= 6 and len(t) <= 8][:300]
+def short_pairs(split):
+    rows = bundled_pairs()[split]["translation"]
+    cut = ((source_words(row["en"]), list(row["zh"])) for row in rows)
+    return [(s, t) for s, t in cut if len(s) <= 6 and len(t) <= 8]
+
+
+pairs = short_pairs("train")[:300]
 sources, targets = zip(*pairs, strict=True)
 vocabularies = [
     [*SPECIAL, *sorted({token for tokens in side for token in tokens})]
@@ -169,17 +172,20 @@ for sentence, translation in zip(sentences[:4], translations, strict=False):
 # %% [en]
 # ## Train it on
 #
-# Shape and vocabulary stay as they are. The recipe `tutorial` has the tutorial's settings. These pairs the
-# model knows already; give your own instead.
+# Shape and vocabulary stay as they are. The recipe `tutorial` has the tutorial's settings. Here the model
+# goes on with the pairs that it knows; give your own instead. Validation pairs are new to it, and most of
+# their words unknown: with 300 pairs BLEU stays near 0.
 # %% [zh]
 # ## 继续训练
 #
-# 结构和词表保持不变，配方 `tutorial` 就是教程的设置。这里的句对模型已经见过，请换成你自己的。
+# 结构和词表保持不变，配方 `tutorial` 就是教程的设置。这里仍用它见过的句对，请换成你自己的。
+# 验证用的句对是新的，其中的词它大多不认识：只有 300 个句对，BLEU 就停在 0 附近。
 # %%
-rows = (f"{' '.join(source)}\t{''.join(target)}\n" for source, target in pairs)
-Path("pairs.tsv").write_text("".join(rows), encoding="utf-8")
+for name, some in (("pairs.tsv", pairs), ("validation.tsv", short_pairs("validation")[:40])):
+    rows = (f"{' '.join(source)}\t{''.join(target)}\n" for source, target in some)
+    Path(name).write_text("".join(rows), encoding="utf-8")
 # !bahdanau-hf train tutorial --model_name_or_path runs/converted --train_file pairs.tsv \
-#   --validation_split_percentage 10 --output_dir runs/finetuned --max_train_steps 200 --eval_steps 100
+#   --validation_file validation.tsv --output_dir runs/finetuned --max_train_steps 200 --eval_steps 100
 # %% [en]
 # ## Push
 #
