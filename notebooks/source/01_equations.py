@@ -1,13 +1,13 @@
 # %% [en]
 # # 1. The equations
 #
-# The whole model of [Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473) fits into forty lines of
-# plain PyTorch: a GRU, additive attention, beam search. Here they are, one sentence and one step at a
+# The whole model of [Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473) fits into some forty lines
+# of plain PyTorch: a GRU, additive attention, beam search. Here they are, one sentence and one step at a
 # time, and at the end they give the package's numbers.
 # %% [zh]
 # # 1. 公式
 #
-# [Bahdanau 等人 2015 年的模型](https://arxiv.org/abs/1409.0473)用四十行普通的 PyTorch 就写得下：GRU、
+# [Bahdanau 等人 2015 年的模型](https://arxiv.org/abs/1409.0473)用四十来行普通的 PyTorch 就写得下：GRU、
 # 加性注意力、束搜索。下面一次只算一个句子、一个时间步，最后与本包算出的数逐一比较。
 # %% [en]
 # ## A model to compare with
@@ -60,13 +60,11 @@ print(f"{len(pairs)} pairs, {model.num_parameters():,} parameters, loss {loss.it
 # （PyTorch 的 $z$ 等于 1 减去论文的 $z$；每个矩阵还带一个偏置。）
 # %%
 weights = model.state_dict()
+GRU = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def gru(x, s, module, end=""):
-    W, U, b, c = (
-        weights[f"model.{module}.{name}{end}"]
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    )
+    W, U, b, c = (weights[f"model.{module}.{name}{end}"] for name in GRU)
     x_r, x_z, x_n = (W @ x + b).chunk(3)
     s_r, s_z, s_n = (U @ s + c).chunk(3)
     r, z = torch.sigmoid(x_r + s_r), torch.sigmoid(x_z + s_z)
@@ -116,10 +114,11 @@ def encode(ids):
 # 提问的是*上一步*的状态，这时下一个词还没有选出来。漏掉 $\tanh$ 就不是这种注意力了：
 # 状态那一项对所有 $j$ 都一样，经过 softmax 就抵消了。
 # %%
+ATTENTION = ("query", "key", "score")
+
+
 def attention(s, h):
-    W_a, U_a, v_a = (
-        weights[f"model.decoder.attention.{name}.weight"] for name in ("query", "key", "score")
-    )
+    W_a, U_a, v_a = (weights[f"model.decoder.attention.{name}.weight"] for name in ATTENTION)
     e = torch.tanh(W_a @ s + h @ U_a.T) @ v_a[0]
     alpha = e.softmax(dim=0)
     return alpha @ h, alpha

@@ -57,14 +57,16 @@ plt.show()
 # %% [en]
 # - The training loss lies *above* the validation loss. That is no mistake: it is measured with dropout
 #   and label smoothing, the other without. Compare each with itself.
-# - Both still fall: the run was stopped too early. When the validation loss rises while the training
-#   loss falls, the model learns sentences by heart.
+# - In the end both are flat because the learning rate has gone to 0, not because there is nothing left to
+#   learn: a longer run goes lower. When the validation loss rises while the training loss falls, the model
+#   learns sentences by heart.
 # - BLEU begins near 0 and stays there while the loss falls fast: first the model learns which characters
 #   are frequent, and only then which belong to the source. A BLEU near 0 in the beginning needs patience;
 #   at the end it means a mistake, most often in how the scores are computed.
 # %% [zh]
 # - 训练损失比验证损失*高*，这不是错误：训练损失带着 dropout 和标签平滑，验证损失没有。各自与自己比较。
-# - 两条曲线都还在下降：训练停得太早。如果训练损失下降而验证损失上升，说明模型在背句子。
+# - 最后两条曲线变平，是因为学习率降到了 0，不是因为没有可学的了：训练得长一些，损失还会更低。
+#   如果训练损失下降而验证损失上升，说明模型在背句子。
 # - 一开始损失下降很快，BLEU 却停在 0 附近：模型先学会哪些字常见，然后才学会哪些字与原文有关。
 #   开头 BLEU 接近 0 要有耐心；训练完还接近 0，就是哪里错了，多半是算分的方法不对。
 # %% [en]
@@ -131,7 +133,7 @@ for name, half in halves.items():
     length = sum(len(words_of(source)) for _, source, *_ in half) / len(half)
     print(f"{name}: {length:.1f} words a sentence; {shares}")
 # %% [en]
-# What to do about each:
+# Rare words tell the halves apart; repeats do not, in a model this young. What to do about each:
 #
 # - **Rare words.** A word needs about ten examples or more. Add pairs that have it; more steps alone do not
 #   help.
@@ -141,7 +143,7 @@ for name, half in halves.items():
 # - **Fluent but wrong**, with none of these: a verb or a number exchanged for a more frequent one. The
 #   decoder is a language model too, and trusts itself when the source is unclear.
 # %% [zh]
-# 各自的办法：
+# 最能把两半区分开的是罕见词；重复则不能，这个模型还太嫩。各自的办法：
 #
 # - **罕见词（rare words）。** 一个词要有十个左右的例句才学得会。加入含有它的句对；只加步数没有用。
 # - **重复（repeats）。** 解码器忘了自己说过什么。根治要靠更多训练，束搜索也有一点帮助。

@@ -46,26 +46,26 @@ def show(name, source, target):
 # %% [en]
 # ## Word order
 #
-# Chinese says where before what: 在河边的一家医院 comes before 工作. The dark cells leave the diagonal and
-# come back.
+# Chinese says where before what: 在花园里 comes before 玩. The dark cells leave the diagonal and come back.
 # %% [zh]
 # ## 语序
 #
-# 中文先说在哪里，再说做什么：“在河边的一家医院” 在 “工作” 前面。深色的格子离开对角线，又走回来。
+# 中文先说在哪里，再说做什么：“在花园里” 在 “玩” 前面。深色的格子离开对角线，又走回来。
 # %%
-BROTHER = ("My brother works in a hospital near the river.", "我哥哥在河边的一家医院工作。")
-show("guided", *BROTHER)
+CHILDREN = ("The children are playing in the garden.", "孩子们在花园里玩。")
+show("guided", *CHILDREN)
 # %% [en]
 # ## One to many
 #
-# One English word may be several characters (`brother` 哥哥), and some characters have no word at all: a
-# measure word (家, 杯) looks at its number or its noun, 了 at the verb.
+# One English word may be several characters, side by side (`tomorrow` 明天) or not: `call` is 给 … 打电话.
+# Here the time, too, has moved before the verb.
 # %% [zh]
 # ## 一对多
 #
-# 一个英文词可能对应几个字（`brother`，哥哥）；有些字在英文里根本没有对应的词：量词（家、杯）看着数词或名词，“了” 看着动词。
+# 一个英文词可能对应几个字，有的连在一起（`tomorrow`，明天），有的分开：`call` 是“给……打电话”。
+# 这里的时间也移到了动词前面。
 # %%
-show("guided", "I bought two cups of tea.", "我买了两杯茶。")
+show("guided", "I will call you tomorrow morning.", "我明天早上给你打电话。")
 # %% [en]
 # ## The same pair without guidance
 #
@@ -78,7 +78,7 @@ show("guided", "I bought two cups of tea.", "我买了两杯茶。")
 # 这种注意力同样为翻译服务，但不一定说明哪个词译成哪个词：一个词的注释里也有它的邻居，而且模型是在选词之前看的。
 # 所以图常常模糊，或者错开一格。
 # %%
-show("free", *BROTHER)
+show("free", *CHILDREN)
 # %% [en]
 # ## Measured: alignment error rate
 #
