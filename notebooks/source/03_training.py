@@ -55,8 +55,8 @@ bleu.set(xlabel="step", ylabel="BLEU (validation)", ylim=(0, None))
 figure.tight_layout()
 plt.show()
 # %% [en]
-# - The training loss lies *above* the validation loss. That is no mistake: it is measured with dropout
-#   and label smoothing, the other without. Compare each with itself.
+# - Most of the time the training loss lies *above* the validation loss. That is no mistake: it is measured
+#   with dropout and label smoothing, the other without. Compare each with itself.
 # - In the end both are flat because the learning rate has gone to 0, not because there is nothing left to
 #   learn: a longer run goes lower. When the validation loss rises while the training loss falls, the model
 #   learns sentences by heart.
@@ -64,7 +64,7 @@ plt.show()
 #   are frequent, and only then which belong to the source. A BLEU near 0 in the beginning needs patience;
 #   at the end it means a mistake, most often in how the scores are computed.
 # %% [zh]
-# - 训练损失比验证损失*高*，这不是错误：训练损失带着 dropout 和标签平滑，验证损失没有。各自与自己比较。
+# - 大部分时间里，训练损失比验证损失*高*，这不是错误：训练损失带着 dropout 和标签平滑，验证损失没有。各自与自己比较。
 # - 最后两条曲线变平，是因为学习率降到了 0，不是因为没有可学的了：训练得长一些，损失还会更低。
 #   如果训练损失下降而验证损失上升，说明模型在背句子。
 # - 一开始损失下降很快，BLEU 却停在 0 附近：模型先学会哪些字常见，然后才学会哪些字与原文有关。
