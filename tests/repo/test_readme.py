@@ -237,7 +237,7 @@ def test_extras_exist(line: str) -> None:
 def test_the_page_of_extras_has_them_all() -> None:
     extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
     rows = re.findall(r"^\| `(\w+)` \|", read(ROOT / "docs" / "index.md"), re.M)
-    assert {*rows, "dev", "browser"} == set(extras)
+    assert {*rows, "dev", "browser", "notebooks"} == set(extras)
 
 
 def test_make_targets_and_recipes_exist() -> None:
