@@ -7,11 +7,11 @@ RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
-CODE := bahdanau_hf scripts tests benchmarks experiments examples notebooks docs
+CODE := bahdanau_hf scripts tests benchmarks experiments examples exercises notebooks docs
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser
+.PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser browser-libraries
 .PHONY: slow format lint types docs notebooks bench fuzz demo wheel clean
 
 help:  ## this list
@@ -49,9 +49,8 @@ $(VENV)/.installed-notebooks: $(VENV)/.installed
 	@touch $@
 
 # Nothing that npm fetches is run while it is installed; the lock file knows the checksums.
-examples/browser/node_modules: examples/browser/package-lock.json
-	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund
-	@touch $@
+browser-libraries: $(VENV)/.installed  ## fetches what the page without a server needs
+	$(BIN)/python -c "from bahdanau_hf.demo.static_space import fetched_libraries as fetch; fetch()"
 
 # Threads that wait asleep: two that spin on a busy machine can take ten times as long as one.
 train: export OMP_WAIT_POLICY ?= PASSIVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,11 @@ EXAMPLES = {
         "Where is the station?",
         "It will rain tomorrow.",
         "My brother works in a hospital near the river.",
-        "How much is this book?",
+        "He drinks tea every morning.",
     ],
-    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "这本书多少钱？"],
+    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "他每天早上喝茶。"],
 }
-"""Sentences to try a model with."""
+"""Sentences to try a model with; the quickstart translates them rightly."""
 
 _CHINESE = frozenset({"zh", "yue", "wuu", "lzh"})
 # Chinese apart: written without spaces between words. sacrebleu has no tokenizer for these that
@@ -70,6 +71,17 @@ def language_of(text: str, *speakers: str, everywhere: bool = False) -> str | No
     return _own_names().get(name) if everywhere else None
 
 
+def probable_language(text: str) -> str | None:
+    """The code that was probably meant by a text that names no language: `deutch`, `jp`."""
+    from babel.core import get_global
+
+    if len(text) == 2:  # a country's
+        return get_global("likely_subtags").get(f"und_{text.upper()}", "").split("_")[0] or None
+    names = _names_in("en") | _own_names()
+    close = get_close_matches(text.casefold(), names, 1, 0.8) if len(text) > 3 else []
+    return names[close[0]] if close else None
+
+
 def is_name(text: str) -> bool:
     """Whether a text could be the name of a language: it is short, and no sentence."""
     return _NAME.fullmatch(unicodedata.normalize("NFKC", text).strip()) is not None
@@ -92,12 +104,14 @@ def has_spaces(code: str | None) -> bool:
     return not is_chinese(code) and base_language(code or "") not in _UNSPACED
 
 
-def language_name(code: str) -> str:
-    """The English name, with the code where that says more: `Chinese (zh-Hans)`."""
+def language_name(code: str, speaker: str = "en") -> str:
+    """The name in a language, with the code where that says more: `Chinese (zh-Hans)`."""
+    from babel import Locale
+
     language = language_of(code)
     if language is None:
         return code
-    name = _english().languages[language]
+    name = Locale(speaker).languages.get(language) or _english().languages[language]
     return name if code.strip().lower() == language else f"{name} ({code})"
 
 

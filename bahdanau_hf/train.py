@@ -90,8 +90,11 @@ def run_training(settings: Settings) -> None:
 
 def print_scores(name: str, split: ScoredSplit) -> None:
     """Print a split's scores and some of its translations beside their references."""
+    from .metrics.translation import few_sentences
+
     scores = split.scores
-    print(f"\n{name}: {scores.num_sentences} sentences")
+    few = few_sentences(scores.num_sentences)
+    print(f"\n{name}: {few or f'{scores.num_sentences:,} sentences'}")
     print(f"  BLEU {scores.bleu:6.2f}   {scores.bleu_signature}")
     print(f"  chrF {scores.chrf:6.2f}   {scores.chrf_signature}")
     if name == "test":

@@ -118,6 +118,9 @@ class OnnxTranslator:
         folder: the exported folder.
         num_threads: threads of ONNX Runtime; default: its own choice.
 
+    Attributes:
+        cut: numbers, from 1, of the last texts that were longer than the model reads.
+
     Raises:
         ValueError: the folder holds no export, or one of another version.
     """
@@ -146,6 +149,7 @@ class OnnxTranslator:
         ]
         self._whole_search = sessions[0] if is_one else None
         self._encoder, self._decoder = sessions[0], sessions[-1]
+        self.cut: list[int] = []
 
     def translate(
         self, texts: Iterable[str], num_beams: int | None = None, batch_size: int = 32
@@ -157,8 +161,12 @@ class OnnxTranslator:
             num_beams: beams of the search; 1: greedy; default: the checkpoint's.
             batch_size: sentences that are translated together, those of like length.
         """
-        texts = list(texts)
-        sources, pad = [self.encode(text) for text in texts], self.settings["pad_token_id"]
+        texts, self.cut = list(texts), []
+        sources, pad = [], self.settings["pad_token_id"]
+        for number, text in enumerate(texts, start=1):
+            ids, was_cut = self.encode(text)
+            sources.append(ids)
+            self.cut += [number] * was_cut
         printable = (text.strip().isprintable() for text in texts)
         translations = [
             text.strip() if is_plain else clean_text(text)
@@ -173,18 +181,19 @@ class OnnxTranslator:
                 translations[i] = clean_text(self.tokenizer.decode(ids))
         return translations
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a sentence, the end included; none if it has no words."""
+    def encode(self, text: str) -> tuple[list[int], bool]:
+        """Ids of a sentence, the end included (none without words), and whether it was cut."""
         limit = self.settings["max_source_length"]
         text = clean = clean_text(text)
         if limit is not None:
             text = text[: limit * CHARACTERS_PER_TOKEN]
         ids = self.tokenizer.encode(text).ids
         if not self.has_words(clean, text, ids):
-            return []
+            return [], False
+        was_cut = len(text) < len(clean) or (limit is not None and len(ids) > limit)
         if limit is not None and len(ids) > limit:
             ids = [*ids[: limit - 1], ids[-1]] if self.settings["cut_keeps_end"] else ids[:limit]
-        return ids if len(ids) > 1 else []
+        return (ids if len(ids) > 1 else []), was_cut
 
     def has_words(self, text: str, read: str, ids: Sequence[int]) -> bool:
         """Whether a text has a letter that a token stands for, and one outside of code."""
@@ -324,6 +333,13 @@ def main() -> int:
         content = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
         lines = content.split("\n") if content else []
         translations = translator.translate(lines, args.num_beams, args.batch_size)
+        if cut := translator.cut:
+            limit = translator.settings["max_source_length"]
+            print(
+                f"onnx_translate: {len(cut)} of {len(lines)} sentences had more than {limit} "
+                f"tokens and lost their end; the first is number {cut[0]}",
+                file=sys.stderr,
+            )
     except ValueError as error:
         print(f"onnx_translate: error: {error}", file=sys.stderr)
         return 2

@@ -204,29 +204,32 @@ def load(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def pronunciation_table(results: Sequence[dict[str, Any]]) -> str:
     """Word error rates beside the task's own LSTM model."""
+    rows: list[tuple[float, float | None, float]] = []
     lines = [
         "| language | the task's LSTM | one model, mean | all seeds together | CPU minutes |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    rows = []
     for result in results:
         rates = [found["error_rate"] for found in result["scores"]["test"]["seeds"]]
         together = [found["error_rate"] for found in result["scores"]["test"]["ensemble"]]
         minutes = mean(result["cpu_seconds"]) / 60
-        rows.append((_LSTM[result["language"]], rates, *together, minutes))
+        rows.append((mean(rates), together[0] if together else None, minutes))
         cells = [f"{_LSTM[result['language']]:.2f}", _spread(rates)]
         cells += [f"{rate:.2f}" for rate in together] or ["–"]
         lines.append(f"| {result['language']} | {' | '.join(cells)} | {minutes:.1f} |")
     return "\n".join([*lines, *_macro(rows), "", *_note(results)])
 
 
-def _macro(rows: Sequence[tuple[Any, ...]]) -> list[str]:
-    if len(rows) < len(_LSTM) or any(len(row) < 4 for row in rows):
+def _macro(rows: Sequence[tuple[float, float | None, float]]) -> list[str]:
+    """The mean over languages, if all are there; of all seeds together, if all have it."""
+    if len(rows) < len(_LSTM):
         return []
-    means = [mean(row[1]) for row in rows]
-    cells = [LSTM_MACRO, mean(means), mean(row[2] for row in rows)]
-    shown = " | ".join(f"**{cell:.2f}**" for cell in cells)
-    return [f"| **macro average** | {shown} | {mean(row[3] for row in rows):.1f} |"]
+    together = [rate for _, rate, _ in rows if rate is not None]
+    cells = [LSTM_MACRO, mean(row[0] for row in rows)]
+    cells += [mean(together)] if len(together) == len(rows) else []
+    shown = [f"**{cell:.2f}**" for cell in cells] + ["–"] * (3 - len(cells))
+    minutes = f"{mean(row[2] for row in rows):.1f}"
+    return [f"| {' | '.join(['**macro average**', *shown, minutes])} |"]
 
 
 def multi30k_table(results: Sequence[dict[str, Any]]) -> str:
@@ -261,7 +264,7 @@ def _note(results: Sequence[dict[str, Any]]) -> list[str]:
     machine, seeds = results[0]["machine"], max((r["seeds"] for r in results), key=len)
     minutes = [seconds / 60 for result in results for seconds in result["cpu_seconds"]]
     return [
-        f"`{machine['command']}`: seeds {', '.join(map(str, seeds))}, "
+        f"`{machine['command']}`: seed {', '.join(map(str, seeds))}, "
         f"{results[0]['parameters'] / 1e6:.1f} M parameters, {min(minutes):.1f} to "
         f"{max(minutes):.1f} CPU minutes a training; {machine['date']}, commit "
         f"{machine['commit']}, {machine['processor']}, one thread."

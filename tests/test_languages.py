@@ -1,5 +1,6 @@
 """Language codes: whoever asks whether a text is Chinese gets one answer, however it is written."""
 
+import json
 import re
 import unicodedata
 
@@ -16,8 +17,9 @@ from bahdanau_hf.languages import (
     language_of,
     letter_script,
     letters_of,
+    probable_language,
 )
-from bahdanau_hf.metrics.analysis import source_length
+from bahdanau_hf.metrics.analysis import score_groups, source_length
 from bahdanau_hf.metrics.translation import bleu_tokenizer
 
 CHINESE = ("zh", "zh-Hans", "zh_CN", "ZH-tw", "cmn", "zho_Hans")
@@ -58,7 +60,7 @@ def test_names() -> None:
 def test_the_card_counts_characters_of_a_chinese_source(code, checkpoint_for_card) -> None:
     folder = checkpoint_for_card(code)
     card = write_model_card(folder).read_text(encoding="utf-8")
-    assert "| characters | sentences | BLEU | chrF |" in card
+    assert "| Length of the source, in characters | test sentences | BLEU | chrF |" in card
     groups = re.findall(r"^\| (\d+–\d+) \| (\d+) \|", card, re.MULTILINE)
     assert groups == [("1–5", "1"), ("11–15", "1")]
 
@@ -72,16 +74,30 @@ def checkpoint_for_card(tmp_path):
         (tmp_path / "tokenizer_config.json").write_text(
             f'{{"source_lang": "{code}", "target_lang": "en"}}'
         )
-        rows = [
-            ("source", "reference", "hypothesis", "sentence_bleu"),
-            ("联系我们。", "Call us.", "Call us.", "100.00"),
-            ("我哥哥在医院工作很久了。", "He works.", "He works.", "100.00"),
-        ]
-        lines = "".join("\t".join(row) + "\n" for row in rows)
-        (tmp_path / "test_predictions.tsv").write_text(lines, encoding="utf-8")
+        texts = ["Call us.", "He works."]
+        sources = ["联系我们。", "我哥哥在医院工作很久了。"]
+        groups = score_groups(sources, texts, texts, source_lang=code, target_lang="en")
+        results = json.dumps({"test": {"bleu": 100.0, **groups}})
+        (tmp_path / "eval_results.json").write_text(results)
         return tmp_path
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("meant", "texts"),
+    [
+        ("de", "deutch germann"),
+        ("zh", "cn chineese"),
+        ("ja", "jp japanesse"),
+        ("fr", "frensh francais"),
+        (None, "graphemes phones words kana zz xx ipa spelling dates"),
+    ],
+)
+def test_languages_that_were_probably_meant(meant: str | None, texts: str) -> None:
+    assert {text: probable_language(text) for text in texts.split()} == dict.fromkeys(
+        texts.split(), meant
+    )
 
 
 def test_classes_of_characters() -> None:

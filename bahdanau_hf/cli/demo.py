@@ -7,6 +7,7 @@ tells the Hub what to run.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ..errors import InputError
 
@@ -43,6 +44,10 @@ def run(args: argparse.Namespace) -> None:
     page, options = build_page(Answers(translator))
     try:
         # Without a host Gradio listens on loopback, or where a Space tells it by its environment.
-        page.launch(server_name=args.host, server_port=args.port, **options)
+        # Quiet: its own lines advise to show the page to everybody.
+        place = {"server_name": args.host, "server_port": args.port}
+        _, url, _ = page.launch(quiet=True, prevent_thread_lock=True, **place, **options)
     except OSError as error:
         raise InputError(str(error)) from None
+    print(f"the page is at {url}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    page.block_thread()

@@ -61,15 +61,14 @@ def run(args: argparse.Namespace) -> None:
     disable_progress_bar()
     check_installed()  # said before a model is fetched
     model = load_model(args.model, args.revision)
-    tokenizer = load_tokenizer(Path(model.name_or_path), args.revision)
-    if args.format != "onnx":
-        agreement = export_search(model, tokenizer, args.output_dir, args.dtype, num_beams)
-        closeness = (
-            f"{agreement.same} of {agreement.total} {agreement.sources} translated as by the "
-            "model in float32"
-        )
-    else:
-        difference = export_onnx(model, tokenizer, args.output_dir, args.dtype)
-        closeness = f"within {difference:.1g} of the model's logits on random ids"
+    tokenizer = load_tokenizer(model.name_or_path)
+    where = (model, tokenizer, args.output_dir, args.dtype)
+    by_steps = args.format == "onnx"
+    agreement = export_onnx(*where) if by_steps else export_search(*where, num_beams)
     size = sum(path.stat().st_size for path in Path(args.output_dir).glob("*.onnx"))
-    print(f"wrote {args.output_dir}: {size / 1e6:.1f} MB, {closeness}", file=sys.stderr)
+    search = "greedy search" if by_steps else "this search"
+    print(
+        f"wrote {args.output_dir}: {size / 1e6:.1f} MB; against PyTorch in float32, by {search}, "
+        f"{agreement}",
+        file=sys.stderr,
+    )

@@ -1,12 +1,18 @@
-"""Publish a checkpoint as one commit of a model repository on the Hub.
+"""Publish a checkpoint as one commit on the Hub: as a model, or as a page that translates.
 
-Sends exactly what loading and judging the checkpoint needs, and leaves the folder as it is.
+Sends exactly what loading and judging the checkpoint needs, or with `--space static` the exported
+model with a page that runs it in the browser; leaves the folder as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
+
+from ..errors import InputError
+
+_OWN = {"folder", "space", "space_dir"}  # flags of this command alone
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +25,57 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", help="tag for the new commit")
     parser.add_argument("--message", default="Upload the model", help="message of the commit")
     parser.add_argument("--dry_run", action="store_true", help="list the files, send nothing")
+    parser.add_argument(
+        "--space",
+        choices=["static"],
+        help="publish a Space in place of the model: a page that translates in the browser; DIR "
+        "may be an exported model too",
+    )
+    parser.add_argument(
+        "--space_dir", type=Path, metavar="DIR", help="keep the files of the Space in this folder"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """List the files and push them.
+    """List the files and push them; a model that is not exported yet is exported for a Space.
 
     Raises:
         InputError: the folder is no complete release, or the Hub cannot be reached or refuses.
     """
-    from ..hub.push import push_folder, release_files
+    from ..hub.push import push_folder, push_space, release_files
 
-    for name in release_files(args.folder):
-        print(f"{(args.folder / name).stat().st_size:>12,}  {name}")
-    options = {key: value for key, value in vars(args).items() if key != "folder"}
-    where = push_folder(args.folder, **options)
+    options = {key: value for key, value in vars(args).items() if key not in _OWN}
+    if args.space is None:
+        if args.space_dir is not None:
+            raise InputError("--space_dir goes with --space static")
+        _list(args.folder, release_files(args.folder))
+        where = push_folder(args.folder, **options)
+    else:
+        if args.tag or args.create_pr or args.revision:
+            raise InputError("--tag, --create_pr and --revision are for models: leave them out")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = args.space_dir or Path(scratch) / "space"
+            _list(folder, _lay_out(args.folder, folder, Path(scratch)))
+            names = ("repo_id", "private", "dry_run", "message")
+            where = push_space(folder, **{name: options[name] for name in names})
     print(f"nothing sent: {args.repo_id} would get these files" if where is None else where)
+
+
+def _list(folder: Path, names: list[str]) -> None:
+    for name in names:
+        print(f"{(folder / name).stat().st_size:>12,}  {name}")
+
+
+def _lay_out(model_dir: Path, space_dir: Path, scratch: Path) -> list[str]:
+    """Assemble the page, of an exported model as it is, else of one that is exported now."""
+    from ..data.tokenization import load_tokenizer
+    from ..demo.static_space import assemble_static_space
+    from ..export.onnx_export import check_installed, export_onnx
+    from ..inference.loading import load_model
+
+    if not (model_dir / "translation.json").is_file():
+        check_installed()
+        model = load_model(model_dir)
+        export_onnx(model, load_tokenizer(model_dir), scratch / "exported")
+        model_dir = scratch / "exported"
+    return assemble_static_space(model_dir, space_dir)

@@ -22,6 +22,8 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..data.columns import Told
+    from ..data.preprocessing import DroppedPairs
+    from ..data.sources import AnyDataset
     from ..inference.translator import Translator
 
 
@@ -35,6 +37,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as "
         "a.en,a.zh",
+    )
+    parser.add_argument(
+        "--train_file",
+        metavar="FILE",
+        help="what the model was trained on, files as in --test_file: adds scores by novelty, the "
+        "largest word overlap of a test sentence with a training sentence",
     )
     for side in ("source", "target"):
         parser.add_argument(
@@ -61,6 +69,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--unescape_html",
         action="store_true",
         help="turn HTML entities of the test file, such as &amp;, into what they stand for",
+    )
+    parser.add_argument(
+        "--skip_bad_rows",
+        action="store_true",
+        help="leave rows out that cannot be read, and name the first, instead of ending there",
     )
     parser.add_argument(
         "--predictions", metavar="FILE", help="translations, one per line; -: stdin"
@@ -155,25 +168,23 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     source_lang = _language(translator, args, "source_lang")
     target_lang = _language(translator, args, "target_lang")
 
-    import datasets
+    languages = (source_lang, target_lang)
 
-    from ..data.preprocessing import clean_pairs
-    from ..data.sources import file_pairs, lines_on_sides, pair_texts
+    from ..data.columns import NoColumns
+    from ..data.sources import lines_on_sides, pair_texts
     from ..data.tokenization import side_kinds
 
-    datasets.disable_progress_bars()
     told: list[Told] = []
-    reading = {name: getattr(args, name) for name in ("source_column", "target_column", "encoding")}
-    read = file_pairs(args.test_file, source_lang, target_lang, told=told, **reading)
-    pairs, dropped = clean_pairs(
-        read,
-        source_lang=source_lang,
-        target_lang=target_lang,
-        unescape_html=args.unescape_html,
-        chinese_script=args.chinese_script,
-        training=False,
-    )
-    sources, targets = pair_texts(pairs, source_lang, target_lang)
+    try:
+        read, pairs, dropped = _read_pairs(args, args.test_file, *languages, told)
+    except NoColumns as error:
+        if translator.tokenizer.init_kwargs.get("target_lang") is None:
+            raise
+        raise InputError(
+            f"{error.fact}. The model translates {source_lang} to {target_lang}: give a file of "
+            "these two, or say which columns by --source_column and --target_column"
+        ) from None
+    sources, targets = pair_texts(pairs, *languages)
     references = [[target] for target in targets]
     if other is not None and len(other) != len(sources):
         raise InputError(
@@ -185,25 +196,50 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     texts = [translation.text for translation in translations]
     target_kind = side_kinds(translator.tokenizer)[1]
-    languages: dict[str, Any] = {"target_lang": target_lang, "target_kind": target_kind}
+    target: dict[str, Any] = {"target_lang": target_lang, "target_kind": target_kind}
     return {
-        **_scores(sources, texts, references, source_lang, languages),
+        **_scores(args, sources, texts, references, source_lang, target),
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         **_given(args, "glossary"),
         "test_file": args.test_file,
-        "sides": lines_on_sides(read, source_lang, target_lang, told),
+        "sides": lines_on_sides(read, *languages, told),
         "source_lang": source_lang,
         "target_lang": target_lang,
         "chinese_script": args.chinese_script,
         "num_beams": args.num_beams or translator.model.generation_config.num_beams or 1,
         **({} if args.dtype is None else {"dtype": translator.dtype}),
-        "num_empty_pairs_left_out": dropped.total - dropped.kept,
+        "num_empty_pairs_left_out": dropped.counts["empty"],
+        **({"num_bad_rows_left_out": dropped.counts["bad rows"]} if args.skip_bad_rows else {}),
         "num_truncated": sum(t.truncated for t in translations),
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(sources) / seconds, 1),
-        **_comparison(args, texts, other, references, languages),
+        **_comparison(args, texts, other, references, target),
     }
+
+
+def _read_pairs(
+    args: argparse.Namespace, files: str, source_lang: str, target_lang: str, told: list[Told]
+) -> tuple[AnyDataset, AnyDataset, DroppedPairs]:
+    """The pairs of files as they stand there, cleaned, and what cleaning has left out."""
+    import datasets
+
+    from ..data.preprocessing import clean_pairs
+    from ..data.sources import file_pairs
+
+    datasets.disable_progress_bars()
+    names = ("source_column", "target_column", "encoding", "skip_bad_rows")
+    reading = {name: getattr(args, name) for name in names}
+    read = file_pairs(files, source_lang, target_lang, told=told, **reading)
+    pairs, dropped = clean_pairs(
+        read,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        unescape_html=args.unescape_html,
+        chinese_script=args.chinese_script,
+        training=False,
+    )
+    return read, pairs, dropped
 
 
 def _language(translator: Translator, args: argparse.Namespace, side: str) -> str:
@@ -220,6 +256,8 @@ def _language(translator: Translator, args: argparse.Namespace, side: str) -> st
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     if not args.references:
         raise InputError("--predictions needs --references")
+    if args.train_file is not None and args.sources is None:
+        raise InputError("--train_file needs the --sources, which it is compared with")
     if args.chinese_script != "keep":
         raise InputError("--chinese_script goes with --test_file: files are scored as they are")
     names = [args.predictions, *args.references, args.sources, args.compare]
@@ -234,34 +272,42 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
                 "they must be aligned"
             )
     source_lang, target_lang = args.source_lang or "en", args.target_lang or "zh"
-    languages: dict[str, Any] = {"target_lang": target_lang, "target_kind": args.target_kind}
+    target: dict[str, Any] = {"target_lang": target_lang, "target_kind": args.target_kind}
     references = [list(row) for row in zip(*(columns[n] for n in args.references), strict=True)]
     return {
-        **_scores(columns.get(args.sources), predictions, references, source_lang, languages),
+        **_scores(args, columns.get(args.sources), predictions, references, source_lang, target),
         **_given(args, "predictions", "references", "sources"),
         "target_lang": target_lang,
-        **_comparison(args, predictions, columns.get(args.compare), references, languages),
+        **_comparison(args, predictions, columns.get(args.compare), references, target),
     }
 
 
 def _scores(
+    args: argparse.Namespace,
     sources: Sequence[str] | None,
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
     source_lang: str,
-    languages: dict[str, Any],
+    target: dict[str, Any],
 ) -> dict[str, Any]:
-    """Scores of all sentences and, where the sources are known, by their length."""
-    from ..metrics.analysis import scores_by_length
-    from ..metrics.translation import score_translations
+    """Scores of all sentences and, where the sources are known, of groups of them."""
+    from ..data.sources import pair_texts
+    from ..metrics.analysis import score_groups
+    from ..metrics.translation import few_sentences, score_translations
 
-    result = score_translations(predictions, references, **languages).as_dict()
-    if sources is not None:
-        groups = scores_by_length(
-            sources, predictions, references, source_lang=source_lang, **languages
-        )
-        result["by_source_length"] = [group.as_dict() for group in groups]
-    return result
+    scores = score_translations(predictions, references, **target)
+    note = few_sentences(scores.num_sentences)
+    result = {**({"note": note} if note else {}), **scores.as_dict()}
+    if sources is None:
+        return result
+    trained_on = None
+    if args.train_file is not None:
+        _, pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
+        trained_on, _ = pair_texts(pairs, source_lang, target["target_lang"])
+    groups = score_groups(
+        sources, predictions, references, trained_on, source_lang=source_lang, **target
+    )
+    return {**result, **groups, **_given(args, "train_file")}
 
 
 def _comparison(
@@ -269,13 +315,13 @@ def _comparison(
     predictions: Sequence[str],
     other: Sequence[str] | None,
     references: Sequence[Sequence[str]],
-    languages: dict[str, Any],
+    target: dict[str, Any],
 ) -> dict[str, Any]:
     """The paired bootstrap against another system's translations, if there are any."""
     from ..metrics.analysis import compare_systems
 
     if other is None:
         return {}
-    compared = compare_systems(predictions, other, references, **languages)
+    compared = compare_systems(predictions, other, references, **target)
     metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
     return {"comparison": {"baseline": args.compare, **metrics}}

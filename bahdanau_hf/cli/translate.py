@@ -60,8 +60,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scores",
         action="store_true",
-        help="print the log-probability and a tab before each translation; beam search divides it "
-        "by length ** length_penalty",
+        help="print the log-probability per token and a tab before each translation",
+    )
+    parser.add_argument(
+        "--log_probs",
+        action="store_true",
+        help="print the log-probability, summed over tokens, and a tab before each translation",
     )
     parser.add_argument(
         "--confidence",
@@ -85,9 +89,13 @@ def run(args: argparse.Namespace) -> None:
     from ..modeling.matmul_bahdanau import fixed_weights
 
     document = is_document(args.file)
-    if (args.text or document) and (args.n_best > 1 or args.scores or args.confidence):
-        name = args.file if document else "--text"
-        raise InputError(f"{name} joins sentences: leave out --n_best, --scores and --confidence")
+    asked = {"--n_best": args.n_best > 1, "--scores": args.scores, "--log_probs": args.log_probs}
+    asked["--confidence"] = args.confidence
+    if (args.text or document) and any(asked.values()):
+        flags = " and ".join(name for name, is_asked in asked.items() if is_asked)
+        raise InputError(
+            f"{args.file if document else '--text'} joins sentences: leave out {flags}"
+        )
     if args.file == "-" and sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to translate")
     checked_encoding(args.encoding)
@@ -118,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
             lines,
             window=window,
             num_return_sequences=args.n_best,
-            return_scores=args.scores,
+            return_scores=args.scores or args.log_probs,
             return_confidence=args.confidence,
             **options,
         )
@@ -129,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
             for translation in alternatives:
                 fields = [str(number)] if args.n_best > 1 else []
                 fields += [f"{translation.score:.4f}"] if args.scores else []
+                fields += [f"{translation.log_prob:.4f}"] if args.log_probs else []
                 fields += [f"{translation.confidence:.2f}"] if args.confidence else []
                 output.write("\t".join([*fields, translation.text]).encode() + b"\n")
             if number % window == 0:

@@ -40,6 +40,14 @@ class Columns(NamedTuple):
     has_header: bool
 
 
+class NoColumns(InputError):
+    """Nothing in a file tells which columns to take; `fact` is the message without its advice."""
+
+    def __init__(self, fact: str, advice: str) -> None:
+        super().__init__(f"{fact}. {advice}")
+        self.fact = fact
+
+
 class Told(NamedTuple):
     """How sides were told apart: whether the target stands first, and a line that says it."""
 
@@ -180,7 +188,7 @@ def find_columns(
     return None
 
 
-def no_columns(where: str, names: Iterable[str], source_lang: str, target_lang: str) -> InputError:
+def no_columns(where: str, names: Iterable[str], source_lang: str, target_lang: str) -> NoColumns:
     """The error for a table in which `find_columns` finds nothing."""
     names = list(names)
     shown = [repr(name if len(name) < 40 else name[:36] + " ...") for name in names]
@@ -197,8 +205,8 @@ def no_columns(where: str, names: Iterable[str], source_lang: str, target_lang: 
         advice = f"Give --{flag}_lang {' or '.join(map(str, others))}, or s{advice[1:]}"
     elif len(others) > 1:
         advice = f"Give --source_lang {others[0]} --target_lang {others[1]}, or s{advice[1:]}"
-    return InputError(
-        f"{where}: no columns for {source_lang} and {target_lang}; it has: {found}. {advice}"
+    return NoColumns(
+        f"{where}: no columns for {source_lang} and {target_lang}; it has: {found}", advice
     )
 
 

@@ -40,7 +40,7 @@ LEFT_OUT = ("\0", "\0")
 _TABLES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 _MARKUP = (".tmx", ".xlf", ".xliff", ".po", ".xml", ".sgm", ".sgml")
 _PLACES_NAMED = 5
-_HINT = " (in training, --skip_bad_rows leaves such rows out)"
+_HINT = " (--skip_bad_rows leaves such rows out)"
 # What lies beside the pairs in an archive.
 _BESIDE = re.compile(r"(readme|licen[cs]e|copying|changelog)\b.*|.*\.(ids|scores|md|pdf)", re.I)
 

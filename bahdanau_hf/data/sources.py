@@ -28,9 +28,10 @@ from datasets import load_dataset as load_hub_dataset
 
 from ..errors import InputError
 from ..files import PACKED
-from ..languages import base_language, language_of
+from ..languages import base_language, language_name, language_of, probable_language
 from .columns import Told, named_columns
 from .readers import Pair, file_stamp, open_pairs, pair_paths
+from .tables import say_once
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
@@ -54,6 +55,9 @@ def check_languages(source_lang: str, target_lang: str) -> None:
         if named or not _LABEL.fullmatch(code):
             advice = f": give {named}" if named else ", such as en, zh or zh-Hant"
             raise InputError(f"--{flag} {code!r} is no language code{advice}")
+        if language_of(code) is None and (meant := probable_language(code)):
+            name = language_name(meant)
+            say_once(f"--{flag} {code} is a label, no language; if {name} is meant, give {meant}")
 
 
 def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str, Dataset]:

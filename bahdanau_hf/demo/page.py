@@ -21,8 +21,10 @@ from ..alignment.words import split_words
 from ..errors import InputError
 from ..inference.segmentation import split_sentences
 from ..inference.translator import Translation, Translator
-from ..languages import EXAMPLES, base_language, language_name
+from ..languages import EXAMPLES, base_language, language_name, letter_script, letters_of
+from ..modeling.text_bahdanau import CODE
 from ..reporting.attention_markup import ALIGNMENT_CSS, FONT_STACK, alignment_html
+from ..reporting.wording import SPEAK, Text, say, text
 
 MAX_CHARACTERS = 5000  # of a text that a visitor sends; the rest is not read
 MAX_BEAMS = 10
@@ -113,68 +115,98 @@ class Answers:
         self.target_lang = str(tokens.get("target_lang") or "")
         self.has_attention = bool(translator.model.config.use_attention)
 
-    def languages(self) -> tuple[str, str]:
-        """Names of the languages, such as `("English", "Chinese")`."""
+    def languages(self) -> tuple[Text, Text]:
+        """Names of the languages, such as English and Chinese."""
         return (
-            language_name(self.source_lang) or "Source",
-            language_name(self.target_lang) or "Translation",
+            _language(self.source_lang) or text("Source"),
+            _language(self.target_lang) or text("Translation"),
+        )
+
+    def about(self) -> Text:
+        """What the model is, and how small."""
+        millions = self.translator.model.num_parameters() / 1e6
+        count = Text(f"{millions:,.1f} million", f"{millions * 100:,.0f} 万")
+        return text(
+            "A recurrent network with attention, {size}: very small beside today's chat models. It "
+            "knows the kind of sentences that it was trained on; of others it makes fluent "
+            "nonsense.",
+            size=text("{count} parameters", count=count),
         )
 
     def examples(self) -> list[str]:
         """Sentences to try, if there are some in the checkpoint's language."""
         return EXAMPLES.get(base_language(self.source_lang), [])
 
+    def pairs(self) -> list[list[str]]:
+        """The same with translations, if there are some in both languages."""
+        translations = EXAMPLES.get(base_language(self.target_lang), [])
+        return [list(pair) for pair in zip(self.examples(), translations, strict=False)]
+
+    def looks_foreign(self, written: str) -> bool:
+        """Whether most words of a text are not of the source's script, or are code and marks."""
+        scripts = letters_of(self.source_lang) if self.source_lang else frozenset()
+        words = [word.text[0] for word in split_words(CODE.sub(" _ ", written))]
+        own = [letter_script(char) in scripts for char in words if not char.isdigit()]
+        letters = [char for char in words if char.isalpha() or char == "_"]
+        return bool(scripts) and (not letters or sum(own) * 2 < len(letters))
+
     def translate(
-        self, text: Any, num_beams: Any = 1, num_choices: Any = 1
+        self, written: Any, num_beams: Any = 1, num_choices: Any = 1
     ) -> Iterator[tuple[str, str, str, str]]:
         """Translate what a visitor typed: a sentence with its map, or a text sentence by sentence.
 
         Args:
-            text: what was typed; of more than `MAX_CHARACTERS` the beginning is taken.
+            written: what was typed; of more than `MAX_CHARACTERS` the beginning is taken.
             num_beams: 1 to `MAX_BEAMS`; with 1 the translation is shown token by token.
-            num_choices: so many translations of a sentence, at most as many as beams.
+            num_choices: so many translations of a sentence; more than beams are as many beams.
 
         Yields:
             Translation (text), note, attention map and choices (HTML).
         """
-        text, notes = _bounded(text)
-        if not text.strip():
-            yield "", _note(["Type a sentence first."]), "", ""
+        written, notes = _bounded(written)
+        if not written.strip():
+            yield "", _note([say("Type a sentence first.")]), "", ""
             return
-        beams = _bounded_number(num_beams, MAX_BEAMS)
-        choices = _bounded_number(num_choices, beams)
+        choices = _bounded_number(num_choices, MAX_BEAMS)
+        beams = max(choices, _bounded_number(num_beams, MAX_BEAMS))
         found: Sequence[Translation] = []
-        in_parts = sum(bool(sentence.text) for sentence in split_sentences(text)) > 1
+        in_parts = sum(bool(sentence.text) for sentence in split_sentences(written)) > 1
         try:
             if beams == 1 and not in_parts:
-                for part in stream_translation(self.translator, text):
+                for part in stream_translation(self.translator, written):
                     if isinstance(part, str):
                         yield part, _note(notes), "", ""
                     else:
                         found = [part]
             elif not in_parts:
                 [found] = self.translator.translate(
-                    [text],
+                    [written],
                     num_beams=beams,
                     num_return_sequences=max(2, choices),
                     return_alignments=self.has_attention,
                 )
             if in_parts := in_parts or found[0].truncated:
-                found = [self.translator.translate_text(text, num_beams=beams)]
+                found = [self.translator.translate_text(written, num_beams=beams)]
         except (InputError, ValueError) as error:
-            yield "", _note([str(error)]), "", ""
+            yield "", _note([escape(str(error))]), "", ""
             return
         best, shown = found[0], found[:choices]
         if best.truncated:
             notes.append(self._cut())
         if best.copied:
-            notes.append("There is no word in it that the model knows: it was copied.")
+            notes.append(say("There is no word in it that the model knows: it was copied."))
+        elif self.looks_foreign(written):
+            said = "This does not look like {language}: do not believe the translation."
+            notes.append(say(said, language=self.languages()[0]))
         if not best.text:
-            notes.append("The model has no words for this.")
+            notes.append(say("The model has no words for this."))
         drawn, listed = self._map(best.alignment), _choices(shown)
         if in_parts:
-            notes.append("Translated in parts: map and choices belong to a single sentence.")
+            said = "Translated in parts: map and choices belong to a single sentence."
+            notes.append(say(said))
             drawn = listed = ""
+        elif len(shown) < choices and not best.copied:
+            notes.append(say("The search found no more than {count}.", count=len(shown)))
         yield best.text, _note(notes), drawn, listed
 
     def align(self, source: Any, target: Any) -> tuple[str, str]:
@@ -185,31 +217,38 @@ class Answers:
         """
         (source, notes), (target, more) = _bounded(source), _bounded(target)
         if not source.strip() or not target.strip():
-            return _note(["Type a sentence and its translation first."]), ""
+            return _note([say("Type a sentence and its translation first.")]), ""
         try:
             alignment = self.translator.align(source, target)
         except (InputError, ValueError) as error:
-            return _note([str(error)]), ""
+            return _note([escape(str(error))]), ""
         words = alignment.words
         if words is not None and len(words.source_words) < len(split_words(source)):
             notes.append(self._cut())
         return _note(notes or more), self._map(alignment)
 
     def _cut(self) -> str:
-        limit = self.translator.max_source_length
-        return f"The model reads at most {limit} tokens: the end was left out."
+        said = "The model reads at most {limit} tokens: the end was left out."
+        return say(said, limit=self.translator.max_source_length)
 
     def _map(self, alignment: Alignment | None) -> str:
         if alignment is None:
-            return "" if self.has_attention else _note(["This model has no attention to show."])
+            return (
+                "" if self.has_attention else _note([say("This model has no attention to show.")])
+            )
         return alignment_html(alignment.by_words(), focusable=True)
 
 
-def _bounded(text: Any) -> tuple[str, list[str]]:
-    text = text if isinstance(text, str) else ""
-    if len(text) <= MAX_CHARACTERS:
-        return text, []
-    return text[:MAX_CHARACTERS], [f"Only the first {MAX_CHARACTERS:,} characters were read."]
+def _language(code: str) -> Text | None:
+    return Text(language_name(code), language_name(code, "zh")) if code else None
+
+
+def _bounded(written: Any) -> tuple[str, list[str]]:
+    written = written if isinstance(written, str) else ""
+    if len(written) <= MAX_CHARACTERS:
+        return written, []
+    note = say("Only the first {most} characters were read.", most=f"{MAX_CHARACTERS:,}")
+    return written[:MAX_CHARACTERS], [note]
 
 
 def _bounded_number(value: Any, most: int) -> int:
@@ -217,18 +256,21 @@ def _bounded_number(value: Any, most: int) -> int:
 
 
 def _note(notes: Sequence[str]) -> str:
-    return f'<p class="note" role="status">{escape(" ".join(notes))}</p>' if notes else ""
+    return f'<p class="note" role="status">{" ".join(notes)}</p>' if notes else ""
 
 
 def _choices(translations: Sequence[Translation]) -> str:
-    number = '<td class="number"'
-    hint = "score: natural logarithm of the probability, by which the search ranks"
-    rows = "".join(
-        f'<tr>{number}>{rank}.</td>{number} title="{hint}">{translation.score or 0.0:.2f}</td>'
-        f"<td>{escape(translation.text)}</td></tr>"
-        for rank, translation in enumerate(translations, start=1)
-    )
-    return f'<table class="choices">{rows}</table>'
+    hint = "natural logarithm of the probability, per token; summed over the tokens: {total}"
+    rows = []
+    for rank, translation in enumerate(translations, start=1):
+        total = f"{translation.log_prob or 0.0:.2f}"
+        rows.append(
+            f'<tr><td class="number">{rank}.</td><td class="number">'
+            f"<details><summary>{translation.score or 0.0:.2f}</summary>{say(hint, total=total)}"
+            f'</details></td><td translate="no">{escape(translation.text)}</td></tr>'
+        )
+    head = f'<tr><th></th><th class="number">{say("score per token")}</th><th></th></tr>'
+    return f'<table class="choices">{head}{"".join(rows)}</table>'
 
 
 def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
@@ -246,61 +288,87 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
         import gradio as gr
     except ImportError:
         raise InputError("the page needs pip install 'bahdanau-hf[demo]'") from None
+    english: dict[str, str] = {}
+    chinese: dict[str, str] = {}
+    i18n = gr.I18n(en=english, zh=chinese, **{"zh-CN": chinese, "zh-TW": chinese})
+
+    def spoken(said: str | Text) -> Any:
+        """A text that Gradio shows in the browser's language."""
+        words, key = text(said), f"text{len(english)}"
+        english[key], chinese[key] = words.en, words.zh or words.en
+        return i18n(key)
+
     source_name, target_name = answers.languages()
-    title = f"{source_name} → {target_name}"
+    title = text("{source} → {target}", source=source_name, target=target_name)
     # Below this width boxes stand one below the other.
     wide: dict[str, Any] = {"min_width": 260}
     box: dict[str, Any] = {"lines": 2, "max_lines": 6, "max_length": MAX_CHARACTERS, **wide}
     options: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": NUM_AT_ONCE}
     options |= {"show_progress": "hidden", "api_visibility": "private"}
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.HTML(f"<h1>{escape(title)}</h1>")
-        with gr.Tab("Translate"):
+    plain = {"apply_default_css": False}  # its own would paint over quiet texts and numbers
+    examples: dict[str, Any] = {"run_on_click": True, "cache_examples": False}
+    examples |= {"api_visibility": "private"}
+    with gr.Blocks(title=title.en, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.HTML(f"{title.html('h1')}<p class=about>{answers.about().html()}</p>")
+        with gr.Tab(spoken("Translate")):
             with gr.Row():
-                text = gr.Textbox(
-                    label=source_name, placeholder="Type a sentence or a text, then press Enter",
+                typed = gr.Textbox(
+                    label=spoken(source_name),
+                    placeholder=spoken("Type a sentence or a text, then press Enter"),
                     autofocus=True, elem_id="source", **(box | {"lines": 1}),
                 )  # fmt: skip
                 written = gr.Textbox(
-                    label=target_name, interactive=False, lines=1, elem_id="translation",
+                    label=spoken(target_name), interactive=False, lines=1, elem_id="translation",
                     buttons=["copy"], **wide,
                 )  # fmt: skip
             with gr.Row():
                 beams = gr.Slider(
-                    1, MAX_BEAMS, 1, step=1, label="Beams", elem_id="beams",
-                    info="1: greedy, shown while it is written", **wide,
+                    1, MAX_BEAMS, 1, step=1, label=spoken("Beams"), elem_id="beams",
+                    info=spoken("1: greedy, shown while it is written"), **wide,
                 )  # fmt: skip
                 choices = gr.Slider(
-                    1, MAX_BEAMS, 1, step=1, label="Choices", elem_id="choices",
-                    info="how many translations, at most as many as beams", **wide,
+                    1, MAX_BEAMS, 1, step=1, label=spoken("Choices"), elem_id="choices",
+                    info=spoken("how many translations, at most as many as beams"), **wide,
                 )  # fmt: skip
-            go = gr.Button("Translate", variant="primary", elem_id="go")
-            note = gr.HTML(elem_id="note")
-            found = gr.HTML(elem_id="found")
-            drawn = gr.HTML(elem_id="map", js_on_load=_LIGHT_WORDS)
+            # Neither can be moved to where the other would not do.
+            both: dict[str, Any] = {"inputs": [beams, choices], "api_visibility": "private"}
+            choices.input(None, outputs=beams, js="(n, k) => Math.max(n, k)", **both)
+            beams.input(None, outputs=choices, js="(n, k) => Math.min(n, k)", **both)
+            go = gr.Button(spoken("Translate"), variant="primary", elem_id="go")
+            note = gr.HTML(elem_id="note", **plain)
+            found = gr.HTML(elem_id="found", **plain)
+            drawn = gr.HTML(elem_id="map", js_on_load=_LIGHT_WORDS, **plain)
             outputs = [written, note, drawn, found]
-            for event in (text.submit, go.click):
-                given = [text, beams, choices]
+            for event in (typed.submit, go.click):
+                given = [typed, beams, choices]
                 event(answers.translate, given, outputs, trigger_mode="always_last", **options)
             if answers.examples():
                 gr.Examples(
-                    [[sentence] for sentence in answers.examples()], text, outputs,
+                    [[sentence] for sentence in answers.examples()], typed, outputs,
                     fn=lambda sentence: (yield from answers.translate(sentence)),
-                    run_on_click=True, cache_examples=False, api_visibility="private",
+                    label=spoken("Examples"), **examples,
                 )  # fmt: skip
         if answers.has_attention:
-            with gr.Tab("Align"):
+            with gr.Tab(spoken("Align")):
                 with gr.Row():
-                    left = gr.Textbox(label=source_name, elem_id="left", **box)
-                    right = gr.Textbox(label=target_name, elem_id="right", **box)
-                look = gr.Button("Align", variant="primary", elem_id="align")
-                align_note = gr.HTML(elem_id="align-note")
-                align_map = gr.HTML(elem_id="align-map", js_on_load=_LIGHT_WORDS)
-                look.click(answers.align, [left, right], [align_note, align_map], **options)
+                    left = gr.Textbox(label=spoken(source_name), elem_id="left", **box)
+                    right = gr.Textbox(label=spoken(target_name), elem_id="right", **box)
+                look = gr.Button(spoken("Align"), variant="primary", elem_id="align")
+                align_note = gr.HTML(elem_id="align-note", **plain)
+                align_map = gr.HTML(elem_id="align-map", js_on_load=_LIGHT_WORDS, **plain)
+                shown = [align_note, align_map]
+                look.click(answers.align, [left, right], shown, **options)
+                if answers.pairs():
+                    gr.Examples(
+                        answers.pairs(), [left, right], shown, fn=answers.align,
+                        label=spoken("Examples"), **examples,
+                        example_labels=[" → ".join(pair) for pair in answers.pairs()],
+                    )  # fmt: skip
     page.queue(max_size=MAX_WAITING, api_open=False)
     font = [name.strip(' "') for name in FONT_STACK.split(",")]
     theme = gr.themes.Base(font=font, font_mono=["ui-monospace", "monospace"])
-    launch = {"theme": theme, "css": ALIGNMENT_CSS + _CSS, "footer_links": []}
+    launch = {"theme": theme, "css": ALIGNMENT_CSS + _CSS, "footer_links": [], "i18n": i18n}
+    launch |= {"head": f"<script>{SPEAK}</script>"}
     # Nothing is uploaded, and no second server is started.
     launch |= {"max_file_size": 1, "ssr_mode": False, "enable_monitoring": False}
     # Of each session Gradio keeps a copy of the layout, which this page has no use for.

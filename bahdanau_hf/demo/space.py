@@ -64,7 +64,7 @@ def assemble_space(translator: Translator, space_dir: str | Path) -> Path:
     """
     folder = Path(space_dir)
     package = Path(__file__).parents[1]
-    source_name, target_name = Answers(translator).languages()
+    source_name, target_name = (name.en for name in Answers(translator).languages())
     # A name of a language comes from the checkpoint: only letters may enter the front matter.
     title = "".join(c for c in f"{source_name} to {target_name}" if c.isalnum() or c in " -_")
     try:

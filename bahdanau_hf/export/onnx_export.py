@@ -38,7 +38,13 @@ from ..inference.search_options import make_request
 from ..modeling.modeling_bahdanau import BahdanauCache, BahdanauForConditionalGeneration, Source
 from ..modeling.pipeline_bahdanau import max_source_length
 from .onnx_beams import BeamRules
-from .onnx_comparison import Agreement, compare_translations, largest_difference, random_batch
+from .onnx_comparison import (
+    Agreement,
+    TwoGraphs,
+    compare_translations,
+    largest_difference,
+    random_batch,
+)
 from .onnx_int8 import quantize, without_notes
 from .onnx_nodes import swap_gates
 from .onnx_search import WholeSearch, add_search
@@ -67,7 +73,7 @@ def export_onnx(
     tokenizer: PreTrainedTokenizerFast,
     output_dir: str | Path,
     dtype: str = "float32",
-) -> float:
+) -> Agreement:
     """Write what a translator outside Python and PyTorch needs, and compare it with the model.
 
     Args:
@@ -78,8 +84,8 @@ def export_onnx(
             of integers, whose sums are the same on every processor.
 
     Returns:
-        The largest difference between the graphs' logits, states and attention weights and
-        PyTorch's, on one batch of random ids.
+        How many held-out sentences greedy search translates as the model's own does in float32,
+        and BLEU of both; see `compare_translations`.
 
     Raises:
         InputError: the extra is missing, the generation configuration asks for what the search
@@ -93,14 +99,15 @@ def export_onnx(
             if dtype == "int8":
                 graph = quantize(graph)
             (folder / name).write_bytes(graph.SerializeToString())
-        difference = largest_difference(_plain(model), folder / ENCODER_FILE, folder / DECODER_FILE)
+        graphs = TwoGraphs(folder / ENCODER_FILE, folder / DECODER_FILE, settings)
+        difference = largest_difference(_plain(model), graphs)
         if dtype == "float32" and not difference <= _TOLERANCE:
             raise RuntimeError(
                 f"the exported graphs are not the model: they differ by {difference:.1e}"
             )
         (folder / SEARCH_FILE).unlink(missing_ok=True)
         _write_texts(folder, tokenizer, settings)
-    return difference
+    return compare_translations(_plain(model), tokenizer, graphs, settings)
 
 
 def export_search(
@@ -120,8 +127,7 @@ def export_search(
         num_beams: beams that the graph searches with; 1: greedily; default: the checkpoint's.
 
     Returns:
-        How many of the bundled validation sentences (or, of a model of other languages, of rows of
-        random ids) it translates as the model's own search does.
+        As `export_onnx`, by the search of the graph.
 
     Raises:
         InputError: as in `export_onnx`.

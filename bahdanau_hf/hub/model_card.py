@@ -13,9 +13,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
 from ..files import as_mapping, is_number, read_json, write_whole
-from ..languages import EXAMPLES, base_language, has_spaces, language_name, language_of
-from ..metrics.analysis import scores_by_length
-from ..metrics.translation import FEW_SENTENCES, is_of_few
+from ..languages import EXAMPLES, base_language, language_name, language_of
+from ..metrics.analysis import group_tables
+from ..metrics.translation import FEW_SENTENCES, few_sentences
 
 REPO_PLACEHOLDER = "OWNER/NAME"
 """Stands in a card for the repository until it is pushed to one."""
@@ -51,7 +51,7 @@ def write_model_card(
     """Fill the template `model_card.md` from a checkpoint's own files and save it as `README.md`.
 
     Reads `config.json` and, where they exist, `settings.json`, `eval_results.json`,
-    `tokenizer_config.json`, `test_predictions.tsv` (scores by length) and the attention map.
+    `tokenizer_config.json` and the attention map.
     What they do not state is left out of the card.
 
     Args:
@@ -113,12 +113,14 @@ def write_model_card(
         procedure=_procedure(settings, results, tokenizer, config) if settings else {},
         alignment=_alignment(results.get("alignment")),
         confidence=_confidence(results.get("confidence")),
-        few_sentences=FEW_SENTENCES if any(map(is_of_few, scores.values())) else None,
+        few_sentences=FEW_SENTENCES
+        if any(few_sentences(values.get("num_sentences")) for values in scores.values())
+        else None,
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
-        buckets=_length_buckets(folder / "test_predictions.tsv", source_lang, target_lang),
-        length_unit="words" if has_spaces(source_lang) else "characters",
+        groups=group_tables(next(iter(scores.values()), {}), source_lang),
+        grouped_split=next(iter(scores), ""),
         max_source_length=_length_limit(tokenizer),
     )
     path = folder / "README.md"
@@ -282,23 +284,3 @@ def _eval_results(
                 )
                 results.append(result)
     return results
-
-
-def _length_buckets(path: Path, source_lang: str, target_lang: str) -> list[dict[str, str]]:
-    """Score the translations of a run again, in groups of sources of like length."""
-    try:
-        first, *lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError):
-        return []
-    rows = [cells[:3] for cells in (line.split("\t") for line in lines) if len(cells) >= 3]
-    if first.split("\t")[:3] != ["source", "reference", "hypothesis"] or not (target_lang and rows):
-        return []
-    sources, references, hypotheses = zip(*rows, strict=True)
-    groups = scores_by_length(
-        sources, hypotheses, references, source_lang=source_lang, target_lang=target_lang
-    )
-    ends = [f"–{group.longest}" if group.longest else " and more" for group in groups]
-    return [
-        _score_row(group.as_dict(), length=f"{group.shortest}{end}")
-        for group, end in zip(groups, ends, strict=True)
-    ]

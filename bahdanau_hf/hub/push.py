@@ -115,12 +115,42 @@ def push_folder(
     return str(commit.pr_url or commit.commit_url)
 
 
-def open_repository(
-    repo_id: str, *, private: bool = False, token: str | None = None, write: bool = True
-) -> str:
-    """See that a push will be let in, and make the model repository if it does not exist.
+def push_space(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    message: str = "Upload the page",
+    token: str | None = None,
+) -> str | None:
+    """Publish a folder that is a page as a static Space; arguments as those of `push_folder`."""
+    if dry_run:
+        _check_name(repo_id)
+        return None
+    repo_id = open_repository(
+        repo_id, private=private, token=token, repo_type="space", space_sdk="static"
+    )
+    with _clear_errors(repo_id):
+        commit = HfApi(token=token).upload_folder(
+            repo_id=repo_id, folder_path=folder, repo_type="space", commit_message=message
+        )
+    return str(commit.commit_url)
 
-    The first arguments are those of `push_folder`; `write` asks for a token that may write there.
+
+def open_repository(
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    write: bool = True,
+    repo_type: str | None = None,
+    space_sdk: str | None = None,
+) -> str:
+    """See that a push will be let in, and make the repository, of a model, if it does not exist.
+
+    The first arguments are those of `push_folder`; `write` asks for a token that may write there,
+    the others are those of `HfApi.create_repo`.
 
     Returns:
         The name with its owner.
@@ -131,9 +161,16 @@ def open_repository(
     _check_name(repo_id)
     api = HfApi(token=token)
     with _clear_errors(repo_id):
-        repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+        made = api.create_repo(
+            repo_id,
+            private=private or None,
+            exist_ok=True,
+            repo_type=repo_type,
+            space_sdk=space_sdk,
+        )
+        repo_id = made.repo_id
         if write:  # one that exists may be somebody else's
-            api.auth_check(repo_id, write=True)
+            api.auth_check(repo_id, write=True, repo_type=repo_type)
     return str(repo_id)
 
 

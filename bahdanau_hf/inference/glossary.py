@@ -159,7 +159,10 @@ def without_words(
     """What becomes of a sentence in which there is nothing to translate: it is blank, or copied."""
     text = sentence.copy if glossary is None else glossary.replace(sentence.copy)
     copied = bool(text) and text == sentence.copy
-    return Translation(sentence.text, text, score, None, sentence.truncated, sure, copied=copied)
+    truncated = sentence.truncated
+    return Translation(
+        sentence.text, text, score, None, truncated, sure, copied=copied, log_prob=score
+    )
 
 
 # --- into the translations -----------------------------------------------------------------------

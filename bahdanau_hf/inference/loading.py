@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as library_logging
 
@@ -18,6 +23,10 @@ from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import fastest_dtype, warn_if_emulated
 
+_TEXTS = (
+    *("config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+)
 # What the search takes from generation_config.json without asking whether it makes sense.
 _COUNTS = (
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "top_k"),
@@ -44,24 +53,25 @@ def load_model(
         InputError: nothing there, another kind of model, or files that are damaged, missing or do
             not belong together.
     """
-    where = checkpoint_location(path_or_repo, subfolder, variant)
-    subfolder = "" if Path(where).is_dir() else subfolder
+    hub = {"token": token, "local_files_only": local_files_only}
+    folder = checkpoint_folder(path_or_repo, revision, subfolder=subfolder, variant=variant, **hub)
     weights, index = _weight_names(variant)
-    hub = {"token": token, "local_files_only": local_files_only, "subfolder": subfolder}
-    if (Path(where) / MANIFEST).is_file():  # a checkpoint of a run knows what was written
-        verify_checkpoint(Path(where), only=weights)
-    if (Path(where) / index).is_file():
-        _check_index(Path(where) / index)
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in (weights, index)):
+        missing.append(weights)
+    if missing:
+        inside = [c for c in list_checkpoints(folder).values() if (c / "config.json").is_file()]
+        hint = f"; did you mean {inside[-1]}?" if inside else ""
+        raise InputError(f"{path_or_repo} holds no model: no {' and no '.join(missing)}{hint}")
+    where = str(folder)
+    if (folder / MANIFEST).is_file():  # a checkpoint of a run knows what was written
+        verify_checkpoint(folder, only=weights)
+    if (folder / index).is_file():
+        _check_index(folder / index)
     try:
-        values = BahdanauConfig.get_config_dict(where, revision=revision or "main", **hub)[0]
-    except Exception as error:  # not reachable, no JSON, no such revision: many kinds
-        if Path(where).is_dir():
-            raise InputError(f"cannot read {where}/config.json: {first_line(error)}") from None
-        hint = "" if token else ". If it is private or gated, log in: hf auth login"
-        raise InputError(
-            f"there is no folder {where}, and from the Hub it cannot be read: {first_line(error)}"
-            f"{hint}"
-        ) from None
+        values = BahdanauConfig.get_config_dict(where)[0]
+    except Exception as error:  # no JSON, no text: many kinds
+        raise InputError(f"cannot read {where}/config.json: {first_line(error)}") from None
     kind = values.get("model_type")
     if kind != BahdanauConfig.model_type:
         raise InputError(
@@ -78,13 +88,11 @@ def load_model(
             model, report = BahdanauForConditionalGeneration.from_pretrained(
                 where,
                 config=config,
-                revision=revision or "main",
                 dtype="auto" if dtype is None else dtype,
                 output_loading_info=True,
                 variant=variant,
-                **hub,
             )
-    except Exception as error:  # truncated, shapes that do not fit, not reachable: many kinds
+    except Exception as error:  # truncated, shapes that do not fit: many kinds
         raise InputError(
             f"cannot load the weights of {where}: {first_line(error)}. The file may be damaged: "
             "copy or download the checkpoint again"
@@ -145,40 +153,56 @@ def _weight_names(variant: str | None) -> tuple[str, str]:
     return f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"
 
 
-def checkpoint_location(
-    path_or_repo: str | Path, subfolder: str = "", variant: str | None = None
-) -> str:
-    """What to hand to `from_pretrained`: an existing folder that holds a model, or a repository.
+def checkpoint_folder(
+    path_or_repo: str | Path,
+    revision: str | None = None,
+    *,
+    subfolder: str = "",
+    variant: str | None = None,
+    **hub: Any,
+) -> Path:
+    """The folder of a checkpoint: one that is here, or where a repository's was downloaded to.
 
-    A folder comes with its sub-folder; one of a repository is asked for by itself.
+    Of a repository what a model and its tokenizer need is fetched, and nothing that is here
+    already. The Hub is asked once: where there is no network, the answer does not take half a
+    minute. `hub` are `token` and `local_files_only` of `Translator.from_pretrained`.
 
     Raises:
-        InputError: a folder that does not exist or holds no model.
+        InputError: no such folder, and no such repository that can be read.
     """
     where = str(path_or_repo)
     folder = Path(where).expanduser()
-    if where and folder.is_dir() and subfolder:
-        folder = folder / subfolder
-        where = str(folder)
     if where and folder.is_dir():
-        weights = _weight_names(variant)
-        missing = [] if (folder / "config.json").is_file() else ["config.json"]
-        if not any((folder / name).is_file() for name in weights):
-            missing.append(weights[0])
-        if missing:
-            inside = [c for c in list_checkpoints(folder).values() if (c / "config.json").is_file()]
-            hint = f"; did you mean {inside[-1]}?" if inside else ""
-            raise InputError(f"{where} holds no model: no {' and no '.join(missing)}{hint}")
-        return str(folder)
+        return folder / subfolder
     if where and folder.exists():
         raise InputError(f"{where} is a file; give the folder of the checkpoint")
-    # Asking the Hub in vain may take half a minute: only for what can be a name there,
-    # `owner/name`, and does not look like a slip in the name of a folder.
     owner, slash, name = where.partition("/")
-    is_path = owner.startswith((".", "~")) or "/" in name or not (owner and slash and name)
+    try:  # only what can be a name there, `owner/name`, and is no slip in the name of a folder
+        validate_repo_id(where)
+        is_path = owner.startswith((".", "~")) or not (owner and slash and name)
+    except HFValidationError:
+        is_path = True
     if is_path or Path(owner).is_dir():
-        raise InputError(f"no such folder: {where!r}")
-    return where
+        beside = [p.name for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+        close = get_close_matches(folder.name, beside, 1) if where else []
+        hint = "".join(f"; did you mean {folder.parent / name}?" for name in close)
+        raise InputError(f"no such folder: {where!r}{hint}")
+    weights, index = _weight_names(variant)
+    files = [*_TEXTS, weights, index, weights.replace(".safetensors", "-*.safetensors")]
+    wanted = [f"{subfolder}/{file}" if subfolder else file for file in files]
+    try:
+        copy = snapshot_download(where, revision=revision, allow_patterns=wanted, **hub)
+        return Path(copy, subfolder)
+    except Exception as error:  # not there, not allowed, not reachable: many kinds
+        cause = error.__cause__
+        reason = first_line(cause if isinstance(cause, Exception) else error)
+        if isinstance(error, RepositoryNotFoundError):
+            is_gated = isinstance(error, GatedRepoError)
+            reason = "it is gated" if is_gated else "no such repository, or a private one"
+            reason += "" if hub.get("token") else ". To be let in, log in: hf auth login"
+        raise InputError(
+            f"there is no folder {where}, and from the Hub it cannot be read: {reason}"
+        ) from None
 
 
 def check_tokenizer(config: BahdanauConfig, tokenizer: PreTrainedTokenizerFast) -> None:

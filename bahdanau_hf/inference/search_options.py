@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ from transformers import PreTrainedModel
 
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
-from ..modeling.pipeline_bahdanau import search_arguments
+from ..modeling.pipeline_bahdanau import Hypothesis, search_arguments
 from .confidence import confidence_weights
 from .glossary import Glossary
+from .translation import Translation
 
 
 class SearchRequest(NamedTuple):
@@ -34,6 +36,15 @@ class SearchRequest(NamedTuple):
     def score(self, log_probs: np.ndarray) -> float:
         """What the search ranks a translation by, from its tokens' log-probabilities, `(T,)`."""
         return float(log_probs.sum()) / len(log_probs) ** self.length_penalty
+
+    def scored(self, translation: Translation, found: Hypothesis) -> Translation:
+        """The translation with what the search ranked it by, per token and summed."""
+        if found.score is None:
+            return translation
+        given = self.generate_kwargs.get("decoder_input_ids")
+        length = len(found.ids) - (0 if given is None else given.shape[-1] - 1)
+        log_prob = found.score * length**self.length_penalty
+        return replace(translation, score=log_prob / max(1, length), log_prob=log_prob)
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""

@@ -44,16 +44,17 @@ class Translation:
     Attributes:
         source: the sentence as it was given.
         text: its translation, one line; empty for a blank sentence.
-        score: natural logarithm of the translation's probability, at most 0, if asked for: the sum
-            over its tokens, the end included, of what `compute_transition_scores` gives. With
-            beams, what the search ranks by (`sequences_scores`): that sum divided by
-            `number of tokens ** length_penalty`. 0 for a blank sentence and a copied one.
+        score: natural logarithm of the translation's probability per token, at most 0, if asked
+            for: the mean over its tokens, the end included, of what `compute_transition_scores`
+            gives. It is on one scale for greedy and beam search; with a `length_penalty` other than
+            1, beam search ranks by something else. 0 for a blank sentence and a copied one.
         alignment: where the model looked, if asked for; `None` for a blank or copied sentence.
         truncated: the sentence was longer than the model reads, and its end was cut off.
         confidence: the share of the translation's words that a reference is expected to have too,
             in [0, 1], if asked for: the mean of theirs; 1 for a blank sentence.
         word_confidences: the same of each word, with its place in the text.
         copied: the text is the source: there is no word in it that the model could translate.
+        log_prob: the same as `score` summed over the tokens, if asked for.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Translation:
     confidence: float | None = None
     word_confidences: tuple[WordConfidence, ...] = ()
     copied: bool = False
+    log_prob: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values; the alignment as its `as_dict` gives it."""
@@ -98,7 +100,10 @@ def make_translation(
     replacements: Mapping[str, str] | None = None,
     return_alignments: bool = False,
 ) -> Translation:
-    """Write out what was found, with what is known of where the model looked, `(T, S)`."""
+    """Write out what was found, with what is known of where the model looked, `(T, S)`.
+
+    Its scores are left to who knows how the search was made.
+    """
     sentence, text, alignment = draft.sentence, found.text, None
     if draft.given or weights is not None:
         tokens = put_given(tokenizer, tokenizer.convert_ids_to_tokens(found.ids), draft.given)
@@ -111,7 +116,7 @@ def make_translation(
     if return_alignments and weights is not None:
         spans, texts = written_spans(tokens, text), (sentence.text, text)
         alignment = make_alignment(tokenizer, weights, sentence.ids, found.ids, texts, spans)
-    return Translation(sentence.text, text, found.score, alignment, sentence.truncated)
+    return Translation(sentence.text, text, None, alignment, sentence.truncated)
 
 
 def make_alignment(

@@ -137,10 +137,7 @@ class Translator:
         place: dict[str, Any] = {"revision": revision, "subfolder": subfolder, **hub}
         model = load_model(path_or_repo, variant=variant, **place)
         others = [load_model(other, **hub) for other in ensemble]
-        if Path(model.name_or_path).is_dir():
-            place["subfolder"] = ""  # the model was found in it
-        tokenizer = load_tokenizer(model.name_or_path, **place)
-        tokenizers = [load_tokenizer(other.name_or_path, **hub) for other in others]
+        tokenizer, *tokenizers = (load_tokenizer(one.name_or_path) for one in (model, *others))
         check_tokens([model, *others], [tokenizer, *tokenizers])
         if device is None:
             on_gpu = torch.cuda.is_available() and dtype not in ("int8", torch.int8)
@@ -441,6 +438,7 @@ class Translator:
                 seen = next(weights) if request.looks_up(found.ids) else None
                 asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
+                translation = request.scored(translation, found)
                 if request.return_confidence:
                     words = self.tokenizer.convert_ids_to_tokens(found.ids), next(log_probs)
                     translation = with_confidence(self.model, translation, *words)

@@ -1,4 +1,4 @@
-"""What stands behind a score: how it changes with the length of the source, and with chance.
+"""What stands behind a score: how it changes with length and novelty of the source, and by chance.
 
 As in `translation.py`, sacrebleu itself computes.
 """
@@ -6,16 +6,21 @@ As in `translation.py`, sacrebleu itself computes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
+from ..files import as_mapping, is_number
 from ..languages import has_spaces
+from .novelty import largest_overlaps
 from .translation import bleu_tokenizer, check_translations, reference_streams, score_translations
 
 LENGTH_EDGES = (1, 6, 11, 16, 21, 31, 41, 61)
+OVERLAP_EDGES = (0.0, 0.5, 0.7)
 NUM_SAMPLES = 1000
 
 
@@ -25,6 +30,21 @@ class LengthScores:
 
     shortest: int  # as `source_length` counts
     longest: int | None  # `None` in the last group, which has no end
+    num_sentences: int  # at least 1
+    bleu: float
+    chrf: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, under the attributes' names."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class NoveltyScores:
+    """Corpus scores of the sentences that are alike near to what was trained on."""
+
+    overlap_from: float  # the largest word overlap with a training sentence, in [0, 1], at least
+    overlap_below: float | None  # and below; `None` in the last group
     num_sentences: int  # at least 1
     bleu: float
     chrf: float
@@ -84,13 +104,105 @@ def scores_by_length(
     """
     if not edges or edges[0] != 1 or any(a >= b for a, b in pairwise(edges)):
         raise ValueError(f"edges must increase from 1, not {list(edges)}")
-    hypotheses, reference_lists = check_translations(predictions, references)
     lengths = [max(1, source_length(text, source_lang)) for text in sources]
-    if len(lengths) != len(hypotheses):
-        raise InputError(f"{len(lengths)} sources but {len(hypotheses)} predictions")
-    groups = []
-    for shortest, end in zip(edges, [*edges[1:], None], strict=True):
-        members = [i for i, n in enumerate(lengths) if n >= shortest and (end is None or n < end)]
+    return [
+        LengthScores(first, None if end is None else end - 1, **scores)
+        for first, end, scores in _grouped(
+            lengths, edges, predictions, references, target_lang, target_kind
+        )
+    ]
+
+
+def scores_by_novelty(
+    sources: Iterable[str],
+    predictions: Iterable[str],
+    references: Iterable[str | Sequence[str]],
+    trained_on: Iterable[str],
+    *,
+    source_lang: str = "en",
+    target_lang: str = "zh",
+    target_kind: str | None = None,
+) -> list[NoveltyScores]:
+    """Score apart what is new and what is near to a source that was `trained_on`.
+
+    The groups begin at the `OVERLAP_EDGES` of `largest_overlaps`. Else as `scores_by_length`.
+    """
+    overlaps = largest_overlaps(list(sources), trained_on, source_lang)
+    return [
+        NoveltyScores(first, end, **scores)
+        for first, end, scores in _grouped(
+            overlaps, OVERLAP_EDGES, predictions, references, target_lang, target_kind
+        )
+    ]
+
+
+def score_groups(
+    sources: Sequence[str],
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    trained_on: Iterable[str] | None = None,
+    **languages: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """What stands beside the scores of a set: `by_source_length`, and `by_novelty` if it is known.
+
+    As plain JSON values; else as `scores_by_length` and `scores_by_novelty`.
+    """
+    texts = (sources, predictions, references)
+    groups = {"by_source_length": [g.as_dict() for g in scores_by_length(*texts, **languages)]}
+    if trained_on is not None:
+        found = scores_by_novelty(*texts, trained_on, **languages)
+        groups["by_novelty"] = [group.as_dict() for group in found]
+    return groups
+
+
+def group_tables(scores: Mapping[str, Any], source_lang: str) -> list[tuple[str, list[list[str]]]]:
+    """What `score_groups` has given, for a person: titles, and rows of group, number, BLEU, chrF.
+
+    What a file does not hold, or holds otherwise, is left out.
+    """
+    length, overlap = (
+        (
+            "Length of the source, in words",
+            "Largest overlap of its words with a training sentence (Jaccard)",
+        )
+        if has_spaces(source_lang)
+        else (
+            "Length of the source, in characters",
+            "Largest overlap of its characters with a training sentence (Jaccard)",
+        )
+    )
+    titles = {
+        "by_source_length": (length, "shortest", "longest"),
+        "by_novelty": (overlap, "overlap_from", "overlap_below"),
+    }
+    tables = []
+    for key, (title, first, last) in titles.items():
+        rows, entries = [], scores.get(key)
+        for entry in map(as_mapping, entries if isinstance(entries, list) else []):
+            numbers = [entry.get(name) for name in (first, "num_sentences", "bleu", "chrf")]
+            if all(map(is_number, numbers)):
+                start, count, bleu, chrf = numbers
+                end = f"–{entry[last]:g}" if is_number(entry.get(last)) else " and more"
+                rows.append([f"{start:g}{end}", f"{count:,}", f"{bleu:.2f}", f"{chrf:.2f}"])
+        if rows:
+            tables.append((title, rows))
+    return tables
+
+
+def _grouped(
+    values: Sequence[float] | np.ndarray,
+    edges: Sequence[Any],
+    predictions: Iterable[str],
+    references: Iterable[str | Sequence[str]],
+    target_lang: str,
+    target_kind: str | None,
+) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """Of each group that has sentences: where it begins and ends, their number, BLEU and chrF."""
+    hypotheses, reference_lists = check_translations(predictions, references)
+    if len(values) != len(hypotheses):
+        raise InputError(f"{len(values)} sources but {len(hypotheses)} predictions")
+    for first, end in zip(edges, [*edges[1:], None], strict=True):
+        members = [i for i, v in enumerate(values) if v >= first and (end is None or v < end)]
         if members:
             scores = score_translations(
                 [hypotheses[i] for i in members],
@@ -98,10 +210,8 @@ def scores_by_length(
                 target_lang=target_lang,
                 target_kind=target_kind,
             )
-            longest = None if end is None else end - 1
-            group = LengthScores(shortest, longest, len(members), scores.bleu, scores.chrf)
-            groups.append(group)
-    return groups
+            found = {"num_sentences": len(members), "bleu": scores.bleu, "chrf": scores.chrf}
+            yield first, end, found
 
 
 def compare_systems(

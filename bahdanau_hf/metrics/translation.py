@@ -24,10 +24,10 @@ FEW_SENTENCES = 100
 _BY_TOKEN = {"word": "none", "char": "char"}
 
 
-def is_of_few(scores: Mapping[str, Any]) -> bool:
-    """Whether scores, as `as_dict` gives them, are of fewer sentences than tell anything."""
-    number: Any = scores.get("num_sentences")
-    return is_number(number) and number < FEW_SENTENCES
+def few_sentences(number: Any) -> str:
+    """What must stand beside a score of so few sentences; empty where there are enough."""
+    few = is_number(number) and number < FEW_SENTENCES
+    return f"only {number} sentence{'s' * (number != 1)}: this says little" if few else ""
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,14 @@ def score_translations(
 
     hypotheses, reference_lists = check_translations(predictions, references)
     streams = reference_streams(reference_lists)
-    bleu_metric = BLEU(tokenize=bleu_tokenizer(target_lang, target_kind), lowercase=lowercase)
+    tokenize, is_cut = bleu_tokenizer(target_lang, target_kind), target_kind in _BY_TOKEN
+    # `force`: no warning that cut text looks cut.
+    bleu_metric = BLEU(tokenize=tokenize, lowercase=lowercase, force=is_cut)
     chrf_metric = CHRF(lowercase=lowercase)
     bleu = bleu_metric.corpus_score(hypotheses, streams)
     chrf = chrf_metric.corpus_score(hypotheses, streams)
     rates: tuple[float, ...] = ()
-    if target_kind in _BY_TOKEN:
+    if is_cut:
         cut = str.split if target_kind == "word" else list
         folded = str.lower if lowercase else str
         rates = error_rates(

@@ -7,12 +7,15 @@ reader's own fonts show the Chinese.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import textwrap
 import unicodedata
 from collections.abc import Sequence
 
 from ..alignment.record import Alignment
+from .wording import SPEAK, Text, say, text
 
 FONT_STACK = (
     'system-ui, "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", '
@@ -29,8 +32,10 @@ HOW_TO_READ = (
     "Each row is a word of the translation; its numbers say how much of the attention each word of "
     "the source had."
 )
-_LINE = 64  # characters of a picture's text
+_LINE = 64  # columns of a picture's text
+_NAMES = 88  # pixels of the names before a picture's texts
 _LEGEND = textwrap.wrap(HOW_TO_READ, _LINE)
+_POLICY = base64.b64encode(hashlib.sha256(SPEAK.encode()).digest()).decode()
 _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
@@ -63,8 +68,8 @@ ALIGNMENT_CSS = f"""
 .alignment .weights tr:hover th {{ font-weight: 700; }}
 .alignment p {{ font: 0.9rem/1.4 {FONT_STACK}; margin: 0 0 0.25rem; max-width: 40rem; }}
 .alignment p:not(.legend) {{ padding-left: 5.2rem; text-indent: -5.2rem; }}
-.alignment p span, .alignment .legend {{ font-size: 0.8rem; color: var(--map-quiet); }}
-.alignment p span {{ display: inline-block; min-width: 5.2rem; text-indent: 0; }}
+.alignment p .name, .alignment .legend {{ font-size: 0.8rem; color: var(--map-quiet); }}
+.alignment p .name {{ display: inline-block; min-width: 5.2rem; text-indent: 0; }}
 .alignment .legend i {{ display: inline-block; width: 1rem; height: 0.7rem; border-radius: 2px;
   background-color: var(--map-empty); vertical-align: -0.05rem;
   background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
@@ -72,12 +77,12 @@ ALIGNMENT_CSS = f"""
 
 _SVG_CSS = f"""
 .map {{ font-family: {FONT_STACK.replace('"', "'")}; font-size: 15px; }}
-.page {{ fill: #ffffff; }} .empty {{ fill: rgb{EMPTY}; }} .word {{ fill: #0b0b0b; }}
-.quiet {{ fill: #6b6a63; font-size: 12px; }} .number {{ fill: #0b0b0b; font-size: 11px; }}
+.page {{ fill: #ffffff; }} .empty {{ fill: rgb{EMPTY}; }} .word, .text {{ fill: #0b0b0b; }}
+.quiet {{ fill: #6b6a63; font-size: 12px; }} .number {{ fill: #0b0b0b; font-size: 10px; }}
 .weight {{ fill: rgb{LIGHT_HOT}; }} .hot {{ fill: #ffffff; }}
 .title {{ fill: #0b0b0b; font-size: 16px; font-weight: 600; }}
 @media (prefers-color-scheme: dark) {{
-.page {{ fill: #1a1a19; }} .empty {{ fill: rgb{_DARK_EMPTY}; }} .word {{ fill: #f6f5f1; }}
+.page {{ fill: #1a1a19; }} .empty {{ fill: rgb{_DARK_EMPTY}; }} .word, .text {{ fill: #f6f5f1; }}
 .quiet {{ fill: #a3a199; }} .number {{ fill: #f6f5f1; }} .title {{ fill: #f6f5f1; }}
 .weight {{ fill: rgb{_DARK_HOT}; }} .hot {{ fill: #1a1a19; }} }}
 """
@@ -126,7 +131,7 @@ def alignment_text(alignment: Alignment) -> str:
     ]
     for token, row in zip(target, alignment.weights, strict=True):
         cells = (
-            _pad(short_number(w) if w >= 0.05 else "·", n) for w, n in zip(row, widths, strict=True)
+            _pad(f"{w:.2f}" if w >= 0.05 else "·", n) for w, n in zip(row, widths, strict=True)
         )
         lines.append([_pad(token, first), *cells])
     head = [f"{name}: {text}\n" for name, text in sentences(alignment)]
@@ -154,26 +159,31 @@ def alignment_html(
     focus = ' tabindex="0"' if focusable else ""
     source = alignment.source_tokens
     columns = "".join(
-        f'<th scope="col"><span{turned}>{_escape(token)}</span></th>'
-        for token, turned in zip(source, _turned(source), strict=True)
+        f'<th scope="col"><span class="{way}">{_escape(token)}</span></th>'
+        for token, way in zip(source, directions(source), strict=True)
     )
     rows = []
     for target, weights in zip(alignment.target_tokens, alignment.weights, strict=True):
         cells = "".join(
             f'<td{_hot(weight)} style="--w:{weight:.3f}" title="{_escape(target)} ← '
-            f'{_escape(source)}: {weight:.2f}">{short_number(weight)}</td>'
+            f'{_escape(source)}: {weight:.2f}">{weight:.2f}</td>'
             for source, weight in zip(alignment.source_tokens, weights, strict=True)
         )
         rows.append(f'<tr><th scope="row"{focus}>{_escape(target)}</th>{cells}</tr>\n')
     caption = f"<h3>{html.escape(title)}</h3>\n" if title else ""
     shown = [*sentences(alignment), *([("reference", visible(reference))] if reference else [])]
-    caption += "".join(f"<p><span>{name}</span> {html.escape(text)}</p>\n" for name, text in shown)
+    caption += "".join(
+        f"<p>{text(name).html(kind='name')} "
+        f'<span translate="no">{html.escape(sentence)}</span></p>\n'
+        for name, sentence in shown
+    )
     steps = "".join(f'<i style="--w:{step / 4}"></i>' for step in range(5))
     element = (
-        f'<div class="alignment">\n{caption}<table>\n'
-        f'<thead><tr><td class="axes">source →<br>target ↓</td>{columns}</tr></thead>\n'
-        f'<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n'
-        f'<p class="legend">{HOW_TO_READ} 0 {steps} 1</p>\n</div>\n'
+        f'<div class="alignment">\n{caption}<table translate="no">\n'
+        f'<thead><tr><td class="axes">{say("source →")}<br>{say("target ↓")}</td>{columns}</tr>'
+        f'</thead>\n<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n'
+        f'<p class="legend">0 {steps} 1 {say("attention weight")}</p>\n'
+        f'<p class="legend">{say(HOW_TO_READ)}</p>\n</div>\n'
     )
     if not standalone:
         return element
@@ -182,19 +192,19 @@ def alignment_html(
         "@media (prefers-color-scheme: dark) { body { background: #1a1a19; color: #f6f5f1; } }\n"
         f"h3 {{ font: 600 1.1rem {FONT_STACK}; }}"
     )
-    return html_page(title or "Attention map", css, element)
+    return html_page(Text(title) if title else text("Attention map"), css, element)
 
 
-def html_page(title: str, css: str, body: str) -> str:
-    """A whole page with `ALIGNMENT_CSS`, a title yet to be escaped, and a body that is HTML."""
-    # The policy makes sure of what escaping promises: nothing runs, nothing is fetched.
+def html_page(title: Text, css: str, body: str) -> str:
+    """A whole page with `ALIGNMENT_CSS`, in the browser's language; the body is HTML."""
+    # The policy makes sure of what escaping promises: nothing else runs, nothing is fetched.
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{html.escape(title)}</title>\n<style>{ALIGNMENT_CSS}{css}</style>\n"
-        f"</head>\n<body>\n{body}</body>\n</html>\n"
+        f"style-src 'unsafe-inline'; script-src 'sha256-{_POLICY}'\">\n"
+        f"{title.html('title')}\n<style>{ALIGNMENT_CSS}{css}</style>\n"
+        f"</head>\n<body>\n{body}<script>{SPEAK}</script>\n</body>\n</html>\n"
     )
 
 
@@ -208,17 +218,24 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     target = [visible(token) for token in alignment.target_tokens]
     longest = max(len(source), len(target))
     cell = 36 if longest <= 24 else 28 if longest <= 48 else 18
-    upright = all(map(is_upright, source))
-    tilted = 0.0 if upright else max(_text_pixels(token) for token in source) * 0.71
-    left = max(84, 30 + max(_text_pixels(token) for token in target))
-    texts = (f"{name}: {text}" for name, text in sentences(alignment))
-    lines = [line for text in texts for line in textwrap.wrap(text, _LINE)]
-    heading = (40 if title else 8) + 20 * len(lines)
-    top = heading + max(36, tilted + 26)
-    longest_text = max(
-        9 * display_width(title or ""), *(6.6 * display_width(t) for t in [*lines, *_LEGEND])
+    ways = directions(source)
+    tall = max(
+        17 if way == "upright" else _text_pixels(t) for t, way in zip(source, ways, strict=True)
     )
-    width = max(left + max(cell * len(source) + tilted, 210), longest_text) + 20
+    left = max(84, 30 + max(_text_pixels(token) for token in target))
+    lines = [
+        ("" if number else name, line)
+        for name, sentence in sentences(alignment)
+        for number, line in enumerate(wrapped(sentence))
+    ]
+    heading = (40 if title else 8) + 20 * len(lines)
+    top = heading + max(36, tall + 19)
+    longest_text = max(
+        9 * display_width(title or ""),
+        *(_NAMES + _text_pixels(line) for _, line in lines),
+        *(6.6 * display_width(line) for line in _LEGEND),
+    )
+    width = max(left + max(cell * len(source), 210), longest_text) + 20
     height = top + cell * len(target) + 80
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="map" width="{width:.0f}" '
@@ -228,17 +245,23 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     ]
     if title:
         parts.append(_svg_text(16, 28, title, "title"))
-    for number, line in enumerate(lines, start=1):
-        parts.append(_svg_text(16, heading - 20 * (len(lines) - number) - 6, line, "quiet"))
+    y: float
+    for number, (name, line) in enumerate(lines, start=1):
+        y = heading - 20 * (len(lines) - number) - 6
+        parts.append(_svg_text(16, y, name, "quiet") if name else "")
+        parts.append(_svg_text(_NAMES, y, line, "text"))
     parts.append(_svg_text(left - 10, top - 22, "source →", "quiet", "end"))
     parts.append(_svg_text(left - 10, top - 7, "target ↓", "quiet", "end"))
-    for column, token in enumerate(source):
+    for column, (token, way) in enumerate(zip(source, ways, strict=True)):
         x, y = left + (column + 0.5) * cell, top - 9
-        if upright:
-            parts.append(_svg_text(x, y, token, "word", "middle"))
+        if way == "turned":
+            turn = f' transform="rotate(-90 {x + 4.5:.1f} {y:.1f})"'
+            parts.append(_svg_text(x + 4.5, y, token, "word", more=turn))
+        elif way == "stacked" and len(token) > 1:
+            down = ' style="writing-mode: vertical-rl"'
+            parts.append(_svg_text(x, y, token, "word", "end", down))
         else:
-            turn = f"rotate(-45 {x + 3:.1f} {y:.1f})"
-            parts.append(_svg_text(x + 3, y, token, "word", turn=turn))
+            parts.append(_svg_text(x, y, token, "word", "middle"))
     for row, token in enumerate(target):
         y = top + (row + 0.5) * cell
         parts.append(_svg_text(left - 10, y + 5, token, "word", "end"))
@@ -249,11 +272,11 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
             parts.append(f"<g><title>{hint}</title>{box}</g>\n")
             if cell >= 28 and weight >= NUMBER_FROM:
                 name = "number hot" if weight >= HOT_FROM else "number"
-                parts.append(_svg_text(x + cell / 2, y + 4, short_number(weight), name, "middle"))
+                parts.append(_svg_text(x + cell / 2, y + 4, f"{weight:.2f}", name, "middle"))
     y = top + cell * len(target) + 20
     parts += [_svg_cell(step / 4, left + 1 + 18 * step, y, 16, 12) + "\n" for step in range(5)]
     parts.append(_svg_text(left - 10, y + 10, "0", "quiet", "end"))
-    parts.append(_svg_text(left + 96, y + 10, "1  attention weight", "quiet"))
+    parts.append(_svg_text(left + 96, y + 10, "1 attention weight", "quiet"))
     for number, line in enumerate(_LEGEND):
         parts.append(_svg_text(16, y + 32 + 16 * number, line, "quiet"))
     return "".join(parts) + "</svg>\n"
@@ -263,9 +286,10 @@ def _pad(text: str, width: int) -> str:
     return " " * (width - display_width(text)) + text
 
 
-def short_number(weight: float) -> str:
-    """Write a weight with two decimals and no leading zero: `.83`, `1.0`."""
-    return f"{weight:.2f}".removeprefix("0") if weight < 0.995 else "1.0"
+def wrapped(sentence: str) -> list[str]:
+    """A sentence in lines that a picture is wide enough for."""
+    width = _LINE * len(sentence) // max(1, display_width(sentence))
+    return textwrap.wrap(sentence, max(1, width))
 
 
 def _hot(weight: float) -> str:
@@ -278,25 +302,26 @@ def _escape(token: str) -> str:
     return html.escape(visible(token))
 
 
-def is_upright(token: str) -> bool:
+def directions(tokens: Sequence[str]) -> list[str]:
+    """How the heading of each column is written: all of them `upright`, or none.
+
+    Chinese is then `stacked`, downwards with its characters upright; other words are `turned`.
+    """
+    shown = [visible(token) for token in tokens]
+    if all(map(_is_upright, shown)):
+        return ["upright"] * len(shown)
+    return ["stacked" if display_width(token) > len(token) else "turned" for token in shown]
+
+
+def _is_upright(token: str) -> bool:
     """Fits upright into a column: one character, or two wide ones."""
     return len(token) == 1 or (len(token) == 2 and display_width(token) == 4)
-
-
-def _turned(tokens: Sequence[str]) -> list[str]:
-    """The class of each column's heading: all of them upright, or none."""
-    shown = [visible(token) for token in tokens]
-    if all(map(is_upright, shown)):
-        return [""] * len(shown)
-    # Chinese is written downwards with its characters upright; Latin words are turned.
-    wide = [display_width(token) > len(token) for token in shown]
-    return [' class="stacked"' if is_wide else ' class="turned"' for is_wide in wide]
 
 
 def sentences(alignment: Alignment) -> list[tuple[str, str]]:
     """Sentence and translation by their names, where they are known."""
     texts = (("source", alignment.source), ("translation", alignment.target))
-    return [(name, visible(text)) for name, text in texts if text]
+    return [(name, visible(sentence)) for name, sentence in texts if sentence]
 
 
 def _text_pixels(token: str) -> float:
@@ -310,10 +335,9 @@ def _svg_cell(weight: float, x: float, y: float, width: int, height: int) -> str
 
 
 def _svg_text(
-    x: float, y: float, text: str, name: str, anchor: str = "start", turn: str = ""
+    x: float, y: float, text: str, name: str, anchor: str = "start", more: str = ""
 ) -> str:
-    turned = f' transform="{turn}"' if turn else ""
     return (
-        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned} '
+        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more} '
         f'xml:space="preserve">{_escape(text)}</text>\n'
     )

@@ -26,10 +26,10 @@ from .attention_markup import (
     alignment_html,
     alignment_svg,
     alignment_text,
-    is_upright,
+    directions,
     sentences,
-    short_number,
     visible,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -151,8 +151,9 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
         ) from None
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
-    lines = [f"{name}: {text}" for name, text in sentences(alignment)]
-    heading = "\n".join(line for text in [title or "", *lines] for line in textwrap.wrap(text, 64))
+    ways = directions(source)
+    lines = [title or "", *(f"{name}: {text}" for name, text in sentences(alignment))]
+    heading = "\n".join(line for text in lines for line in wrapped(text))
     font, missing = _font_for("".join([*source, *target, heading]))
     # Tokens are words, never formulas: "$5" must not start one.
     plain: dict[str, Any] = {"fontproperties": font, "parse_math": False, "usetex": False}
@@ -162,15 +163,15 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
     ramp = [tuple(channel / 255 for channel in colour) for colour in (EMPTY, LIGHT_HOT)]
     colours = LinearSegmentedColormap.from_list("attention", ramp)
     image = axes.imshow(alignment.weights, cmap=colours, vmin=0, vmax=1, aspect="equal")
-    tilted: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
-    axes.set_xticks(
-        range(wide), source, **({} if all(map(is_upright, source)) else tilted), **plain
-    )
+    heads = ["\n".join(t) if w == "stacked" else t for t, w in zip(source, ways, strict=True)]
+    axes.set_xticks(range(wide), heads, linespacing=1.0, **plain)
     axes.set_yticks(range(tall), target, **plain)
     axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
-    axes.set_xlabel("source", color="#6b6a63")
-    axes.set_ylabel("target", color="#6b6a63")
+    for label, way in zip(axes.get_xticklabels(), ways, strict=True):
+        label.set_rotation(90 if way == "turned" else 0)
+    quiet: dict[str, Any] = {"size": 9, "color": "#6b6a63"}
+    corner: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate("source →\ntarget ↓", (0, 1), (-8, 6), ha="right", **corner, **quiet)
     axes.tick_params(length=0, labelsize=11)
     axes.spines[:].set_visible(False)
     axes.set_xticks([i - 0.5 for i in range(1, wide)], minor=True)
@@ -182,16 +183,15 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
             weight = alignment.weights[row, column]
             colour = "white" if weight >= HOT_FROM else "#0b0b0b"
             axes.text(
-                column, row, short_number(weight), ha="center", va="center", size=8, color=colour
+                column, row, f"{weight:.2f}", ha="center", va="center", size=7.5, color=colour
             )
     bar = figure.colorbar(
-        image,
-        ax=axes,
-        shrink=min(0.7, 2.6 / (0.42 * tall + 0.5)),
-        label="attention weight",
-        ticks=[0, 0.5, 1],
-    )
+        image, ax=axes, location="bottom", anchor=(0, 0.5), pad=0.02, aspect=8,
+        shrink=min(1.0, 1.3 / (0.42 * wide)), ticks=[0, 1],
+    )  # fmt: skip
     bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=9, labelcolor="#6b6a63")
+    bar.ax.set_xlabel("attention weight", **quiet)
     if heading:
         figure.suptitle(heading, size=11, x=0.02, ha="left", **plain)
     reading = textwrap.fill(HOW_TO_READ, 64)

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .wording import Text, say, text
+
 # More points than this cannot be told apart at the size of a chart; neighbours are averaged.
 _MAX_POINTS = 240
 _MAX_STRIPS = 120
@@ -21,7 +23,7 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        name: what the key says.
+        name: what the key says: a text of the table, or a name.
         points: (x, y) pairs, x ascending, y finite.
         has_dots: mark each point, for series of few points.
     """
@@ -56,8 +58,13 @@ def compact(value: float) -> str:
     return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
 
 
+def _short(value: float) -> str:
+    """A value beside a chart: three digits."""
+    return compact(float(f"{value:.3g}") if abs(value) < 1000 else value)
+
+
 def line_chart(
-    name: str,
+    name: str | Text,
     series: Sequence[Series],
     *,
     from_zero: bool = False,
@@ -69,7 +76,7 @@ def line_chart(
     """Draw a chart as a `<figure>`; the page has to hold `report.css`.
 
     Args:
-        name: heading; escaped, as are the series' names.
+        name: heading; a text of the table, or a name, as are the series' names.
         series: at most two lines; those without points are left out.
         from_zero: let the vertical axis begin at zero.
         mark_highest: mark and name the first series' highest point.
@@ -102,7 +109,7 @@ def line_chart(
         parts.append(_text(left - 7, y + 4, compact(mark), "end"))
     for x in (t for t in ticks(low_x, max(xs), 4) if low_x <= t <= max(xs)):
         parts.append(_text(place((x, marks[0]))[0], height - 8, compact(x), "middle"))
-    parts.append(_text(left - 7, height - 8, html.escape(x_name), "end"))
+    parts.append(_text(left - 7, height - 8, text(x_name).html("tspan"), "end"))
     for number, line in enumerate(lines):
         placed = [place(point) for point in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
@@ -115,21 +122,18 @@ def line_chart(
         x, y = place(best)
         anchor = "start" if x < width * 0.25 else "end" if x > width * 0.75 else "middle"
         parts.append(_dot((x, y), 0))
-        parts.append(
-            _text(x, y - 10, f"best {compact(round(best[1], 2))}", anchor, ' class="best"')
-        )
+        words = text("best {number}", number=_short(best[1])).html("tspan")
+        parts.append(_text(x, y - 10, words, anchor, ' class="best"'))
     parts += _strips(lines, place, top, bottom, x_name)
     keys = "".join(
-        f'<span class="key"><i class="s{number}"></i>{html.escape(line.name)} '
-        f"{compact(line.points[-1][1])}</span>"
+        f'<span class="key"><i class="s{number}"></i>{say(line.name)} '
+        f"{_short(line.points[-1][1])}</span>"
         for number, line in enumerate(lines)
     )
     return (
-        f'<figure class="chart"><figcaption><span class="name">{html.escape(name)}</span>{keys}'
+        f'<figure class="chart"><figcaption>{text(name).html(kind="name")}{keys}'
         f'</figcaption>\n<svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{html.escape(name)} by {html.escape(x_name)}">\n'
-        + "\n".join(parts)
-        + "\n</svg></figure>\n"
+        f'aria-label="{html.escape(text(name).en)}">\n' + "\n".join(parts) + "\n</svg></figure>\n"
     )
 
 
@@ -149,13 +153,17 @@ def _strips(
     strips = []
     for i, x in enumerate(xs):
         near = [min(line.points, key=lambda point: abs(point[0] - x)) for line in lines]
-        words = [
-            f"{line.name} {point[1]:.4g} ({x_name} {point[0]:.10g})"
-            for line, point in zip(lines, near, strict=True)
-        ]
+        numbers = [f"{y:.4g} ({{}} {x:.10g})" for x, y in near]
+        names, on = [text(line.name) for line in lines], text(x_name)
+        words = Text(
+            "\n".join(f"{m.en} {n.format(on.en)}" for m, n in zip(names, numbers, strict=True)),
+            "\n".join(
+                f"{m.zh or m.en} {n.format(on.zh)}" for m, n in zip(names, numbers, strict=True)
+            ),
+        )
         dots = "".join(_dot(place(point), number) for number, point in enumerate(near))
         strips.append(
-            f'<g class="strip"><title>{html.escape(chr(10).join(words))}</title>'
+            f'<g class="strip">{words.html("title")}'
             f'<line x1="{centres[i]:.1f}" x2="{centres[i]:.1f}" y1="{top}" y2="{bottom}"/>{dots}'
             f'<rect x="{edges[i]:.1f}" y="{top}" width="{edges[i + 1] - edges[i]:.1f}" '
             f'height="{bottom - top}"/></g>'

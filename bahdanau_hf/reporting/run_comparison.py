@@ -10,16 +10,9 @@ from typing import Any
 
 from ..errors import InputError
 from .charts import line_chart
-from .run_report import (
-    flat_items,
-    group,
-    logged_series,
-    logged_steps,
-    read_part,
-    section,
-    shown_value,
-    write_page,
-)
+from .report_page import flat_items, group, section, shown_value, write_page
+from .run_report import logged_series, logged_steps, read_part
+from .wording import say, text
 
 _NUM_TRANSLATIONS = 10
 _CHARTS = (
@@ -53,23 +46,21 @@ def write_comparison(first: str | Path, second: str | Path, path: str | Path) ->
         names = tuple(map(str, folders))
     results = [_items(folder / "eval_results.json") for folder in folders]
     settings = [_items(folder / "settings.json") for folder in folders]
-    header = (
-        f"<header><h1>{escape(names[0])} and {escape(names[1])}</h1>"
-        '<p class="quiet">Two trainings side by side</p></header>\n'
-    )
+    heading = text("{first} and {second}", first=names[0], second=names[1])
     sections = [
         section("Scores", _table(names, results)),
         section("Learning", _curves(folders, names)),
         section("Translations", _translations(folders, names)),
         section("Settings", _table(names, settings, "The settings of both runs are the same.")),
     ]
-    return write_page(Path(path), " and ".join(names), header, sections)
+    return write_page(Path(path), heading, heading, say("Two trainings side by side"), sections)
 
 
 def _items(path: Path) -> dict[str, Any]:
     """The values of a JSON file by their full names, without curves and secrets."""
     items = {key: v for key, v in read_part(path, dict)[0].items() if key != "confidence"}
-    return {key: v for key, v in flat_items(items) if not key.endswith(("_token", "output_dir"))}
+    left_out = ("_token", "output_dir", ", by_source_length", ", by_novelty")
+    return {key: v for key, v in flat_items(items) if not key.endswith(left_out)}
 
 
 def _table(names: tuple[str, ...], items: list[dict[str, Any]], same: str = "") -> str:
@@ -83,10 +74,10 @@ def _table(names: tuple[str, ...], items: list[dict[str, Any]], same: str = "") 
         cells = "".join(f"<td>{escape(shown_value(value, 4))}</td>" for value in values)
         rows.append(f"<tr><th>{escape(key).replace('_', '_<wbr>')}</th>{cells}</tr>\n")
     if not rows:
-        return f'<p class="quiet">{same or "No scores yet."}</p>\n'
+        return f'<p class="quiet">{say(same or "No scores yet.")}</p>\n'
     heads = "".join(f"<th>{escape(name)}</th>" for name in names)
     return (
-        f'<table class="values two"><thead><tr><th></th>{heads}</tr></thead>\n'
+        f'<table class="values two" translate="no"><thead><tr><th></th>{heads}</tr></thead>\n'
         f"<tbody>{''.join(rows)}</tbody></table>\n"
     )
 
@@ -115,18 +106,22 @@ def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
     pairs = [pair for pair in pairs if pair[1][0] != pair[2][0]]
     pairs.sort(key=lambda pair: -abs(pair[1][1] - pair[2][1]))
     if not pairs:
-        return '<p class="quiet">No sentence of a test split was translated by both.</p>\n'
+        note = say("No sentence of a test split was translated differently by the two.")
+        return f'<p class="quiet">{note}</p>\n'
     items = []
     for (source, reference), *found in pairs[:_NUM_TRANSLATIONS]:
         written = "".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(text)} <b>{score:.0f}</b></dd>\n"
-            for name, (text, score) in zip(names, found, strict=True)
+            f"<dt>{escape(name)}</dt><dd>{escape(hypothesis)} <b>{score:.0f}</b></dd>\n"
+            for name, (hypothesis, score) in zip(names, found, strict=True)
         )
         items.append(
-            f"<li><dl>\n<dt>source</dt><dd>{escape(source)}</dd>\n"
-            f"<dt>reference</dt><dd>{escape(reference)}</dd>\n{written}</dl></li>\n"
+            f'<li><dl translate="no">\n{text("source").html("dt")}<dd>{escape(source)}</dd>\n'
+            f"{text('reference').html('dt')}<dd>{escape(reference)}</dd>\n{written}</dl></li>\n"
         )
-    note = f"{len(pairs):,} sentences are translated differently; sentence BLEU differs most in"
+    note = say(
+        "{count} sentences are translated differently; sentence BLEU differs most in",
+        count=f"{len(pairs):,}",
+    )
     return f'<p class="quiet">{note}</p>\n<ol class="pairs two">\n{"".join(items)}</ol>\n'
 
 

@@ -9,25 +9,33 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..alignment.record import Alignment
 from ..errors import InputError
-from ..files import as_mapping, is_number, read_json, write_whole
-from ..metrics.translation import is_of_few
-from .attention_markup import FONT_STACK, alignment_html, html_page
+from ..files import as_mapping, is_number, read_json
+from ..metrics.analysis import group_tables
+from ..metrics.translation import few_sentences
+from .attention_markup import alignment_html
 from .charts import Series, line_chart
+from .report_page import group, section, shown_value, values_table, write_page
+from .wording import Text, say, text
 
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
-_HEADING = re.compile("<h2 id=([A-Za-z]+)>")
+_SOURCE, _REFERENCE, _TRANSLATION = (
+    text(name).html("dt") for name in ("source", "reference", "translation")
+)
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
+_FILES = (
+    ("README.md", "model card"),
+    ("test_predictions.tsv", "translations of the test split"),
+    ("model.safetensors", "weights of the model"),
+)
 _COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
-
-_CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def write_report(output_dir: str | Path) -> Path:
@@ -35,7 +43,8 @@ def write_report(output_dir: str | Path) -> Path:
 
     Reads `settings.json`, `metrics.jsonl`, `eval_results.json`, `test_predictions.tsv` and
     `alignments.json`; each may be missing or broken, and that section then says so. The page
-    needs no network and no script, follows the reader's light or dark setting, and fits a phone.
+    needs no network, speaks English or Chinese and is light or dark as the reader's browser asks,
+    and fits a phone.
 
     Returns:
         The path of the page, which replaces an older one at once.
@@ -61,76 +70,31 @@ def write_report(output_dir: str | Path) -> Path:
         section("Attention", _maps(alignments), alignments_problem),
         section("Settings", _settings(settings), settings_problem),
     ]
-    places = "".join(f'<a href="#{n}">{n}</a>\n' for n in _HEADING.findall("".join(sections)))
-    files = "".join(
-        f'<a href="{file}">{text}</a>\n'
-        for file, text in (("README.md", "model card"), ("test_predictions.tsv", "translations"))
-        if (folder / file).is_file()
-    )
-    header = (
-        f'<header><h1>{escape(name)}</h1><p class="quiet">Training report '
-        f"{escape(direction)}</p><nav>{places}{files}</nav></header>\n"
-    )
-    return write_page(folder / "report.html", f"{name}: training report", header, sections)
-
-
-def write_page(path: Path, title: str, header: str, sections: Iterable[str]) -> Path:
-    """Write a page in the report's looks; header and sections are HTML.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    css = f":root {{ --fonts: {FONT_STACK}; }}\n{_CSS}"
-    write_whole(path, html_page(title, css, header + "".join(sections)))
-    return path
-
-
-def section(title: str, body: str, problem: str = "") -> str:
-    """A part of the page under a heading, with what is wrong with its file."""
-    note = f'<p class="absent">{escape(problem)}</p>\n' if problem else ""
-    return f"<section>\n<h2 id={title}>{title}</h2>\n{body}{note}</section>\n"
-
-
-def group(name: str, elements: Iterable[str]) -> str:
-    """Elements side by side, as the style sheet lays out a `name`; nothing if there are none."""
-    inside = "".join(elements)
-    return f'<div class="{name}">\n{inside}</div>\n' if inside else ""
+    links = [(file, said) for file, said in _FILES if (folder / file).is_file()]
+    title = text("{name}: training report", name=name)
+    header = say("Training report") + f' <span translate="no">{escape(direction)}</span>'
+    return write_page(folder / "report.html", title, text(name), header, sections, links)
 
 
 def read_part(path: Path, kind: type) -> tuple[Any, str]:
-    """What a file holds and "", or an empty value and what is wrong with the file."""
+    """What a file holds and "", or an empty value and what is wrong with the file, as HTML."""
     if not path.exists():
-        return kind(), f"{path.name} is not there yet."
+        return kind(), say("{file} is not there yet.", file=path.name)
     try:
         value = read_json(path, kind)
     except InputError as error:
-        return kind(), str(error).replace(str(path), path.name)
-    return value, "" if value else f"{path.name} is empty."
+        return kind(), say(str(error).replace(str(path), path.name))
+    return value, "" if value else say("{file} is empty.", file=path.name)
 
 
 def _read_text(path: Path) -> tuple[str, str]:
-    """What a file holds, and what is wrong with it."""
+    """What a file holds, and what is wrong with it, as HTML."""
     try:
         return path.read_text(encoding="utf-8", errors="replace"), ""
     except FileNotFoundError:
-        return "", f"{path.name} is not there yet."
+        return "", say("{file} is not there yet.", file=path.name)
     except OSError as error:
-        return "", f"cannot read {path.name}: {error}"
-
-
-def shown_value(value: Any, digits: int = 6) -> str:
-    """A setting or result as text for the page; not yet escaped."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.{digits}g}" if abs(value) < 10 ** min(digits, 5) else f"{value:,.0f}"
-    if isinstance(value, list) and value and all(map(is_number, value)):
-        return " / ".join(f"{number:.3g}" for number in value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return "", say("cannot read {file}: {reason}", file=path.name, reason=error)
 
 
 def _duration(seconds: float) -> str:
@@ -142,48 +106,30 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _values(values: Mapping[str, Any], digits: int = 6) -> str:
-    rows = []
-    for key, value in flat_items(values):
-        # A token for the Hub may stand among the settings; a report is made to be passed on.
-        shown = "(hidden)" if str(key).endswith("_token") and value else shown_value(value, digits)
-        name = escape(str(key)).replace("_", "_<wbr>")
-        rows.append(f"<tr><th>{name}</th><td>{escape(shown)}</td></tr>\n")
-    return f'<table class="values">\n{"".join(rows)}</table>\n'
-
-
-def flat_items(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values; what stands in a mapping of its own is named after both."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}, {name}", inner) for name, inner in flat_items(value))
-        else:
-            yield str(key), value
-
-
 def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     splits = {
         key: value
         for key, value in results.items()
         if isinstance(value, Mapping) and key != "confidence"
     }
-    tiles: list[tuple[str, str]] = []
+    tiles: list[tuple[str, Text]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
             if is_number(splits[split].get(key)):
-                label = f"{name}, {split}{_conditions(splits[split])}"
+                label = _conditions(name, split, splits[split])
                 tiles.append((f"{splits[split][key]:.2f}", label))
     if is_number(results.get("train_runtime_seconds")):
-        tiles.append((_duration(results["train_runtime_seconds"]), "training time"))
+        tiles.append((_duration(results["train_runtime_seconds"]), text("training time")))
     if is_number(settings.get("num_parameters")):
         count = settings["num_parameters"]
-        tiles.append((f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,.0f}", "parameters"))
+        shown = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,.0f}"
+        tiles.append((shown, text("parameters")))
     pairs = as_mapping(settings.get("num_pairs")).get("train")
     if is_number(pairs):
-        tiles.append((shown_value(pairs), "training pairs"))
+        tiles.append((shown_value(pairs), text("training pairs")))
     boxes = (
-        f"<div{' class=first' if number == 0 else ''}><span>{escape(label)}</span>"
-        f"<b>{escape(value)}</b></div>\n"
+        f"<div{' class=first' if number == 0 else ''}>{label.html()}"
+        f'<b translate="no">{escape(value)}</b></div>\n'
         for number, (value, label) in enumerate(tiles)
     )
     blocks = []
@@ -195,35 +141,60 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             if str(key).endswith("_signature")
         )
         rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
+        rest = {key: value for key, value in rest.items() if not str(key).startswith("by_")}
         blocks.append(_table(split, rest, signatures, digits=3))
+        lang = str(as_mapping(settings.get("data")).get("source_lang") or "")
+        for title, rows in group_tables(scores, lang):
+            said = text("BLEU, {split}. {group}", split=text(split), group=text(title))
+            cells = [
+                f'<tr><th translate="no">{escape(members)}</th>'
+                f"<td>{say('{bleu} of {count} sentences', bleu=bleu, count=number)}</td></tr>\n"
+                for members, number, bleu, _ in rows
+            ]
+            table = f'<table class="values">\n{"".join(cells)}</table>\n'
+            blocks.append(f"<div>{said.html('h3')}\n{table}</div>\n")
     others = {k: v for k, v in results.items() if k not in splits and k != "confidence"}
     if others:
         blocks.append(_table("run", others, digits=3))
-    return group("tiles", boxes) + group("settings", blocks)
+    note = say(
+        "The scores on top are those of the finished model ({weights}); the curves below show the "
+        "training on the way.",
+        weights=results.get("weights"),
+    )
+    note = f'<p class="quiet">{note}</p>\n' if tiles and results.get("weights") else ""
+    return group("tiles", boxes) + note + group("settings", blocks)
 
 
-def _conditions(scores: Mapping[str, Any]) -> str:
-    """What belongs to a score: the search, and that it is of few sentences."""
-    search = f", {search_name(scores['num_beams'])}" if scores.get("num_beams") else ""
-    return f"{search}, only {scores['num_sentences']} sentences" if is_of_few(scores) else search
+def _conditions(name: str, split: str, scores: Mapping[str, Any]) -> Text:
+    """A score and what belongs to it: the split, the search, and that it is of few sentences."""
+    label = text("{name}, {split}", name=name, split=text(split))
+    if scores.get("num_beams"):
+        label = text("{label}, {search}", label=label, search=search_name(scores["num_beams"]))
+    if few_sentences(scores.get("num_sentences")):
+        count = scores["num_sentences"]
+        label = text("{label}, only {count} sentences", label=label, count=count)
+    return label
 
 
-def search_name(num_beams: Any) -> str:
+def search_name(num_beams: Any) -> Text:
     """`greedy`, also where nothing is said, or `5 beams`."""
-    if not is_number(num_beams):
-        return "greedy"
-    return f"{num_beams:.0f} beams" if num_beams > 1 else "greedy"
+    if not is_number(num_beams) or num_beams <= 1:
+        return text("greedy")
+    return text("{count} beams", count=f"{num_beams:.0f}")
 
 
-def _validation(train: Mapping[str, Any]) -> str:
+def _validation(train: Mapping[str, Any]) -> Text:
     """How the scores on the way are made: the search, and of how many sentences at most."""
-    most = train.get("max_eval_translations")
-    limit = f", the first {most:,}" if is_number(most) else ""
-    return search_name(train.get("eval_num_beams")) + limit
+    search, most = search_name(train.get("eval_num_beams")), train.get("max_eval_translations")
+    if not is_number(most):
+        return text("Validation scores on the way, {search}", search=search)
+    return text(
+        "Validation scores on the way, {search}, the first {most}", search=search, most=f"{most:,}"
+    )
 
 
 def _table(title: str, values: Mapping[str, Any], below: str = "", digits: int = 6) -> str:
-    return f"<div><h3>{escape(title)}</h3>\n{_values(values, digits)}{below}</div>\n"
+    return f"<div><h3>{escape(title)}</h3>\n{values_table(values, digits)}{below}</div>\n"
 
 
 def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
@@ -242,10 +213,14 @@ def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
         else:
             num_bad += 1
     rows.sort(key=lambda row: row["step"])
-    problem = "" if rows else f"{path.name} holds no steps yet."
-    if num_bad:
-        problem = f"{problem} Unreadable lines in {path.name}: {num_bad}.".strip()
-    return rows, problem
+    problem = "" if rows else say("{file} holds no steps yet.", file=path.name)
+    return rows, f"{problem} {_unreadable(path, num_bad)}".strip()
+
+
+def _unreadable(path: Path, number: int) -> str:
+    return say("Unreadable lines in {file}: {number}.", file=path.name, number=number) * (
+        number > 0
+    )
 
 
 def logged_series(
@@ -266,7 +241,7 @@ def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
     large = [
         line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),
         line_chart(
-            f"Validation scores on the way, {_validation(train)}",
+            _validation(train),
             [series("BLEU", "eval_bleu", True), series("chrF", "eval_chrf", True)],
             from_zero=True,
             mark_highest=True,
@@ -281,7 +256,7 @@ def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
         )
     ]
     body = group("charts", large) + group("charts small", small)
-    nothing = f"{path.name} holds no steps yet." if rows and not body else ""
+    nothing = say("{file} holds no steps yet.", file=path.name) if rows and not body else ""
     return body, f"{nothing} {problem}".strip()
 
 
@@ -290,14 +265,17 @@ def _translations(
 ) -> tuple[str, str]:
     """Worst and best translations with the spread of scores, and what is wrong with the file."""
     path = folder / "test_predictions.tsv"
-    text, problem = _read_text(path)
+    content, problem = _read_text(path)
     if problem and results and "test" not in results:
-        return "", "This run has no test split: no translations of it are kept."
+        return "", say("This run has no test split: no translations of it are kept.")
     if problem:
         return "", problem
-    lines = text.split("\n")
+    lines = content.split("\n")
     if lines[0].rstrip("\r").split("\t") != _COLUMNS:
-        return "", f"{path.name} cannot be read: its first line must be {', '.join(_COLUMNS)}"
+        return "", say(
+            "{file} cannot be read: its first line must be {columns}",
+            file=path.name, columns=", ".join(_COLUMNS),
+        )  # fmt: skip
     rows: list[tuple[float, list[str]]] = []
     num_bad = 0
     for line in filter(str.strip, lines[1:]):
@@ -310,17 +288,19 @@ def _translations(
             rows.append((score, cells[:3]))
         else:
             num_bad += 1
-    problem = f"Unreadable lines in {path.name}: {num_bad}." if num_bad else ""
+    problem = _unreadable(path, num_bad)
     if not rows:
-        return "", f"{path.name} holds no translations yet. {problem}".strip()
+        return "", say("{file} holds no translations yet.", file=path.name) + f" {problem}"
     # Among equals the longer sentence tells more.
     worst = sorted(rows, key=lambda row: (row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
     best = sorted(rows, key=lambda row: (-row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
     body = (
-        '<p class="quiet">By sentence BLEU. <mark>Marked</mark> is what the reference does not '
-        "have, <u>underlined</u> what the translation does not have.</p>\n"
-        f"<h3>Spread of {len(rows):,} sentence scores</h3>\n{_spread(score for score, _ in rows)}"
-        f"<h3>Worst</h3>\n{_pairs(worst, languages)}<h3>Best</h3>\n{_pairs(best, languages)}"
+        f'<p class="quiet">{say("By sentence BLEU.")} <mark>{say("Marked")}</mark> '
+        f"{say('is what the reference does not have,')} <u>{say('underlined')}</u> "
+        f"{say('what the translation does not have.')}</p>\n"
+        f"<h3>{say('Spread of {count} sentence scores', count=f'{len(rows):,}')}</h3>\n"
+        f"{_spread(score for score, _ in rows)}<h3>{say('Worst')}</h3>\n"
+        f"{_pairs(worst, languages)}<h3>{say('Best')}</h3>\n{_pairs(best, languages)}"
     )
     return body, problem
 
@@ -332,7 +312,7 @@ def _spread(scores: Iterable[float]) -> str:
     labels = [f"<span>{count:,}</span>" if count else "" for count in counts]
     bars = "".join(
         f'<i style="height:{100 * count / max(counts):.1f}%" '
-        f'title="BLEU {10 * i} to {10 * i + 10}: {count:,} sentences">{shown}</i>'
+        f'title="BLEU {10 * i}–{10 * i + 10}: {count:,}">{shown}</i>'
         for i, (count, shown) in enumerate(zip(counts, labels, strict=True))
     )
     return (
@@ -347,9 +327,10 @@ def _pairs(rows: list[tuple[float, list[str]]], languages: tuple[str, str]) -> s
         shown = f"{score:.1f}" if score < 99.95 else "100"
         expected, written = _compared(reference, hypothesis)
         items.append(
-            f"<li><b>{shown}</b><dl>\n<dt>source</dt><dd{source_lang}>{escape(source)}</dd>\n"
-            f"<dt>reference</dt><dd{target_lang}>{expected}</dd>\n"
-            f"<dt>translation</dt><dd{target_lang}>{written}</dd></dl></li>\n"
+            f'<li><b>{shown}</b><dl translate="no">\n'
+            f"{_SOURCE}<dd{source_lang}>{escape(source)}</dd>\n"
+            f"{_REFERENCE}<dd{target_lang}>{expected}</dd>\n"
+            f"{_TRANSLATION}<dd{target_lang}>{written}</dd></dl></li>\n"
         )
     return f'<ol class="pairs">\n{"".join(items)}</ol>\n'
 
@@ -363,7 +344,8 @@ def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
         old, new = escape("".join(old_pieces[a:b])), escape("".join(new_pieces[c:d]))
         expected.append(old if kind == "equal" or not old else f"<u>{old}</u>")
         written.append(new if kind == "equal" or not new else f"<mark>{new}</mark>")
-    return "".join(expected), "".join(written) or '<span class="quiet">(nothing)</span>'
+    nothing = f'<span class="quiet">{say("(nothing)")}</span>'
+    return "".join(expected), "".join(written) or nothing
 
 
 def _confidence(found: Any) -> list[str]:
@@ -376,17 +358,17 @@ def _confidence(found: Any) -> list[str]:
             continue
         right = Series("right", list(zip(numbers[0], numbers[1], strict=False)), True)
         series = [right, Series("ideal", [(0.0, 0.0), (1.0, 1.0)])]
-        title = f"{str(name).capitalize()}: {sum(numbers[2]):,.0f}"
+        title = text("{name}: {number}", name=text(name), number=f"{sum(numbers[2]):,.0f}")
         charts.append(line_chart(title, series, from_zero=True, x_name="stated"))
-        errors.append(f"{name} {shown_value(part.get('ece'))}")
+        errors.append(f"{say(name)} {shown_value(part.get('ece'), 3)}")
     if not charts:
         return []
-    note = (
+    note = say(
         "The confidence of a word is the probability that the reference has it too, that of a "
         "sentence the share of such words. Each half of the validation split was judged by what "
-        f"was fitted to the other half. Expected calibration error: {', '.join(errors)}."
+        "was fitted to the other half. Expected calibration error:"
     )
-    body = f'<p class="quiet">{escape(note)}</p>\n{group("charts", charts)}'
+    body = f'<p class="quiet">{note} {", ".join(errors)}.</p>\n{group("charts", charts)}'
     return [section("Confidence", body)]
 
 
@@ -401,13 +383,14 @@ def _maps(entries: list[Any]) -> str:
             num_bad += 1
     notes = []
     if maps:
-        notes.append("Point at a cell, or touch it, for its number.")
+        notes.append(say("Point at a cell, or touch it, for its number."))
     if len(entries) > _NUM_ALIGNMENTS:
-        notes.append(f"The first {_NUM_ALIGNMENTS} of {len(entries)} maps are shown.")
+        shown, total = _NUM_ALIGNMENTS, len(entries)
+        notes.append(say("The first {shown} of {total} maps are shown.", shown=shown, total=total))
     if num_bad:
-        notes.append(f"Unreadable maps: {num_bad}.")
-    text = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
-    return text + group("maps", maps)
+        notes.append(say("Unreadable maps: {number}.", number=num_bad))
+    note = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
+    return note + group("maps", maps)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..checkpoints.run_folder import log_metrics, write_json
 from ..checkpoints.save_load import TrainerState
 from ..distributed import losses_are_told
-from ..metrics.translation import FEW_SENTENCES
+from ..metrics.translation import few_sentences
 from ..reporting.run_report import write_report
 from .evaluation import length_limit, translate_some
 from .step import StepDone, out_of_memory_is_told, take_step
@@ -151,7 +151,7 @@ def evaluate(run: Run, control: Control) -> None:
         _show_attention(run)
     _record(run, line, is_evaluation=True)
     number = min(len(run.pairs.texts["validation"]), train.max_eval_translations or sys.maxsize)
-    few = f" of {number} sentences only" if number < FEW_SENTENCES else ""
+    few = f" ({note})" if (note := few_sentences(number)) else ""
     best = " (best)" if has_gained else ""
     logger.info(
         "step %d: validation loss %.3f, BLEU %.2f%s%s",

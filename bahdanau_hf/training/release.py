@@ -31,6 +31,7 @@ from ..hub.push import open_repository, push_folder
 from ..inference.alignment_error import alignment_quality
 from ..inference.confidence import calibrate
 from ..inference.translator import Translator
+from ..metrics.analysis import score_groups
 from ..metrics.translation import score_translations
 from ..reporting.run_report import write_report
 from .arguments import Settings, TrainArguments
@@ -68,7 +69,16 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
         last = splits[names[-1]]
         write_alignments(run, output_dir, last.sources, last.references)
         results: dict[str, Any] = {
-            name: {**split.scores.as_dict(), "num_beams": train.num_beams}
+            name: {
+                **split.scores.as_dict(),
+                "num_beams": train.num_beams,
+                **score_groups(
+                    *(split.sources, split.hypotheses, split.references, run.trained_on()),
+                    source_lang=run.settings.data.source_lang,
+                    target_lang=run.settings.data.target_lang,
+                    target_kind=side_kinds(run.tokenizer)[1],
+                ),
+            }
             for name, split in sorted(splits.items())
         }
         results["validation"]["loss"] = chosen.pop("loss")

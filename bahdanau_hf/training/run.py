@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
@@ -131,6 +132,13 @@ class Run:
         """Sources and references of a split, or the first `limit` of them."""
         data = self.settings.data
         return pair_texts(self.pairs.texts[split], data.source_lang, data.target_lang, limit)
+
+    def trained_on(self) -> Iterator[str] | None:
+        """The source sentences of training; `None` of a stream, which is not read twice."""
+        pairs, lang = self.pairs.texts["train"], self.settings.data.source_lang
+        if not isinstance(pairs, Dataset):
+            return None
+        return (row[lang] for batch in pairs.iter(10_000) for row in batch["translation"])
 
     def hint_to_restart(self) -> str:
         """Half a sentence: how to begin anew with what was saved, for a message to go on from."""

@@ -35,7 +35,7 @@ from ..data.tokenization import load_tokenizer, target_vocab_size, tokenizer_set
 from ..data.vocabulary import extend_tokenizer, train_tokenizer
 from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
 from ..errors import InputError
-from ..inference.loading import check_tokenizer, checkpoint_location, load_model, quiet_library
+from ..inference.loading import check_tokenizer, checkpoint_folder, load_model, quiet_library
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import (
@@ -177,17 +177,19 @@ def prepare_tokenizer(
         InputError: a tokenizer that cannot be loaded, or one for other languages or flags.
     """
     model_args, data_args, _ = settings
-    where = checkpoint or model_args.tokenizer_name
+    where, folder = checkpoint or model_args.tokenizer_name, checkpoint
     if where is None and model_args.model_name_or_path is not None:
-        where = checkpoint_location(model_args.model_name_or_path)
+        where = model_args.model_name_or_path
+        folder = checkpoint_folder(where, model_args.model_revision)
+    elif checkpoint is None and where is not None:
+        folder = checkpoint_folder(where)
 
     def make() -> PreTrainedTokenizerFast:
         limit = None if isinstance(train_pairs, Dataset) else data_args.shuffle_buffer_size
         langs = (data_args.source_lang, data_args.target_lang)
-        if where is None:
+        if folder is None:
             return new_tokenizer(data_args, *pair_texts(train_pairs, *langs, limit))
-        is_model = checkpoint is None and model_args.tokenizer_name is None
-        tokenizer = load_tokenizer(where, model_args.model_revision if is_model else None)
+        tokenizer = load_tokenizer(folder)
         settled, bounds = tokenizer_settings(tokenizer), ("vocab_size", "min_frequency")
         if checkpoint is not None:  # of a size only the bound was told; old runs do not say all
             settled = {n: v for n, v in settled.items() if n != "vocab_size" and v is not None}

@@ -344,6 +344,11 @@ def test_scores_and_alternatives(call: Call, translator: Translator) -> None:
         assert [row[1] for row in rows] == [t.text for t in expected]
         scores = [float(row[0]) for row in rows]
         assert scores == pytest.approx([t.score for t in expected], abs=1e-3)
+        _, sums, _ = call("translate", "--log_probs", *flags, stdin=text.encode())
+        rows = [line.split("\t") for line in sums.removesuffix("\n").split("\n")]
+        assert [float(row[0]) for row in rows] == pytest.approx(
+            [t.log_prob for t in expected], abs=1e-3
+        )
         _, plain, _ = call("translate", *flags, stdin=text.encode())
         assert plain.split("\n") == [*(t.text for t in expected), ""]
 
@@ -571,7 +576,8 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
         (["score", "--test_file", name["latin.tsv"]], "latin.tsv:2: not UTF-8"),
         (["score", "--test_file", none, "--source_lang", "zh"], "trained for source_lang en"),
         (["score", "--predictions", name["two"], "--references", name["two"]], "one of the two"),
-        (["translate", "--text", "--scores"], "--text joins sentences"),
+        (["translate", "--text", "--scores"], "--text joins sentences: leave out --scores"),
+        (["translate", "--n_best", "9", "--num_beams", "5"], "9 translations of a sentence need"),
         (["translate", "a.srt", "--n_best", "2"], "a.srt joins sentences"),
         (["translate", "a.docx"], "a.docx: documents of the kind .docx are not known"),
         (["translate", none], f"cannot read {none}: No such file"),
@@ -584,6 +590,8 @@ def test_mistakes_are_one_line_and_status_2(call: Call, tmp_path: Path) -> None:
     ]
     alone: list[tuple[list[str], str]] = [
         (["translate", "--model", none], "no such folder"),
+        (["push", none, "a/b", "--space_dir", none], "--space_dir goes with --space static"),
+        (["push", none, "a/b", "--space", "static", "--tag", "v1"], "are for models"),
         (["align", "--model", none, "a"], "no such folder"),
         (["score", "--predictions", name["two"]], "needs --references"),
         (["score", "--alignments"], "--alignments goes with --model alone"),

@@ -34,7 +34,7 @@ ANSWERS = {
     "-m bahdanau_hf --help": (0, "translate"),
     "-m bahdanau_hf.train --help": (0, "--learning_rate"),
     "-m bahdanau_hf.train tiny --learning_rat 3": (2, "Did you mean 'learning_rate'"),
-    "-m bahdanau_hf.train tini": (2, "base, rnnsearch, tiny, tutorial"),
+    "-m bahdanau_hf.train tini": (2, "base, pronunciation, rnnsearch, tiny, tutorial"),
     "-m bahdanau_hf train --seed x": (2, "invalid int value: 'x'"),
     "-m bahdanau_hf train-tokenizer --sed 1": (2, "Did you mean 'seed'"),
     "-m bahdanau_hf train-tokenizer --seed 1": (2, "trains no model: leave out --seed"),

@@ -14,7 +14,7 @@ import pytest
 
 from bahdanau_hf import cli
 from bahdanau_hf.inference.translator import Translator
-from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length
+from bahdanau_hf.metrics.analysis import compare_systems, scores_by_length, scores_by_novelty
 from tests.helpers.tiny_checkpoint import PAIRS
 
 SOURCES = [source for source, _ in PAIRS]
@@ -146,6 +146,29 @@ def test_a_model_is_scored_by_length_and_compared(
         assert result["comparison"][name] == comparison.as_dict()
 
 
+def test_scores_by_novelty_and_bad_rows(
+    checkpoint: Path, files: dict[str, str], tmp_path: Path, capsysbinary
+) -> None:
+    """Training pairs come as files of pairs do; both ways to score say the same of them."""
+    rows = [f"{zh}\t{en}\n" for en, zh in zip(SOURCES, REFERENCES, strict=True)]
+    (tmp_path / "train.tsv").write_text("".join(["zh\ten\n", *rows[:8]]), encoding="utf-8")
+    (tmp_path / "test.tsv").write_text("".join(["zh\ten\n", *rows, "one\n"]), encoding="utf-8")
+    trained = ["--train_file", str(tmp_path / "train.tsv")]
+    model = ["--model", str(checkpoint), "--device", "cpu", "--test_file"]
+    by_model = score(capsysbinary, *model, str(tmp_path / "test.tsv"), *trained, "--skip_bad_rows")
+    assert by_model["num_bad_rows_left_out"] == 1
+    assert by_model["num_empty_pairs_left_out"] == 0
+    assert by_model["note"] == "only 16 sentences: this says little"
+    texts = [t.text for t in Translator.from_pretrained(checkpoint).translate(SOURCES)]
+    groups = scores_by_novelty(SOURCES, texts, REFERENCES, SOURCES[:8])
+    assert by_model["by_novelty"] == [group.as_dict() for group in groups]
+    assert len(groups) > 1
+    predictions = ["--predictions", files["predictions"], "--references", files["first"]]
+    by_files = score(capsysbinary, *predictions, "--sources", files["sources"], *trained)
+    groups = scores_by_novelty(SOURCES, PREDICTIONS, REFERENCES, SOURCES[:8])
+    assert by_files["by_novelty"] == [group.as_dict() for group in groups]
+
+
 def test_files_that_do_not_go_together(
     checkpoint: Path,
     files: dict[str, str],
@@ -156,6 +179,8 @@ def test_files_that_do_not_go_together(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n")))
     (tmp_path / "short").write_text("one\ntwo\n")
     (tmp_path / "test.tsv").write_text("en\tzh\nCall us.\t联系我们。\n")
+    (tmp_path / "fr.tsv").write_text("en\tfr\nCall us.\tAppelle-nous.\n")
+    (tmp_path / "bad.tsv").write_text("en\tzh\nCall us.\n")
     short, test_file = str(tmp_path / "short"), str(tmp_path / "test.tsv")
     both = ["--predictions", files["predictions"], "--references", files["first"]]
     model = ["--model", str(checkpoint), "--device", "cpu", "--test_file", test_file]
@@ -166,6 +191,12 @@ def test_files_that_do_not_go_together(
         ([*both, "--compare", "-", "--sources", "-"], "only one of the files"),
         ([*model, "--compare", short], "short has 2 lines, but 1 pairs of .* are scored"),
         ([*model, "--compare", str(tmp_path / "none")], "cannot read"),
+        ([*both, "--train_file", test_file], "--train_file needs the --sources"),
+        ([*model, "--train_file", str(tmp_path / "bad.tsv")], "bad.tsv:2: .*--skip_bad_rows"),
+        (
+            [*model[:-1], str(tmp_path / "fr.tsv")],
+            "'en', 'fr'. The model translates en to zh: give a file of these two",
+        ),
         ([*model, "--sources", short], "--sources goes with --predictions"),
         ([*model, "--replace_unknown", short], "short:1: not a source word, one tab"),
     ):

@@ -377,7 +377,7 @@ def test_a_row_too_long_in_full(tmp_path: Path) -> None:
         read(path)
     assert str(caught.value) == (
         f"{path}:2: 3 columns where line 1 has 2; a tab or comma too many or too few? "
-        "(in training, --skip_bad_rows leaves such rows out)"
+        "(--skip_bad_rows leaves such rows out)"
     )
 
 

@@ -29,6 +29,7 @@ from bahdanau_hf.data.sources import (
     pair_texts,
     sentence_key,
 )
+from bahdanau_hf.data.tables import say_once
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.training.arguments import DataArguments, parse_arguments
 from bahdanau_hf.training.pairs import read_pairs
@@ -523,3 +524,13 @@ def test_sentence_key() -> None:
     assert len({sentence_key(text) for text in same}) == 1
     assert sentence_key("?!") == "?!"
     assert sentence_key("联系我们。") == "联系我们"
+
+
+def test_a_mistyped_language_is_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
+    say_once.cache_clear()
+    check_languages("graphemes", "de-AT")
+    assert caplog.text == ""
+    for _ in range(2):
+        check_languages("en", "deutch")
+    (message,) = (record.message for record in caplog.records)
+    assert message == "--target_lang deutch is a label, no language; if German is meant, give de"

@@ -103,8 +103,15 @@ class TestStream:
 
 class TestAnswers:
     def test_languages_and_examples_are_the_checkpoints(self, answers: Answers) -> None:
-        assert answers.languages() == ("English", "Chinese")
+        assert [name.en for name in answers.languages()] == ["English", "Chinese"]
+        assert [name.zh for name in answers.languages()] == ["英语", "中文"]
         assert "Where is the station?" in answers.examples()
+        assert ["Where is the station?", "车站在哪里？"] in answers.pairs()
+
+    def test_it_says_how_small_the_model_is(self, answers: Answers) -> None:
+        number = answers.translator.model.num_parameters()
+        assert f"{number / 1e6:,.1f} million parameters: very small" in answers.about().en
+        assert f"{number / 1e4:,.0f} 万个参数" in answers.about().zh
 
     def test_the_map_has_the_models_weights(self, answers: Answers) -> None:
         text, note, table, choices = last(answers.translate(SENTENCE))
@@ -122,9 +129,67 @@ class TestAnswers:
         [expected] = answers.translator.translate(
             ["Where is my mother?"], num_beams=5, num_return_sequences=3
         )
-        rows = re.findall(r">(-?\d+\.\d\d)</td><td>(.*?)</td>", choices)
-        assert [(f"{t.score:.2f}", t.text) for t in expected] == rows
+        read = r'<summary>(.*?)</summary>.*?tokens: (.*?)</span>.*?<td translate="no">(.*?)</td>'
+        rows = re.findall(read, choices)
+        wanted = [(f"{t.score:.2f}", f"{t.log_prob:.2f}", t.text) for t in expected]
+        assert rows == wanted
         assert len(rows) == 3
+        assert "score per token" in choices
+
+    def test_greedy_and_beams_are_on_one_scale(self, answers: Answers) -> None:
+        sentence = "Where is my mother?"
+        scores = [
+            re.findall(r"<summary>(.*?)</summary>", last(answers.translate(sentence, beams))[3])
+            for beams in (1, 4)
+        ]
+        assert scores[0] == scores[1] != []
+
+    @pytest.mark.parametrize(
+        ("beams", "choices", "shown"), [(1, 3, 3), (2, 4, 4), (5, 2, 2), (9, 99, MAX_BEAMS)]
+    )
+    def test_there_are_as_many_beams_as_choices(
+        self, answers: Answers, beams: int, choices: int, shown: int
+    ) -> None:
+        *_, listed = last(answers.translate("Where is my mother?", beams, choices))
+        assert listed.count("<summary>") == shown
+
+    def test_fewer_choices_are_said(
+        self, answers: Answers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = [[Translation("a", "b", -1.0), Translation("a", "c", -2.0)]]
+        monkeypatch.setattr(answers.translator, "translate", lambda *_, **__: found)
+        assert "found no more than 2." in last(answers.translate("Call us.", 5, 4))[1]
+        assert last(answers.translate("Call us.", 5, 2))[1] == ""
+
+    @pytest.mark.parametrize(
+        ("written", "is_foreign"),
+        [
+            ("Call us.", False),
+            ("I live in 北京.", False),
+            ("He is 42 years old, isn't he? 😀", False),
+            ("Où est la gare ?", False),  # the same letters
+            ("今天天气很好。", True),
+            ("Где вокзал? OK", True),
+            ("你好 means hello", False),
+            ("😀🎉", True),
+            ("42 ...", True),
+            ("<b>bold</b> <i>", True),
+            ("`x = 3` y_max --flag", True),
+        ],
+    )
+    def test_another_script_is_noticed(
+        self, answers: Answers, written: str, is_foreign: bool
+    ) -> None:
+        assert answers.looks_foreign(written) is is_foreign
+        *_, note, _, _ = last(answers.translate(written))
+        assert is_foreign == bool(re.search("not look like English|was copied", note))
+
+    def test_an_unknown_language_looks_like_any(self, answers: Answers) -> None:
+        other = Answers(answers.translator)
+        other.source_lang = ""
+        assert not other.looks_foreign("今天")
+        other.source_lang = "ru"
+        assert (other.looks_foreign("Где?"), other.looks_foreign("Where?")) == (False, True)
 
     @pytest.mark.parametrize(
         "text",
@@ -157,7 +222,7 @@ class TestAnswers:
     def test_a_text_is_translated_as_a_whole(
         self, answers: Answers, text: str, num_beams: int
     ) -> None:
-        written, note, drawn, listed = last(answers.translate(text, num_beams, 3))
+        written, note, drawn, listed = last(answers.translate(text, num_beams, num_beams))
         assert written == answers.translator.translate_text(text, num_beams=num_beams).text
         assert written.count("\n") == text.count("\n")
         assert "Translated in parts" in note
@@ -248,7 +313,8 @@ class TestSpace:
         subprocess.run([*app, "--space_dir", tmp_path / "space"], check=True)
         code = (
             "import runpy, sys, gradio, bahdanau_hf.demo.page as page; print(page.__file__); "
-            "gradio.Blocks.launch = lambda self, **_: 0; made = []; build = page.build_page; "
+            "gradio.Blocks.launch = lambda self, **_: (0, '', 0); made = []; "
+            "build = page.build_page; "
             "page.build_page = lambda answers: made.append(answers) or build(answers); "
             "sys.argv = ['app.py']\n"
             "try: runpy.run_path('app.py', run_name='__main__')\n"
@@ -317,14 +383,41 @@ class TestInTheBrowser:
             page.press("#choices input[type=number]", "Tab")
             page.focus("#go")
             page.keyboard.press("Enter")
-            page.locator("#found tr").nth(2).wait_for()
+            page.locator("#found tr").nth(3).wait_for()
             [best, *_] = answers.translator.translate(
                 ["It will rain tomorrow."], num_beams=4, num_return_sequences=3
             )[0]
-            assert f"{best.score:.2f}" in page.inner_text("#found tr:first-child")
+            assert f"{best.score:.2f}" in page.inner_text("#found tr:nth-child(2)")
             page.fill("#source textarea", " ")
             page.click("#go")
             page.wait_for_function("document.querySelector('#note').innerText.includes('first')")
+
+    def test_a_chinese_browser_is_shown_chinese(self, address: str, browser: Any) -> None:
+        with open_page(browser, locale="zh-CN") as page:
+            page.goto(address, timeout=60_000)
+            page.fill("#source textarea", "明天 Call us.")
+            # Three choices need three beams: the other slider follows.
+            page.fill("#choices input[type=number]", "3")
+            page.press("#choices input[type=number]", "Tab")
+            page.wait_for_function("document.querySelector('#beams input').value == 3")
+            page.click("#go")
+            page.locator("#found tr").nth(1).wait_for()
+            said = page.evaluate(
+                """() => {
+                  const data = '[translate=no], button.gallery-item, script, style, svg, .sr-only';
+                  document.querySelectorAll(data).forEach(e => e.remove());
+                  return document.body.innerText;
+                }"""
+            )
+            for text in (
+                "英语 → 中文",
+                "束宽",
+                "候选译文数",
+                "每词元得分",
+                "每一行是译文中的一个词",
+            ):
+                assert text in said
+            assert not re.search("[A-Za-z]{3}", said)
 
     def test_on_a_phone_what_is_typed_stays_text(self, address: str, browser: Any) -> None:
         phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import product
@@ -16,9 +18,11 @@ import torch
 from torch import Tensor
 
 from bahdanau_hf import BahdanauForConditionalGeneration, cli
+from bahdanau_hf.data.sources import bundled_pairs, pair_texts
 from bahdanau_hf.data.tokenization import clean_text, load_tokenizer
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.export import onnx_export
+from bahdanau_hf.export.onnx_comparison import TwoGraphs, compare_translations
 from bahdanau_hf.export.onnx_export import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -28,11 +32,12 @@ from bahdanau_hf.export.onnx_export import (
 )
 from bahdanau_hf.export.onnx_int8 import quantize
 from bahdanau_hf.inference.translator import Translator
+from bahdanau_hf.metrics.translation import score_translations
 from bahdanau_hf.modeling.text_bahdanau import CODE
 from tests.helpers.batches import random_source
 from tests.helpers.exported_checkpoint import EXAMPLE, Exported
 from tests.helpers.places import ROOT, load_program
-from tests.helpers.tiny_checkpoint import PAIRS, SENTENCES, make_checkpoint
+from tests.helpers.tiny_checkpoint import LONG, PAIRS, SENTENCES, make_checkpoint
 from tests.helpers.tiny_model import VARIANTS, make_config
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
@@ -202,7 +207,7 @@ def test_sentences_come_out_as_from_the_translator(exported: Exported) -> None:
     for num_beams in (None, 1, 4):
         found = outside.translate(SENTENCES, num_beams, batch_size=5)
         assert found == [t.text for t in exported.translator.translate(SENTENCES, num_beams)]
-    assert 2 not in outside.encode("I <eos>")[:-1], "typed marks are text"
+    assert 2 not in outside.encode("I <eos>")[0][:-1], "typed marks are text"
 
 
 COPIED = ["42", " -\t- ", "😀?", "a.b@c.de", "see(https)", "x_1 = 2;", "Привет", "3  4", "?" * 9999]
@@ -218,9 +223,19 @@ def test_what_holds_no_words_is_copied(exported: Exported) -> None:
 
 
 def test_the_browser_knows_words_alike() -> None:
-    program = (ROOT / "examples/browser/translator.js").read_text(encoding="utf-8")
+    program = (ROOT / "bahdanau_hf/demo/browser/translator.js").read_text(encoding="utf-8")
     pattern = CODE.pattern.replace("(?a:", "(?:").replace('\\"', '"').replace("/", "\\/")
     assert f"/{pattern}/g;" in program
+
+
+def test_what_is_cut_is_said(exported: Exported) -> None:
+    texts = ["Call us.", LONG, "a" * 10**5, "42"]
+    translator = load_program(EXAMPLE).OnnxTranslator(exported.folder, 1)
+    translator.translate(texts)
+    truncated = [t.truncated for t in exported.translator.translate(texts)]
+    assert translator.cut == [n for n, cut in enumerate(truncated, start=1) if cut] == [2, 3]
+    translator.translate(texts[:1])
+    assert translator.cut == []
 
 
 @pytest.mark.parametrize("lines", [0, 1, 3000])
@@ -255,7 +270,7 @@ def test_it_runs_without_pytorch_and_transformers(exported: Exported) -> None:
     )
     expected = [t.text for t in exported.translator.translate(SENTENCES)]
     assert done.stdout.decode().splitlines() == expected
-    assert done.stderr == b""
+    assert re.fullmatch(r"onnx_translate: 1 of 20 .* is number 2\n", done.stderr.decode())
 
 
 def test_text_is_cleaned_alike() -> None:
@@ -312,6 +327,38 @@ def test_mistakes_are_told_in_one_line(
     assert cli.main(command) == 2
     message = "bahdanau-hf: error: exporting needs onnx: pip install 'bahdanau-hf[onnx]'\n"
     assert capsys.readouterr().err == message
+
+
+def test_what_an_export_changes_is_told_of_held_out_sentences(
+    exported: Exported, tmp_path: Path
+) -> None:
+    """Of the run's own test sentences where they are, else of bundled ones, else of random ids."""
+    tokenizer = exported.translator.tokenizer
+    settings = translation_settings(exported.model, tokenizer)
+    graphs = TwoGraphs(exported.folder / ENCODER_FILE, exported.folder / DECODER_FILE, settings)
+    model = copy.deepcopy(exported.model)
+    found = compare_translations(model, tokenizer, graphs, settings)
+    texts, references = pair_texts(bundled_pairs()["validation"], "en", "zh")
+    translations = [t.text for t in exported.translator.translate(texts, 1)]
+    bleu = pytest.approx(score_translations(translations, references).bleu)
+    assert found == (len(texts), len(texts), "bundled validation sentences", (bleu, bleu))
+
+    model.name_or_path = str(tmp_path)
+    lines = [f"{en}\t{zh}\t{zh}\t0" for en, zh in PAIRS]
+    table = "\n".join(["source\treference\thypothesis\tsentence_bleu", *lines, "broken", ""])
+    (tmp_path / "test_predictions.tsv").write_text(table, encoding="utf-8")
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    found = compare_translations(model, tokenizer, graphs, settings)
+    assert found[:3] == (0, len(PAIRS), "test sentences of its run")
+    assert found.bleu is not None
+    assert found.bleu[0] < 1 < found.bleu[1], "the graphs know what the model has lost"
+    assert str(found).startswith("16 of 16 test sentences of its run change, BLEU 0.")
+
+    (tmp_path / "test_predictions.tsv").unlink()
+    for lang in ("fr", None):
+        found = compare_translations(model, tokenizer, graphs, {**settings, "target_lang": lang})
+        assert str(found) == "32 of 32 rows of random ids change"
 
 
 @pytest.mark.slow

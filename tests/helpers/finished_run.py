@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {
 }
 # Every second one is wrong, so that the groups of the card differ.
 HYPOTHESES = [zh if i % 2 else "今天是星期天。" for i, (_, zh) in enumerate(PAIRS)]
+# The first is one of the test sentences, another nearly one.
+TRAINED_ON = [PAIRS[0][0], PAIRS[1][0] + " now", "nothing of the kind"]
 
 
 def save(path: Path, value: Any) -> None:

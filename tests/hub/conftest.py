@@ -7,7 +7,8 @@ import pytest
 
 from bahdanau_hf.hub.model_card import write_model_card
 from bahdanau_hf.hub.notebook import write_notebook
-from tests.helpers.finished_run import HYPOTHESES, SCORES, SETTINGS, save
+from bahdanau_hf.metrics.analysis import score_groups
+from tests.helpers.finished_run import HYPOTHESES, SCORES, SETTINGS, TRAINED_ON, save
 from tests.helpers.tiny_checkpoint import PAIRS
 
 
@@ -16,7 +17,9 @@ def run_folder(checkpoint: Path, tmp_path: Path) -> Path:
     """The checkpoint as a run leaves it: with records, a map, and much that is not published."""
     folder = Path(shutil.copytree(checkpoint, tmp_path / "tea-model"))
     save(folder / "settings.json", SETTINGS)
-    save(folder / "eval_results.json", {"test": SCORES, "validation": {"bleu": 99.0}})
+    texts = ([en for en, _ in PAIRS], HYPOTHESES, [zh for _, zh in PAIRS])
+    groups = score_groups(*texts, TRAINED_ON)
+    save(folder / "eval_results.json", {"test": SCORES | groups, "validation": {"bleu": 99.0}})
     lines = ["source\treference\thypothesis\tsentence_bleu"]
     rows = zip(PAIRS, HYPOTHESES, strict=True)
     lines += [f"{en}\t{zh}\t{hypothesis}\t0" for (en, zh), hypothesis in rows]

@@ -15,7 +15,7 @@ from bahdanau_hf import InputError
 from bahdanau_hf.cli import main
 from bahdanau_hf.hub import push as hub
 from bahdanau_hf.hub.model_card import REPO_PLACEHOLDER
-from bahdanau_hf.hub.push import push_folder, release_files
+from bahdanau_hf.hub.push import push_folder, push_space, release_files
 from tests.helpers.finished_run import text_of
 from tests.helpers.hub_server import HubServer
 from tests.helpers.places import fingerprint
@@ -98,6 +98,23 @@ def test_push_sends_the_release_and_leaves_the_folder_alone(
     assert files["notebook.ipynb"].decode() == notebook.replace(REPO_PLACEHOLDER, "alice/tea")
     assert 'from_pretrained(\\"alice/tea\\")' in files["notebook.ipynb"].decode()
     assert 'Translator.from_pretrained("alice/tea", revision="COMMIT")' in card
+    assert set(repo.refs) == {"main"}
+
+
+def test_a_page_becomes_a_static_space(tmp_path: Path, server: HubServer) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "index.html").write_text("<p>")
+    (tmp_path / "README.md").write_text("---\nsdk: static\n---\n")
+    (tmp_path / "model" / "a.onnx").write_bytes(b"\0" * 9)
+    assert push_space(tmp_path, "alice/page", dry_run=True) is None
+    assert ("space", "alice/page") not in server.repos
+    url = push_space(tmp_path, "alice/page", token="hf_alice")
+    assert url is not None
+    assert "/spaces/alice/page/commit/" in url
+    repo = server.repos["space", "alice/page"]
+    assert {"README.md", "index.html", "model/a.onnx"} <= set(
+        server.files("alice/page", kind="space")
+    )
     assert set(repo.refs) == {"main"}
 
 

@@ -268,3 +268,32 @@ def test_who_may_not_push_is_told_why(server: HubServer, release: Path, tmp_path
         assert reason in done.stderr
     assert fingerprint(release) == before
     assert ("model", "alice/no") not in server.repos
+
+
+def test_a_hub_that_is_not_there_is_asked_once(
+    server: HubServer, release: Path, tmp_path: Path
+) -> None:
+    """No repetitions, in any command; and what was fetched before is there without it."""
+    (tmp_path / "test.tsv").write_text("en\tzh\nCall us.\t联系我们。\n", encoding="utf-8")
+    assert push(server, release, tmp_path / "home", "alice/kept").returncode == 0
+    fetched = ["-m", "bahdanau_hf", "align", "--model", "alice/kept", "Call us."]
+    first = run(server, sys.executable, *fetched, home=tmp_path / "home", cwd=tmp_path)
+    environment = server.environment(tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    for words, expected in (
+        (fetched, first.stdout),
+        (["-m", "bahdanau_hf", "align", "--model", "runs/nothing", "Call us."], None),
+        (["-m", "bahdanau_hf", "score", "--model", "a/b", "--test_file", "test.tsv"], None),
+        (["-m", "bahdanau_hf", "train", "tiny", "--model_name_or_path", "a/b"], None),
+        (["-m", "bahdanau_hf", "train", "tiny", "--tokenizer_name", "a/b"], None),
+    ):
+        command = [sys.executable, *words, *(["--output_dir", "x"] if "train" in words else [])]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=tmp_path
+        )
+        if expected is None:
+            assert done.returncode == 2, words
+            assert re.search(r"no folder [^\n]+ cannot be read: [^\n]+\n$", done.stderr), words
+            assert done.stderr.count("\n") == 1, done.stderr
+        else:
+            assert (done.returncode, done.stdout) == (0, expected)
+            assert "联系我们" in expected

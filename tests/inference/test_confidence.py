@@ -48,7 +48,8 @@ def test_log_probs_are_those_of_the_search(translator: Translator) -> None:
         with evaluating(model):
             outputs = model.generate(torch.tensor([ids]), num_beams=1)[0, 1:].tolist()
             (row,) = read_log_probs([model], tok, [ids], [outputs])
-        assert row.sum() == pytest.approx(found.score, abs=1e-4)
+        assert row.sum() == pytest.approx(found.log_prob, abs=1e-4)
+        assert row.mean() == pytest.approx(found.score, abs=1e-4)
         assert (row <= 0).all()
 
 

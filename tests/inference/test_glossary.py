@@ -205,7 +205,7 @@ def test_the_rest_is_written_knowing_it(translator: Translator) -> None:
     with torch.no_grad():
         logits = translator.model(input_ids=source, labels=ids[:, 1:]).logits[0]
     oracle = logits.log_softmax(-1).gather(1, ids[0, 1:, None]).sum()
-    assert found.score == pytest.approx(float(oracle), abs=1e-4)
+    assert found.log_prob == pytest.approx(float(oracle), abs=1e-4)
 
 
 def test_what_is_there_is_not_searched_for_again(translator: Translator, searches: list) -> None:

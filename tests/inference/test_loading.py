@@ -124,7 +124,8 @@ def test_places_without_a_checkpoint(
 ) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
-    for missing in (tmp_path / "none", "./none", "a/b/c", "none/", "none", "runs/none", ""):
+    slips = ("./none", "a/b/c", "none/", "none", "runs/none", "", "my model/x", "a/b..c", "-a/b")
+    for missing in (tmp_path / "none", *slips):
         with pytest.raises(InputError, match="no such folder"):
             Translator.from_pretrained(missing)
     with pytest.raises(InputError, match="is a file"):
@@ -134,6 +135,9 @@ def test_places_without_a_checkpoint(
         shutil.copytree(copy, run / f"checkpoint-{step}")
     with pytest.raises(InputError, match=r"did you mean .*checkpoint-10\?"):
         Translator.from_pretrained(run)
+    for slip in ("runs/checkpiont-10", run / "checkpoint10", "./runs/checkpoint-1O"):
+        with pytest.raises(InputError, match=r"no such folder: .*did you mean .*checkpoint-10\?"):
+            Translator.from_pretrained(slip)
     # conftest.py keeps the Hub out of reach.
     with pytest.raises(InputError, match="there is no folder nobody/nothing, and from the Hub"):
         Translator.from_pretrained("nobody/nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,15 +38,16 @@ def test_a_greedy_score_is_the_log_probability(translator: Translator) -> None:
         )
         target = outputs.sequences[0, 1:].tolist()
         oracle = log_probability(translator, source, target)
-        assert translation.score == pytest.approx(oracle, abs=1e-4)
+        assert translation.log_prob == pytest.approx(oracle, abs=1e-4)
+        assert translation.score == pytest.approx(oracle / len(target), abs=1e-4)
         steps = translator.model.compute_transition_scores(
             outputs.sequences, outputs.scores, normalize_logits=True
         )
-        assert translation.score == pytest.approx(float(steps.sum()), abs=1e-4)
+        assert translation.log_prob == pytest.approx(float(steps.sum()), abs=1e-4)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 1.7])
-def test_a_beam_score_is_normalised_by_length(
+def test_scores_are_per_token_whatever_the_search_ranks_by(
     translator: Translator, length_penalty: float
 ) -> None:
     for source in ("Where is my mother?", PAIRS[12][0]):
@@ -56,8 +58,37 @@ def test_a_beam_score_is_normalised_by_length(
             tokens = translation.alignment.target_tokens
             target = translator.tokenizer.convert_tokens_to_ids(tokens)
             total = log_probability(translator, encode(translator.tokenizer, source), target)
-            expected = total / len(target) ** length_penalty
-            assert translation.score == pytest.approx(expected, abs=1e-4)
+            assert translation.log_prob == pytest.approx(total, abs=1e-3)
+            assert translation.score == pytest.approx(total / len(target), abs=1e-4)
+        ranks = [
+            t.log_prob / len(t.alignment.target_tokens) ** length_penalty for t in alternatives
+        ]
+        assert ranks == sorted(ranks, reverse=True)
+        [greedy] = translator.translate(source, num_beams=1, return_scores=True)
+        assert {t.text: t.score for t in alternatives}.get(greedy.text, greedy.score) == (
+            pytest.approx(greedy.score, abs=1e-4)
+        ), "greedy and beams are on one scale"
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2, "length_penalty": 1.5}], ids=str)
+def test_what_was_given_has_no_score(translator: Translator, options: Any) -> None:
+    begun = translator.tokenizer.convert_tokens_to_ids(["我", "妈"])
+    given = torch.tensor([[1, *begun]])
+    [found] = translator.translate(
+        "Where is my mother?", decoder_input_ids=given, return_scores=True,
+        return_alignments=True, **options,
+    )  # fmt: skip
+    tokens = found.alignment.target_tokens
+    target = translator.tokenizer.convert_tokens_to_ids(tokens)
+    source = encode(translator.tokenizer, "Where is my mother?")
+    with torch.no_grad():
+        logits = translator.model(
+            input_ids=torch.tensor([source]), labels=torch.tensor([target])
+        ).logits[0]
+    rest = range(len(begun), len(target))
+    total = float(logits.log_softmax(-1)[rest, target[len(begun) :]].sum())
+    assert found.log_prob == pytest.approx(total, abs=1e-3)
+    assert found.score == pytest.approx(total / len(rest), abs=1e-3)
 
 
 def test_alternatives_are_sorted_and_distinct(translator: Translator) -> None:
@@ -102,9 +133,9 @@ def test_sampling(translator: Translator) -> None:
         "Where is my tea?", num_return_sequences=9, do_sample=True, temperature=2.0
     )
     assert len({t.text for t in alternatives}) == len(alternatives) > 1
-    scores = [t.score for t in alternatives]
-    assert scores == sorted(scores, reverse=True)
-    assert all(score < 0 for score in scores)
+    log_probs = [t.log_prob for t in alternatives]
+    assert log_probs == sorted(log_probs, reverse=True)
+    assert all(t.log_prob < t.score < 0 for t in alternatives)
 
 
 def test_text_is_one_clean_line(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:

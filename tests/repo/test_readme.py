@@ -1,5 +1,6 @@
 """README and docs are true: their Python runs, their commands are understood, their links work."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -14,7 +15,12 @@ import pytest
 
 from bahdanau_hf.cli import COMMANDS, _read_flags
 from bahdanau_hf.cli import main as command
-from bahdanau_hf.training.arguments import parse_arguments
+from bahdanau_hf.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    TrainArguments,
+    parse_arguments,
+)
 from tests.helpers.house_rules import (
     FLOORS,
     MOST_LINES,
@@ -88,6 +94,7 @@ RUNNING = [
     line for line in shell_lines() if re.match(r"python (scripts|examples)(/\w+)+\.py ", line)
 ]
 INSTALLING = [line for line in shell_lines() if line.startswith("pip install ")]
+EXERCISING = [line for line in shell_lines() if line.startswith("python -m pytest exercises")]
 SERVING = [line for line in shell_lines() if line.startswith("python -m http.server ")]
 DATA_FOLDERS = {"recipes", "pairs"}
 KINDS = {
@@ -100,6 +107,7 @@ KINDS = {
     "using": USING,
     "running": RUNNING,
     "installing": INSTALLING,
+    "exercising": EXERCISING,
     "serving": SERVING,
 }
 
@@ -143,7 +151,7 @@ def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert printed.splitlines() == [
             "Where is the station? → 车站在哪里？",
             "It will rain tomorrow. → 明天会下雨。",
-            "['车站在哪里？', '联系我们。']",
+            "['车站在哪里？', '明天会下雨。']",
         ]
     elif "translator.stream(" in code:
         assert printed.startswith("联系我们。 -")
@@ -227,6 +235,13 @@ def test_scripts_know_the_flags(line: str) -> None:
     assert all(f'"{flag}"' in text for flag in flags), flags
 
 
+def test_exercises_exist() -> None:
+    """`tests/repo/test_exercises.py` runs them."""
+    options = {word for line in EXERCISING for word in line.split()[4:]}
+    assert options == {"--solution"}
+    assert all((ROOT / line.split()[3]).is_dir() for line in EXERCISING)
+
+
 @pytest.mark.parametrize("line", INSTALLING)
 def test_extras_exist(line: str) -> None:
     extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
@@ -276,6 +291,24 @@ def test_the_faq_quotes_messages_that_exist() -> None:
         assert part.strip() in source, part
 
 
+FAQS = [path for path in DOCS if path.name.startswith("faq.")]
+
+
+@pytest.mark.parametrize("path", FAQS, ids=page_name)
+def test_the_faq_names_flags_that_exist(path: Path) -> None:
+    """In thirty entries at least, each with what to look at, the cause or what to change."""
+    text = read(path)
+    entries = re.split(r"^### ", text, flags=re.M)[1:]
+    assert len(entries) >= 30
+    assert [entry for entry in entries[:-1] if "**" not in entry] == []
+    sources = map(read, (ROOT / "bahdanau_hf" / "cli").glob("*.py"))
+    flags = {flag for source in sources for flag in re.findall(r'"(--\w+)"', source)}
+    settings = (ModelArguments, DataArguments, TrainArguments)
+    flags |= {f"--{field.name}" for kind in settings for field in dataclasses.fields(kind)}
+    others = {"--cpu", "--dry-run"}  # accelerate's and pip's
+    assert set(re.findall(r"`[^`\n]*?(--[\w-]+)", text)) - flags <= others
+
+
 def anchors(path: Path) -> set[str]:
     titles = re.findall(r"^#+ (.*)$", read(path), re.M)
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
@@ -295,7 +328,8 @@ def test_links_and_pictures_lead_somewhere(path: Path) -> None:
 
 def test_the_site_has_every_page() -> None:
     listed = set(re.findall(r": (\S+\.md)$", read(ROOT / "mkdocs.yml"), re.M))
-    pages = {path.relative_to(ROOT / "docs").as_posix() for path in DOCS}
+    english = (path for path in DOCS if not path.name.endswith(".zh.md"))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in english}
     assert listed == pages | {page_name(path) for path in OTHERS}
 
 

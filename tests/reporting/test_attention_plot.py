@@ -58,14 +58,13 @@ class TestFigure:
         axes = figure.axes[0]
         assert [label.get_text() for label in axes.get_xticklabels()] == SOURCE
         assert [label.get_text() for label in axes.get_yticklabels()] == list("abcd")
-        assert axes.get_xlabel() == "source"
-        assert axes.get_ylabel() == "target"
-        assert figure.axes[1].get_ylabel() == "attention weight"
+        assert [label.get_rotation() for label in axes.get_xticklabels()] == [90] * 3
+        assert figure.axes[1].get_xlabel() == "attention weight"
         image = axes.get_images()[0]
         np.testing.assert_array_equal(image.get_array(), WEIGHTS)
         assert image.get_clim() == (0, 1)
         assert [text.get_text() for text in axes.texts] == [
-            *(".90", ".95", ".50", ".25", ".25", "1.0")
+            *("source →\ntarget ↓", "0.90", "0.95", "0.50", "0.25", "0.25", "1.00")
         ]
 
     def test_tokens_are_no_formulas(self, fonts, tmp_path):

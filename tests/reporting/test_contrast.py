@@ -45,8 +45,13 @@ def test_contrast_by_known_values() -> None:
             "--body-text-color-subdued",
             ["#ffffff", "#27272a"],
         ),
+        (
+            (PACKAGE / "demo/browser/style.css").read_text(),
+            r"\.note \{ color",
+            ["#ffffff", "#1a1a19"],
+        ),
     ],
-    ids=["map", "report", "page"],
+    ids=["map", "report", "page", "browser"],
 )
 def test_quiet_texts_can_be_read_by_day_and_by_night(css: str, text: str, pages: list[str]) -> None:
     colours = re.findall(rf"{text}:\s*(#[0-9a-f]{{6}})", css)

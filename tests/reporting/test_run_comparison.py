@@ -40,7 +40,7 @@ def test_what_differs_stands_side_by_side(runs: tuple[Path, Path], tmp_path: Pat
     for absent in ("seed", "hidden_", "hf_0", "output_", "eff:no", "deep<b>", "confidence"):
         assert absent not in page
     for title in ("Training loss", "Validation BLEU"):
-        assert f'aria-label="{title} by step"' in page
+        assert f'aria-label="{title}"' in page
     assert 'aria-label="Validation loss' not in page  # neither run has logged it
     assert page.count('<polyline class="line') == 4
 

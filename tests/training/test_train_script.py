@@ -267,7 +267,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"bidirectional_encoder": False}, "one-directional encoder of 2 layers"),
     "width of a tie": ({"tie_word_embeddings": True}, "tie_word_embeddings needs"),
     "no model": ({"model_name_or_path": "/no/model"}, "no such folder: ./no/model"),
-    "no tokenizer": ({"tokenizer_name": "/no/tokenizer"}, "tokenizer from /no/tokenizer"),
+    "no tokenizer": ({"tokenizer_name": "/no/tokenizer"}, "no such folder: '/no/tokenizer'"),
     "too short": ({"max_target_length": 1}, "no training pair is short enough"),
     "batch too small": ({"max_tokens_per_batch": 3}, "--max_tokens_per_batch 3"),
     "warm-up": ({"num_warmup_steps": 5, "lr_scheduler_type": "constant"}, "constant_with_warmup"),

@@ -16,6 +16,7 @@ const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u20
 const CODE =
   /(?:https?:\/\/|ftp:\/\/|www\.)[!#-;=?-~\u00a1-\u024f]+(?<![.,:;!?)'])|(?:(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)|(?:`[^`]+`|<\/?[A-Za-z][^<>]*>|[$%]?\{[^{}]*\}|(?<!\w)\w*[A-Za-z]_\w+|(?<!\S)--?\w[\w-]*(?!\S)|(?<![\w.])[A-Za-z_][\w.]*(?:\([^()]*\)|::\w+|->\w+| ?[-+*\/|&:=!<>]?=+ ?[\w."']+);?)/g;
 const NOT_TEXT = /^<(?:pad|bos|eos|unk|0x[0-9A-F]{2})>$/;
+const SCRIPTS = { Hans: ["Han"], Hant: ["Han"], Jpan: ["Han", "Hiragana", "Katakana"], Kore: ["Hangul"] };
 const LETTER = /\p{L}/u;
 const UNPRINTABLE = /\p{C}|(?! )\p{Z}/u;
 
@@ -34,6 +35,20 @@ export function cleanText(text) {
 export function hasWords(text, tokens) {
   const known = tokens.some((token) => !NOT_TEXT.test(token) && LETTER.test(token));
   return known && LETTER.test(text.replace(CODE, ""));
+}
+
+/** Whether most words of a text are not of the language's script, or are code and marks. */
+export function looksForeign(text, language) {
+  let script;
+  try {
+    ({ script } = new Intl.Locale(language).maximize());
+  } catch {
+    return false;
+  }
+  const scripts = SCRIPTS[script] ?? [script];
+  const own = new RegExp(`[${scripts.map((name) => `\\p{Script=${name}}`).join("")}]`, "u");
+  const words = text.replace(CODE, " _ ").match(/\p{sc=Han}|[\p{L}\p{M}_]+/gu) ?? [];
+  return words.filter((word) => own.test(word[0])).length * 2 < Math.max(1, words.length);
 }
 
 /** A text in which there is nothing to translate, as one line. */
@@ -92,32 +107,34 @@ export class Translator {
     const self = new Translator();
     self.settings = settings;
     self.tokenizer = makeTokenizer(content);
+    self.size = graphs.reduce((sum, graph) => sum + graph.byteLength, 0);
     self.encoder = await ort.InferenceSession.create(graphs[0]);
     self.decoder = await ort.InferenceSession.create(graphs[1]);
     return self;
   }
 
-  /** Ids of a sentence, the end included; none if it has no words that the model knows. */
+  /** Ids of a sentence, the end included (none without words that the model knows), and whether it was cut. */
   encode(text) {
     const { max_source_length: limit, cut_keeps_end: keeps } = this.settings;
     const characters = [...cleanText(text)];
     const most = limit === null ? characters.length : limit * CHARACTERS_PER_TOKEN;
     let ids = this.tokenizer.encode(characters.slice(0, most).join(""));
     const known = [...ids.map((id) => this.tokenizer.token(id)), ...characters.slice(most)];
-    if (!hasWords(characters.join(""), known)) return [];
+    if (!hasWords(characters.join(""), known)) return { ids: [], truncated: false };
+    const truncated = characters.length > most || (limit !== null && ids.length > limit);
     if (limit !== null && ids.length > limit) {
       ids = keeps ? [...ids.slice(0, limit - 1), ids.at(-1)] : ids.slice(0, limit);
     }
-    return ids.length > 1 ? ids : [];
+    return { ids: ids.length > 1 ? ids : [], truncated };
   }
 
   /**
    * Translate one sentence.
-   * @returns {{text, source, target, attention}} Its text, the tokens of both sides and, of a model
-   *     that attends, a row of weights for each target token.
+   * @returns {{text, source, target, attention, truncated, copied}} Its text, the tokens of both
+   *     sides and, of a model that attends, a row of weights for each target token.
    */
   async translate(text, numBeams = this.settings.num_beams) {
-    const source = this.encode(text);
+    const { ids: source, truncated } = this.encode(text);
     const found = source.length ? await this.search(source, numBeams) : { ids: [], attention: [] };
     const end = found.ids.indexOf(this.settings.pad_token_id);
     const written = this.tokenizer.decode(end < 0 ? found.ids : found.ids.slice(0, end));
@@ -126,6 +143,8 @@ export class Translator {
       source: source.map((id) => this.tokenizer.token(id)),
       target: found.ids.map((id) => this.tokenizer.token(id)),
       attention: found.attention,
+      truncated,
+      copied: source.length === 0 && text.trim() !== "",
     };
   }
 

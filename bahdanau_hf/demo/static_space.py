@@ -1,0 +1,116 @@
+"""A page without a server: the exported model and ONNX Runtime for browsers, as a static Space.
+
+ONNX Runtime and the tokenizer for browsers come from npm, with the versions and checksums of
+`browser/package-lock.json`; they are fetched once and kept. Their install scripts are not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import writing
+from ..languages import language_name
+from ..reporting.attention_markup import ALIGNMENT_CSS
+from ..reporting.wording import CHINESE
+
+_PAGE = Path(__file__).with_name("browser")
+_PAGE_FILES = ("index.html", "style.css", "page.js", "translator.js", "words.js")
+_PACKAGE_FILES = ("package.json", "package-lock.json")
+_MODEL_FILES = ("translation.json", "tokenizer.json", "encoder_model.onnx", "decoder_model.onnx")
+_LIBRARIES = (
+    "@huggingface/tokenizers/dist/tokenizers.min.mjs",
+    "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
+)
+_SIDES = ("source", "target")
+_README = """---
+title: {title}
+emoji: 👀
+colorFrom: blue
+colorTo: gray
+sdk: static
+app_file: index.html
+pinned: false
+---
+
+# {title}
+
+A recurrent translation model with additive attention
+([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)) that runs in your browser: nothing that
+you type leaves it. On your own machine: `python -m http.server --bind 127.0.0.1`.
+"""
+
+
+def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
+    """Lay the page out for a model: a folder that any file server can serve.
+
+    Args:
+        exported: what `bahdanau-hf export` has written.
+        space_dir: the folder; files of the page that are there are replaced.
+
+    Returns:
+        The names of its files.
+
+    Raises:
+        InputError: the model is none, npm is missing or fails, or the folder cannot be written.
+    """
+    if missing := [name for name in _MODEL_FILES if not (exported / name).is_file()]:
+        raise InputError(f"{exported} is not an exported model: no {' and no '.join(missing)}")
+    folder, libraries = Path(space_dir), fetched_libraries()
+    settings = json.loads((exported / "translation.json").read_text(encoding="utf-8"))
+    names = [language_name(str(settings.get(f"{side}_lang") or side)) for side in _SIDES]
+    # A name of a language comes from the checkpoint: only letters may enter the front matter.
+    title = "".join(c for c in " to ".join(names) if c.isalnum() or c in " -_")
+    lighting = _PAGE.with_name("page.js").read_text(encoding="utf-8")
+    texts = {
+        "README.md": _README.format(title=title),
+        "words.json": json.dumps(CHINESE, ensure_ascii=False, indent=0),
+        "map.css": ALIGNMENT_CSS,
+        "map.js": f"export function lightWords(element) {{\n{lighting}}}\n",
+    }
+    pieces = {name: _PAGE / name for name in _PAGE_FILES}
+    pieces |= {f"lib/{Path(name).name}": libraries / name for name in _LIBRARIES}
+    pieces |= {f"model/{name}": exported / name for name in _MODEL_FILES}
+    with writing(folder):
+        for name, source in pieces.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return sorted([*pieces, *texts])
+
+
+def libraries_folder() -> Path:
+    """Where the packages of npm are kept, apart for each state of the lock file."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    lock = (_PAGE / "package-lock.json").read_bytes()
+    return cache / "bahdanau_hf" / f"npm-{hashlib.sha256(lock).hexdigest()[:12]}"
+
+
+def fetched_libraries() -> Path:
+    """The folder `node_modules`, filled by npm if it is not there yet.
+
+    Raises:
+        InputError: npm is missing or fails.
+    """
+    folder = libraries_folder()
+    packages = folder / "node_modules"
+    if not all((packages / name).is_file() for name in _LIBRARIES):
+        npm = shutil.which("npm")
+        if npm is None:
+            raise InputError("npm is needed once, to fetch ONNX Runtime: install Node.js")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in _PACKAGE_FILES:
+                shutil.copyfile(_PAGE / name, folder / name)
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        if subprocess.run(command, cwd=folder, stdout=sys.stderr).returncode != 0:
+            raise InputError("npm could not fetch the packages; see above")
+    return packages

@@ -1,0 +1,99 @@
+"""What the reports' pages are made of: sections, tables of values, contents, style sheet."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..files import is_number, write_whole
+from .attention_markup import FONT_STACK, html_page
+from .wording import Text, text
+
+_HEADING = re.compile('<h2 id="([^"]+)"')
+_CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+
+
+def write_page(
+    path: Path,
+    title: Text,
+    heading: Text,
+    below: str,
+    sections: Sequence[str],
+    links: Iterable[tuple[str, str]] = (),
+) -> Path:
+    """Write a page in the report's looks; what stands below the heading and sections are HTML.
+
+    Args:
+        path: the page.
+        title: of the window.
+        heading: of the page.
+        below: what stands below the heading.
+        sections: made by `section`; each is linked to.
+        links: files beside the page, and what they are.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    css = f":root {{ --fonts: {FONT_STACK}; }}\n{_CSS}"
+    places = [(f"#{name}", name) for part in sections for name in _HEADING.findall(part)]
+    places += links
+    contents = "".join(text(said).html("a", href=to) + "\n" for to, said in places)
+    header = (
+        f'<header>{heading.html("h1")}<p class="quiet">{below}</p><nav>{contents}</nav></header>\n'
+    )
+    write_whole(path, html_page(title, css, header + "".join(sections)))
+    return path
+
+
+def section(title: str, body: str, problem: str = "") -> str:
+    """A part of the page under a heading, with what is wrong with its file, as HTML."""
+    note = f'<p class="absent">{problem}</p>\n' if problem else ""
+    heading = text(title).html("h2", id=title)
+    return f"<section>\n{heading}\n{body}{note}</section>\n"
+
+
+def group(name: str, elements: Iterable[str]) -> str:
+    """Elements side by side, as the style sheet lays out a `name`; nothing if there are none."""
+    inside = "".join(elements)
+    # Settings and results go by the names of their flags, in every language.
+    untold = ' translate="no"' if name == "settings" else ""
+    return f'<div class="{name}"{untold}>\n{inside}</div>\n' if inside else ""
+
+
+def shown_value(value: Any, digits: int = 6) -> str:
+    """A setting or result as text for the page; not yet escaped."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}" if abs(value) < 10 ** min(digits, 5) else f"{value:,.0f}"
+    if isinstance(value, list) and value and all(map(is_number, value)):
+        return " / ".join(f"{number:.3g}" for number in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def values_table(values: Mapping[str, Any], digits: int = 6) -> str:
+    """A table of names and values; tokens are hidden."""
+    rows = []
+    for key, value in flat_items(values):
+        # A token for the Hub may stand among the settings; a report is made to be passed on.
+        shown = "(hidden)" if str(key).endswith("_token") and value else shown_value(value, digits)
+        name = escape(str(key)).replace("_", "_<wbr>")
+        rows.append(f"<tr><th>{name}</th><td>{escape(shown)}</td></tr>\n")
+    return f'<table class="values">\n{"".join(rows)}</table>\n'
+
+
+def flat_items(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values; what stands in a mapping of its own is named after both."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}, {name}", inner) for name, inner in flat_items(value))
+        else:
+            yield str(key), value
