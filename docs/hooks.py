@@ -1,7 +1,7 @@
 """Puts pages from outside of `docs/` into the site, and makes links lead there.
 
-Benchmarks, notebooks, bundled pairs, CONTRIBUTING and CHANGELOG stay where their files are, so that links work
-in the repository. In the site all pages share one tree, with `docs/` at its root.
+Benchmarks, notebooks, bundled pairs, CONTRIBUTING and CHANGELOG stay where their files are, so that
+links work in the repository. In the site all pages share one tree, with `docs/` at its root.
 """
 
 import re
