@@ -7,12 +7,12 @@ RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 ACCELERATE ?= $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
-CODE := bahdanau_hf scripts tests benchmarks experiments examples exercises docs
+CODE := bahdanau_hf scripts tests benchmarks experiments examples exercises notebooks docs
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-oldest test-newest test-older-processor test-torchao audit pins browser browser-libraries
-.PHONY: slow format lint types docs bench fuzz demo wheel clean
+.PHONY: slow format lint types docs notebooks bench fuzz demo wheel clean
 
 help:  ## this list
 	@sed -n -E 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 22
@@ -42,6 +42,10 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(INSTALL) '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed
+	$(INSTALL) '.[notebooks]'
 	@touch $@
 
 # Nothing that npm fetches is run while it is installed; the lock file knows the checksums.
@@ -122,6 +126,9 @@ types: $(VENV)/.installed  ## check the types
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.installed-docs  ## the documentation as a site in site/; a broken link is an error
 	$(BIN)/python -m mkdocs build --strict
+
+notebooks: $(VENV)/.installed-notebooks  ## execute the notebooks, and see that they agree with their sources
+	$(BIN)/python notebooks/build.py --check
 
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(BIN)/python benchmarks/run.py

@@ -1,7 +1,7 @@
 """Puts pages from outside of `docs/` into the site, and makes links lead there.
 
-Benchmarks, bundled pairs, CONTRIBUTING and CHANGELOG stay where their files are, so that links work
-in the repository. In the site all pages share one tree, with `docs/` at its root.
+Benchmarks, notebooks, bundled pairs, CONTRIBUTING and CHANGELOG stay where their files are, so that
+links work in the repository. In the site all pages share one tree, with `docs/` at its root.
 """
 
 import re
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "bahdanau_hf/pairs/README.md"),
     *("benchmarks/*.md", "benchmarks/*.py", "benchmarks/results/**/*.svg", "tests/*.md"),
+    *("notebooks/README.md", "notebooks/*/*.ipynb"),
     *("experiments/*.md", "experiments/*.py", "experiments/*.yaml", "experiments/results/**/*.svg"),
 )
 
@@ -48,7 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         original = Path(page.file.abs_src_path.replace(".zh.md", ".md"))
         markdown = with_anchors_of(original.read_text(encoding="utf-8"), markdown)
     # In the site the repository's root is where `docs/` is.
-    return re.sub(r"\]\(((?:\.\./)*)\.\./(?=[A-Z]|[bet]\w+/)", r"](\1", markdown)
+    return re.sub(r"\]\(((?:\.\./)*)\.\./(?=[A-Z]|[bent]\w+/)", r"](\1", markdown)
 
 
 def with_anchors_of(english: str, chinese: str) -> str:

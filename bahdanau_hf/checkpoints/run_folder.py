@@ -38,7 +38,7 @@ RUN_FILES = frozenset(
     {
         *("settings.json", METRICS, "eval_results.json", "test_predictions.tsv"),
         *("alignments.json", "alignment.svg", "alignment.png", "report.html", "README.md"),
-        *("model.safetensors", "config.json", "generation_config.json"),
+        *("model.safetensors", "config.json", "generation_config.json", "notebook.ipynb"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     }
 )

@@ -29,14 +29,14 @@ _REQUIRED = (
     *("README.md", "config.json", "generation_config.json", "model.safetensors"),
     *("tokenizer.json", "tokenizer_config.json"),
 )
-_OPTIONAL = ("special_tokens_map.json", "eval_results.json")
+_OPTIONAL = ("special_tokens_map.json", "eval_results.json", "notebook.ipynb")
 
 
 def release_files(folder: str | Path) -> list[str]:
     """Name what a release of a checkpoint holds, and nothing besides.
 
-    Weights, configuration, tokenizer, card, scores, one attention map, and of the Python files
-    exactly those that loading the checkpoint needs.
+    Weights, configuration, tokenizer, card, notebook, scores, one attention map, and of the Python
+    files exactly those that loading the checkpoint needs.
 
     Raises:
         InputError: the folder holds no checkpoint of ours, or a file that a release needs is
@@ -228,10 +228,10 @@ def _travelling_code(folder: Path, entries: Iterable[str]) -> list[str]:
 
 
 def _addition(path: Path, repo_id: str) -> CommitOperationAdd:
-    if path.name != "README.md":
+    if path.name not in ("README.md", "notebook.ipynb"):
         return CommitOperationAdd(path.name, path)
-    card = path.read_text(encoding="utf-8").replace(REPO_PLACEHOLDER, repo_id)
-    return CommitOperationAdd(path.name, card.encode())
+    text = path.read_text(encoding="utf-8").replace(REPO_PLACEHOLDER, repo_id)
+    return CommitOperationAdd(path.name, text.encode())
 
 
 @contextmanager

@@ -203,6 +203,6 @@ def write_alignments(
     save_alignment(shown, folder / "alignment.svg")
     try:
         import matplotlib  # noqa: F401
-    except ImportError:
+    except (ImportError, ValueError):  # MPLBACKEND names what only a notebook's environment has
         return
     save_alignment(shown, folder / "alignment.png")

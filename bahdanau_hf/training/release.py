@@ -26,6 +26,7 @@ from ..distributed import on_main_process
 from ..errors import InputError
 from ..files import read_json
 from ..hub.model_card import write_model_card
+from ..hub.notebook import write_notebook
 from ..hub.push import open_repository, push_folder
 from ..inference.alignment_error import alignment_quality
 from ..inference.confidence import calibrate
@@ -173,6 +174,7 @@ def save_release(run: Run, folder: Path | None = None) -> None:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     write_model_card(folder, name=repository_name(run.settings.train))
+    write_notebook(folder)
 
 
 # --- the Hub -------------------------------------------------------------------------------------

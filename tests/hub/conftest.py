@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bahdanau_hf.hub.model_card import write_model_card
+from bahdanau_hf.hub.notebook import write_notebook
 from bahdanau_hf.metrics.analysis import score_groups
 from tests.helpers.finished_run import HYPOTHESES, SCORES, SETTINGS, TRAINED_ON, save
 from tests.helpers.tiny_checkpoint import PAIRS
@@ -28,4 +29,5 @@ def run_folder(checkpoint: Path, tmp_path: Path) -> Path:
         (folder / name).write_text("")
     (folder / "checkpoint-100").mkdir()
     write_model_card(folder)
+    write_notebook(folder)
     return folder

@@ -32,6 +32,7 @@ def test_release_is_exact(run_folder: Path) -> None:
     assert set(names) == travelling | {
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer_config.json", "eval_results.json", "alignment.svg"),
+        "notebook.ipynb",
     }
 
 
@@ -89,10 +90,13 @@ def test_push_sends_the_release_and_leaves_the_folder_alone(
     assert fingerprint(run_folder) == before
     files = server.files("alice/tea")
     assert set(files) == set(release_files(run_folder))
-    for name in set(files) - {"README.md"}:
+    for name in set(files) - {"README.md", "notebook.ipynb"}:
         assert hashlib.sha256(files[name]).hexdigest() == before[name]
     card = files["README.md"].decode()
     assert card == text_of(run_folder).replace(REPO_PLACEHOLDER, "alice/tea")
+    notebook = (run_folder / "notebook.ipynb").read_text(encoding="utf-8")
+    assert files["notebook.ipynb"].decode() == notebook.replace(REPO_PLACEHOLDER, "alice/tea")
+    assert 'from_pretrained(\\"alice/tea\\")' in files["notebook.ipynb"].decode()
     assert 'Translator.from_pretrained("alice/tea", revision="COMMIT")' in card
     assert set(repo.refs) == {"main"}
 

@@ -123,6 +123,7 @@ def test_extras_are_the_promised_ones() -> None:
         "documents",
         "browser",
         "docs",
+        "notebooks",
     }
     assert PROJECT["scripts"] == {"bahdanau-hf": "bahdanau_hf.cli:main"}
 

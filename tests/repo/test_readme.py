@@ -36,7 +36,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *DOCS]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("benchmarks/*.md")]
 OTHERS += [*ROOT.glob("experiments/*.md"), *ROOT.glob("tests/*.md")]
-OTHERS += [ROOT / "bahdanau_hf" / "pairs" / "README.md"]
+OTHERS += [ROOT / "bahdanau_hf" / "pairs" / "README.md", ROOT / "notebooks" / "README.md"]
 
 
 def read(path: Path) -> str:
@@ -274,7 +274,7 @@ def test_extras_exist(line: str) -> None:
 def test_the_page_of_extras_has_them_all() -> None:
     extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
     rows = re.findall(r"^\| `(\w+)` \|", read(ROOT / "docs" / "index.md"), re.M)
-    assert {*rows, "dev", "browser"} == set(extras)
+    assert {*rows, "dev", "browser", "notebooks"} == set(extras)
 
 
 def test_make_targets_and_recipes_exist() -> None:
