@@ -123,7 +123,7 @@ def test_what_has_an_effect_or_asks_for_none_is_taken(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("tiny", {"num_train_epochs": 9, "max_train_steps": None}),
+        ("tiny", {"num_train_epochs": 11, "max_train_steps": None}),
         ("tiny --max_train_steps=9", {"num_train_epochs": 10, "max_train_steps": 9}),
         ("base", {"max_tokens_per_batch": 1500}),
         (
