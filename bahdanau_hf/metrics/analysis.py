@@ -182,7 +182,7 @@ def group_tables(scores: Mapping[str, Any], source_lang: str) -> list[tuple[str,
             numbers = [entry.get(name) for name in (first, "num_sentences", "bleu", "chrf")]
             if all(map(is_number, numbers)):
                 start, count, bleu, chrf = numbers
-                end = f"–{entry[last]:g}" if is_number(entry.get(last)) else " and more"
+                end = f"–{entry[last]:g}" if is_number(entry.get(last)) else "+"
                 rows.append([f"{start:g}{end}", f"{count:,}", f"{bleu:.2f}", f"{chrf:.2f}"])
         if rows:
             tables.append((title, rows))

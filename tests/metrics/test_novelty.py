@@ -94,5 +94,5 @@ def test_tables_hold_what_can_be_read() -> None:
     ((title, rows),) = group_tables(scores, "en")
     assert "words" in title
     assert "characters" in group_tables(scores, "zh-Hant")[0][0]
-    assert rows == [["0.5–0.7", "1,234", "1.00", "2.35"], ["0.7 and more", "1,234", "1.00", "2.35"]]
+    assert rows == [["0.5–0.7", "1,234", "1.00", "2.35"], ["0.7+", "1,234", "1.00", "2.35"]]
     assert group_tables({}, "en") == []
