@@ -184,6 +184,4 @@ def test_bad_folders_are_refused_in_one_line(
 def test_scores_by_novelty_stand_under_their_own_heading(run_folder: Path) -> None:
     head = "| Largest overlap of its words with a training sentence (Jaccard) | test sentences |"
     rows = text_of(run_folder).partition(head)[2].splitlines()[2:5]
-    assert [row.split(" | ")[:2] for row in rows] == [
-        *(["| 0–0.5", "14"], ["| 0.7+", "2"], [""])
-    ]
+    assert [row.split(" | ")[:2] for row in rows] == [*(["| 0–0.5", "14"], ["| 0.7+", "2"], [""])]
