@@ -109,7 +109,7 @@ def test_blank_sentences_never_reach_the_model(
     blank = ["", " ", "\t\u3000\r\n", "\x00\ufeff\x1b", "\ud800"]
     assert translator.translate(blank) == [Translation(text, "") for text in blank]
     several = translator.translate(blank, num_return_sequences=3, return_alignments=True)
-    assert several == [[Translation(text, "", 0.0)] for text in blank]
+    assert several == [[Translation(text, "", 0.0, log_prob=0.0)] for text in blank]
 
 
 def test_too_long_sentences_are_cut_and_announced_once(
