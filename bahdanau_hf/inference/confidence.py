@@ -208,7 +208,7 @@ def calibrate(
     if num_words < _FEWEST_WORDS or len(tables) < 2:  # each half is judged by the other
         raise InputError(
             f"{num_words} words of validation in {len(tables)} sentences are too few to calibrate "
-            f"confidence: it needs {_FEWEST_WORDS} in two"
+            f"confidence: at least {_FEWEST_WORDS} words in 2 sentences are needed"
         )
 
     def fitted(members: slice) -> np.ndarray:
