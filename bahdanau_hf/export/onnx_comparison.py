@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ..data.sources import bundled_pairs, pair_texts
+from ..data.tokenization import side_kinds
 from ..errors import InputError
 from ..metrics.translation import score_translations
 from ..modeling.modeling_bahdanau import CACHE, BahdanauForConditionalGeneration
 from ..modeling.pipeline_bahdanau import encode_sentences, max_source_length, source_batch
+from ..reporting.run_comparison import read_predictions
 from .onnx_search import WholeSearch
 
 _BATCH_SIZE = 32
@@ -140,10 +142,10 @@ def compare_translations(
     if not references:
         return Agreement(same, len(order), what)
     expected = [references[i] for i in order]
-    lang = settings["target_lang"]
+    target = {"target_lang": settings["target_lang"], "target_kind": side_kinds(tokenizer)[1]}
     before, after = (
         score_translations(
-            tokenizer.batch_decode(side, skip_special_tokens=True), expected, target_lang=lang
+            tokenizer.batch_decode(side, skip_special_tokens=True), expected, **target
         ).bleu
         for side in (ours, theirs)
     )
@@ -157,14 +159,10 @@ def _before_end(ids: list[int], ends: list[int]) -> list[int]:
 def _held_out(folder: Path, settings: dict[str, Any]) -> tuple[str, list[str], list[str]]:
     """Sentences in words, and their sources and references; none of them where there are none."""
     languages = settings["source_lang"], settings["target_lang"]
-    try:
-        lines = (folder / "test_predictions.tsv").read_text(encoding="utf-8").split("\n")
-        rows = [cells for cells in (line.split("\t") for line in lines[1:]) if len(cells) == 4]
-    except (OSError, ValueError):
-        rows = []
-    if rows and languages[1]:
-        kept = rows[:_MOST_SENTENCES]
-        return "test sentences of its run", [row[0] for row in kept], [row[1] for row in kept]
+    pairs = [pair for pair, _ in read_predictions(folder / "test_predictions.tsv")]
+    if pairs and languages[1]:
+        sources, references = map(list, zip(*pairs[:_MOST_SENTENCES], strict=True))
+        return "test sentences of its run", sources, references
     try:
         texts, references = pair_texts(bundled_pairs(*languages)["validation"], *languages)
     except (InputError, TypeError):  # other languages, or none that are known

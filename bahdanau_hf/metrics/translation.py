@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -55,7 +55,15 @@ class TranslationScores:
         return (
             f"BLEU {self.bleu:.2f} ({self.bleu_signature}), "
             f"chrF {self.chrf:.2f} ({self.chrf_signature}), {self.num_sentences} sentences"
-            + error_rates_line(self.as_dict())
+            + self._error_rates()
+        )
+
+    def _error_rates(self) -> str:
+        if self.error_rate is None:
+            return ""
+        return (
+            f", {self.error_rate:.2f} % of lines not wholly right, "
+            f"token error rate {self.token_error_rate:.2f}"
         )
 
 
@@ -64,16 +72,6 @@ class TutorialCounts(NamedTuple):
 
     positive: int
     above_0_8: int
-
-
-def error_rates_line(scores: Mapping[str, Any]) -> str:
-    """What a line on scores, as `as_dict` gives them, goes on to say of error rates, if any."""
-    if "error_rate" not in scores:
-        return ""
-    return (
-        f", {scores['error_rate']:.2f} % of lines not wholly right, "
-        f"token error rate {scores['token_error_rate']:.2f}"
-    )
 
 
 def bleu_tokenizer(target_lang: str, target_kind: str | None = None) -> str:

@@ -101,7 +101,7 @@ def _curves(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
 
 def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
     """The sentences of the test split whose scores differ most."""
-    first, second = (dict(_predictions(f / "test_predictions.tsv")) for f in folders)
+    first, second = (dict(read_predictions(f / "test_predictions.tsv")) for f in folders)
     pairs = [(key, first[key], second[key]) for key in first if key in second]
     pairs = [pair for pair in pairs if pair[1][0] != pair[2][0]]
     pairs.sort(key=lambda pair: -abs(pair[1][1] - pair[2][1]))
@@ -125,7 +125,7 @@ def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
     return f'<p class="quiet">{note}</p>\n<ol class="pairs two">\n{"".join(items)}</ol>\n'
 
 
-def _predictions(path: Path) -> Iterator[tuple[tuple[str, str], tuple[str, float]]]:
+def read_predictions(path: Path) -> Iterator[tuple[tuple[str, str], tuple[str, float]]]:
     """Translation and score by source and reference, of each line that can be read."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # a sentence may hold other breaks
