@@ -241,14 +241,13 @@ def _backward_of_keys(
     tl.store(dscore + part * A + a, d_score, mask=is_a)
 
 
-def _blocks(S: int, H: int, A: int) -> dict[str, int]:
+def _blocks(keys: Tensor | None, H: int) -> dict[str, int]:
     """Sizes of tiles. Few different ones, since each has machine code of its own."""
+    S, A = (1, 1) if keys is None else keys.shape[1:]
     block_s = max(32, triton.next_power_of_2(S))
-    most = max(16, _TILE // block_s)
-    wide = {"BLOCK_A": A, "BLOCK_H": H}
-    return {"BLOCK_S": block_s} | {
-        name: min(most, max(16, triton.next_power_of_2(size))) for name, size in wide.items()
-    }
+    most = 1024 if keys is None else max(16, _TILE // block_s)
+    block_a, block_h = (min(most, max(16, triton.next_power_of_2(size))) for size in (A, H))
+    return {"H": H, "A": A, "BLOCK_S": block_s, "BLOCK_A": block_a, "BLOCK_H": block_h}
 
 
 def forward_step(
@@ -270,14 +269,12 @@ def forward_step(
 ) -> None:
     """Attend and update a layer's states; shapes as in `_forward`, results into the last four."""
     R, H = out.shape
-    S, A = (1, 16) if keys is None else keys.shape[1:]
+    S = 1 if keys is None else keys.shape[1]
     strides = rec.stride(-2), 0 if query is None else query.stride(-2)
     _forward[(R,)](
         *(x, rec, query, state, keys, gates, bias, score, drop, hold),
         *(alpha, gate_values, out, narrow, S, rows_per_sentence, *strides),
-        H=H,
-        A=A,
-        **_blocks(S, H, A),
+        **_blocks(keys, H),
         WIDE=_WIDE[out.dtype],
         num_warps=8,
     )
@@ -304,14 +301,12 @@ def backward_step(
 ) -> None:
     """Write a step's gradients; shapes as in `_backward`."""
     R, H = carry.shape
-    S, A = (1, 16) if keys is None else keys.shape[1:]
+    S = 1 if keys is None else keys.shape[1]
     strides = rec.stride(-2), 0 if query is None else query.stride(-2)
     _backward[(R,)](
         *(grad, back, carry, gate_values, rec, state, dx, drec),
         *(query, keys, gates, score, drop, alpha, grad_alpha, de, dquery, S, *strides),
-        H=H,
-        A=A,
-        **_blocks(S, H, A),
+        **_blocks(keys, H),
         WIDE=_WIDE[carry.dtype],
         num_warps=8,
     )

@@ -21,9 +21,7 @@ from ..modeling.matmul_bahdanau import linear, outside_autocast, product_dtype
 from ..modeling.recurrence_bahdanau import Inputs, Room, Stepper, Weights, join_query, layer_pairs
 from . import kernels
 
-
-# Keys, gates, bias and score; all `None` without attention.
-Seen = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Seen = tuple[Any, Any, Any, Any]  # keys, gates, bias and score; all `None` without attention
 
 
 def _widest(*types: torch.dtype) -> torch.dtype:
@@ -269,8 +267,8 @@ class KernelStepper(Stepper):
         """Go on with the given sentences alone."""
         if self.attends:
             keys, gates, bias, score = self._seen
-            kept_ones = (x.index_select(0, kept) for x in (keys, gates, bias))
-            self._seen = (*kept_ones, score)  # type: ignore[assignment]
+            keys, gates, bias = (x.index_select(0, kept) for x in (keys, gates, bias))
+            self._seen = (keys, gates, bias, score)
 
     def step(self, x: Tensor, states: Any, out: Any, room: Room, *masks: Any) -> Tensor | None:
         """Look with the top state, update the layers; return alpha `(B K, S)`; no dropout."""
