@@ -1,27 +1,57 @@
 """Ways of computing for a GPU: they stay with the package and do not travel with checkpoints.
 
-`register` adds them to those that a model can be told to take; their modules are imported when a
-model first takes one.
+`register` adds the implementation "cuda", which models on a CUDA device then take by themselves:
 
-| name    | what it does                                              |
-| ------- | --------------------------------------------------------- |
-| "graph" | the searches of `generate` as CUDA graphs (`cuda_graphs`) |
+| module        | what it does                                                                   |
+| ------------- | ------------------------------------------------------------------------------ |
+| `recurrence`  | the loop of training and of the encoder: a product and a Triton kernel a step  |
+| `cuda_graphs` | the searches of `generate`, recorded as CUDA graphs                            |
+| `step_graphs` | a whole step of training, likewise                                             |
+
+Their modules are imported when a model first needs them. Where the kernels cannot run, without
+Triton or on an old card, the loop is the ordinary one.
 """
 
+import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+OLDEST = (8, 0)  # compute capability with bfloat16; the kernels were tried on 9.0
+
 
 def register() -> None:
-    """Let `set_implementation` take the ways of this folder."""
+    """Let `set_implementation` take "cuda"."""
     from ..modeling import modeling_bahdanau
 
-    modeling_bahdanau.FAST_WAYS["graph"] = modeling_bahdanau.FastWay(
+    modeling_bahdanau.FAST_WAYS["cuda"] = modeling_bahdanau.FastWay(
+        recur=_of_kernels("recur"),
+        run_grus=_of_kernels("run_grus"),
         greedy_search=_imported_when_called("graphed_greedy_search"),
         beam_search=_imported_when_called("graphed_beam_search"),
     )
+
+
+@functools.cache
+def can_run_kernels(device: torch.device) -> bool:
+    """Whether a device runs the Triton kernels."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= OLDEST
+
+
+def _of_kernels(name: str) -> Callable[..., Any]:
+    def call(given: Any, *args: Any, **options: Any) -> Any:
+        from ..modeling import recurrence_bahdanau
+
+        way: Any = recurrence_bahdanau
+        if can_run_kernels(given[0].device):
+            from . import recurrence as way
+        return getattr(way, name)(given, *args, **options)
+
+    return call
 
 
 def _imported_when_called(name: str) -> Callable[[Any], Any]:
