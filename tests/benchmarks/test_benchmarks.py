@@ -516,6 +516,7 @@ def test_goals_of_memory_that_stays(monkeypatch, grows, reached) -> None:
     section = results.Section("Memory", "Notes.")
     memory._add_what_stays(section, quick=False)
     assert ["shapes", "2000", "float32", "50", "100", "200", "500", "1000", "2000"] in commands
+    assert gpu_speed.LOOP not in implementations()
     names = [goal.name for goal in section.goals]
     assert "memory: training, float32 is flat, 2000 / 200 steps" in names
     assert "memory: translating, float32, MB after 10000 sentences" in names
@@ -604,10 +605,10 @@ def test_the_gpus_part_runs_on_toy_sizes(toy_of_a_gpu, capsys) -> None:
     rows = {(row.name, row.unit): row.value for row in section.rows}
     size = "width 16, 2 x 3 x 3"
     assert {
-        (f"training, fast, bfloat16, {size}", "ms a step"),
+        (f"training, {gpu_speed.LOOP}, bfloat16, {size}", "ms a step"),
         (f"training, MarianMT, float32, {size}", "target tokens/s"),
         (f"training, MarianMT, bfloat16, {size}", "MiB at most"),
-        ("training, fast, bfloat16, width 16, 3 x 3 x 3", "ms a step"),
+        (f"training, {gpu_speed.LOOP}, bfloat16, width 16, 3 x 3 x 3", "ms a step"),
         ("decoding, 2 beams, batch 2, bfloat16, fast", "sentences/s"),
         ("decoding, greedy, batch 2, float32, MarianMT", "sentences/s"),
         (f"recurrence, both ways, fast, {size}", "times the floor"),
@@ -620,6 +621,7 @@ def test_the_gpus_part_runs_on_toy_sizes(toy_of_a_gpu, capsys) -> None:
         is_ready = all(here for word, here in ready.items() if f", {word}" in name)
         assert (value is not None) == is_ready, (name, unit)
         assert value is None or (math.isfinite(value) and (value > 0 or unit == "MiB at most"))
+    assert gpu_speed.LOOP not in implementations()
     names = [goal.name for goal in section.goals]
     assert len(names) == (3 if all(ready.values()) else ready["cuda"]), names
     assert seen == sorted(seen)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
-from bahdanau_hf.modeling.recurrence_bahdanau import run_gru
+from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS
 from tests.helpers.batches import SOURCES, batch, pad
 from tests.helpers.decisive_model import decisive, wide_model
 from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
@@ -171,18 +171,24 @@ def test_the_encoder_in_float32_rounds_as_float32(way) -> None:
     assert_relatively_close(actual, expected, "annotations", 1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_a_gru_layer_in_half_weights_and_autocast(dtype) -> None:
-    layer = torch.nn.GRU(20, 24).cuda()
-    x = torch.randn(9, 5, 20, device="cuda")
-    exact = run_gru(x.double().cpu(), copy.deepcopy(layer).double().cpu())
-    narrow = run_gru(x.to(dtype), copy.deepcopy(layer).to(dtype))
-    assert narrow.dtype == dtype
-    assert_relatively_close(narrow.double().cpu(), exact, "states", BOUNDS[dtype])
+def test_gru_layers_in_half_weights_and_autocast(dtype, way) -> None:
+    """Two directions, each against PyTorch's layer in float64."""
+    run_grus, layers = FAST_WAYS[way].run_grus, [torch.nn.GRU(20, 24).cuda() for _ in range(2)]
+    steps = [torch.randn(9, 5, 20, device="cuda") for _ in layers]
+    exact = [
+        copy.deepcopy(layer).double().cpu()(x.double().cpu())[0]
+        for x, layer in zip(steps, layers, strict=True)
+    ]
+    kinds = [run_grus([x.to(dtype) for x in steps], [copy.deepcopy(x).to(dtype) for x in layers])]
+    assert {x.dtype for x in kinds[0]} == {dtype}
     if dtype in HALF:
         with torch.autocast("cuda", dtype):
-            cast = run_gru(x, layer)
-        assert_relatively_close(cast.double().cpu(), exact, "states", BOUNDS[dtype])
+            kinds.append(run_grus(steps, layers))
+    for found in kinds:
+        for one, other in zip(found, exact, strict=True):
+            assert_relatively_close(one.double().cpu(), other, "states", BOUNDS[dtype])
 
 
 # --- training steps ------------------------------------------------------------------------------
@@ -196,7 +202,7 @@ def trained(way: str, as_graph: bool, dtype: torch.dtype = torch.float32) -> lis
     )
     model = BahdanauForConditionalGeneration(config).cuda().train()
     model.set_implementation(way)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True, capturable=as_graph)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
 
     def step(given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         with torch.autocast("cuda", dtype, enabled=dtype in HALF):
