@@ -36,12 +36,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationMixin, PreTrainedModel
 
 from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration, gpu
+from bahdanau_hf.cli.env import installed_version
 from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS, FastWay
 from bahdanau_hf.modeling.recurrence_bahdanau import Inputs
 
 from .contenders import make_marian
 from .decoding_speed import fix_lengths, generation
-from .machine import describe_machine
+from .machine import command_line, describe_machine
 from .results import Goal, Row, Section, goals_text
 from .stopwatch import Contender, Timing, race
 from .workload import PAD, Batch, even_batch
@@ -619,7 +620,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="begin nothing after these")
     parser.add_argument("--quick", action="store_true", help="few rounds")
     args = parser.parse_args(arguments)
-    machine = describe_machine() | {"command": "python -m benchmarks.gpu_speed"}
+    machine = describe_machine() | {"command": command_line("benchmarks.gpu_speed")}
+    machine["versions"] |= {"triton": installed_version("triton")}
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        machine["device"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+        machine["versions"] |= {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
 
     def save(section: Section) -> None:
         whole = {"machine": machine, "sections": {"gpu": section.as_dict()}}

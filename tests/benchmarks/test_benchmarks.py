@@ -591,6 +591,29 @@ def test_without_a_gpu_its_part_is_left_out(monkeypatch, tmp_path, capsys) -> No
     assert "gpu: left out, there is no CUDA device" in capsys.readouterr().out
 
 
+def test_the_gpus_part_alone_begins_at_once_and_is_kept_as_it_comes(monkeypatch, tmp_path) -> None:
+    def measure(quick: bool, save: Callable[[results.Section], None]) -> results.Section:
+        section = results.Section("GPU", "", rows=[results.Row("a step", 1.0, "ms")])
+        save(section)
+        kept = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))
+        assert kept["sections"]["gpu"] == section.as_dict()
+        return section
+
+    monkeypatch.setattr(suite, "checks", lambda: pytest.fail("minutes on the CPU"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(suite, "SECTIONS", {"gpu": measure})
+    assert suite.main(["--quick", "--only", "gpu", "--output_dir", str(tmp_path)]) == 0
+
+
+def test_the_gpus_part_by_itself_writes_what_it_prints(toy_of_a_gpu, tmp_path, capsys) -> None:
+    target = tmp_path / "gpu.json"
+    gpu_speed.main(["--output", str(target), "--seconds", "-1"])
+    written = json.loads(target.read_text(encoding="utf-8"))
+    rows = written["sections"]["gpu"]["rows"]
+    assert capsys.readouterr().out.count(" left out: the time is over\n") == len(rows) > 5
+    assert written["machine"]["versions"]["torch"] == torch.__version__
+
+
 @pytest.fixture
 def toy_of_a_gpu(monkeypatch, ways_of_gpus) -> Callable[..., results.Section]:
     """The GPU's part at toy sizes, on a CPU."""
