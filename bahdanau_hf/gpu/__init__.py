@@ -5,6 +5,7 @@
 | module        | what it does                                                                   |
 | ------------- | ------------------------------------------------------------------------------ |
 | `recurrence`  | the loop of training and of the encoder: a product and a Triton kernel a step  |
+| `loss`        | output layer and loss: one kernel between its products                         |
 | `cuda_graphs` | the searches of `generate`, recorded as CUDA graphs                            |
 | `step_graphs` | a whole step of training, likewise                                             |
 
@@ -13,6 +14,7 @@ Triton or on an old card, the loop is the ordinary one.
 """
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +28,11 @@ def register() -> None:
     """Let `set_implementation` take "cuda"."""
     from ..modeling import modeling_bahdanau
 
+    ordinary = modeling_bahdanau.FAST_WAYS["fast"]
     modeling_bahdanau.FAST_WAYS["cuda"] = modeling_bahdanau.FastWay(
-        recur=_of_kernels("recur"),
-        run_grus=_of_kernels("run_grus"),
+        recur=_of_kernels("recurrence", "recur", ordinary.recur),
+        run_grus=_of_kernels("recurrence", "run_grus", ordinary.run_grus),
+        cross_entropy=_of_kernels("loss", "linear_cross_entropy", ordinary.cross_entropy),
         greedy_search=_imported_when_called("graphed_greedy_search"),
         beam_search=_imported_when_called("graphed_beam_search"),
     )
@@ -42,14 +46,15 @@ def can_run_kernels(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= OLDEST
 
 
-def _of_kernels(name: str) -> Callable[..., Any]:
-    def call(given: Any, *args: Any, **options: Any) -> Any:
-        from ..modeling import recurrence_bahdanau
+def _of_kernels(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a function of a module here where the first tensor lies on a device that can."""
 
-        way: Any = recurrence_bahdanau
-        if can_run_kernels(given[0].device):
-            from . import recurrence as way
-        return getattr(way, name)(given, *args, **options)
+    def call(given: Any, *args: Any, **options: Any) -> Any:
+        tensor = given if isinstance(given, torch.Tensor) else given[0]
+        function = otherwise
+        if can_run_kernels(tensor.device):
+            function = getattr(importlib.import_module(f".{module}", __name__), name)
+        return function(given, *args, **options)
 
     return call
 
