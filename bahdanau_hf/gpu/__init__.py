@@ -13,15 +13,11 @@ Their modules are imported when a model first needs them. Where the kernels cann
 Triton or on an old card, the loop is the ordinary one.
 """
 
-import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import torch
-
-OLDEST = (8, 0)  # compute capability with bfloat16; the kernels were tried on 9.0
 
 
 def register() -> None:
@@ -36,14 +32,6 @@ def register() -> None:
         greedy_search=_imported_when_called("graphed_greedy_search"),
         beam_search=_imported_when_called("graphed_beam_search"),
     )
-
-
-@functools.cache
-def can_run_kernels(device: torch.device) -> bool:
-    """Whether a device runs the Triton kernels."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= OLDEST
 
 
 def _of_kernels(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
