@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from .device import can_run_kernels
+
 
 def register() -> None:
     """Let `set_implementation` take "cuda"."""
