@@ -70,7 +70,9 @@ def sum_over_processes(
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     # Numbers of the host go over together: each by itself would be waited for.
     host = [0.0 if torch.is_tensor(value) else float(value) for value in values]
-    numbers = list(torch.tensor(host, dtype=dtype).to(accelerator.device).split(1))
+    numbers = list(
+        torch.tensor(host, dtype=dtype).to(accelerator.device, non_blocking=True).split(1)
+    )
     for place, value in enumerate(values):
         if torch.is_tensor(value):
             numbers[place] = value.to(accelerator.device, dtype).flatten()

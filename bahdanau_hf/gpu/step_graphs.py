@@ -97,9 +97,7 @@ class StepGraphs:
         if shape not in self._plans:
             while len(self._plans) >= MOST_GRAPHS:
                 self._plans.popitem(last=False)
-            inputs = {
-                name: torch.empty_like(x, device=self.device) for name, x in batch.items()
-            }
+            inputs = {name: torch.empty_like(x, device=self.device) for name, x in batch.items()}
             self._plans[shape] = Plan(inputs)
         self._plans.move_to_end(shape)
         return self._plans[shape]

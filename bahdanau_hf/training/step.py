@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -24,6 +24,7 @@ from ..gpu.step_graphs import NotRecorded, StepGraphs
 from .pairs import Batch
 
 if TYPE_CHECKING:
+    from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
     from .run import Run
 
 logger = logging.getLogger(__name__)
@@ -82,10 +83,10 @@ def take_step(
     own_tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in micro_batches)
     num_tokens = int(sum_over_processes(accelerator, [own_tokens])[0])
     # The tutorial divides by the padded length, which halves of a batch would share.
-    divisors = [
-        num_tokens if args.loss_reduction == "tokens" else batch["labels"].shape[1]
-        for batch in micro_batches
-    ]
+    divisors = [num_tokens] * len(micro_batches)
+    if args.loss_reduction == "tutorial":
+        padded = run.settings.data.max_target_length if run.settings.data.pad_to_max_length else 0
+        divisors = [padded or _extent(batch)[2] for batch in micro_batches]
     own = _take_graphed(run, micro_batches, divisors)
     is_graphed = own is not None
     if own is None:
@@ -146,12 +147,12 @@ def make_step_graphs(run: Run) -> StepGraphs | None:
 
 def _obstacle_to_graphs(run: Run) -> str | None:
     """Why a step cannot be a CUDA graph; `None` if it can."""
-    accelerator, model = run.accelerator, cast(Any, run.bare_model)
+    accelerator, model = run.accelerator, cast("BahdanauForConditionalGeneration", run.bare_model)
     if os.environ.get("BAHDANAU_STEP_GRAPHS") == "0":
         return "BAHDANAU_STEP_GRAPHS is 0"
     if accelerator.num_processes > 1:
         return "several processes"
-    if run.model is not model:
+    if run.model is not run.bare_model:
         return f"the model is in a {type(run.model).__name__}"
     if accelerator.gradient_accumulation_steps > 1:
         return "gradients of several batches are added up"
@@ -286,6 +287,13 @@ def _halves(batch: Batch) -> list[Batch]:
     return [{name: tensor[cut] for name, tensor in batch.items()} for cut in cuts]
 
 
+def _extent(batch: Batch) -> tuple[int, int, int]:
+    """Pairs of a batch, and tokens of its longest source and target, without what only fills it."""
+    targets = (batch["labels"] != IGNORED_LABEL).sum(dim=1)
+    longest = int(batch["attention_mask"].sum(dim=1).max()), int(targets.max())
+    return int((targets > 0).sum()), *longest
+
+
 def _draws(model: nn.Module) -> bool:
     """Whether a pass through the model in training draws random numbers."""
     return any(getattr(model.config, name) > 0 for name in DROPOUTS)
@@ -303,9 +311,7 @@ def out_of_memory_is_told(complaint: str) -> Iterator[None]:
 
 
 def _complaint(run: Run, batches: list[Batch]) -> str:
-    largest = max(batches, key=lambda batch: batch["labels"].numel())
-    pairs, target = largest["labels"].shape
-    source = largest["input_ids"].shape[1]
+    pairs, source, target = _extent(max(batches, key=lambda batch: batch["labels"].numel()))
     by_tokens = run.settings.data.max_tokens_per_batch is not None
     setting = "max_tokens_per_batch" if by_tokens else "per_device_train_batch_size"
     return (

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from bahdanau_hf.gpu import step_graphs
 from bahdanau_hf.gpu.step_graphs import StepGraphs
@@ -360,14 +361,22 @@ def test_it_is_said_why_steps_are_eager(
 # --- on a device ---------------------------------------------------------------------------------
 
 on_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-LONG = {"max_train_steps": 40, "eval_steps": 100, "save_steps": 100, "learning_rate": 0.01}
+LONG = {
+    "max_train_steps": 40,
+    "eval_steps": 100,
+    "save_steps": 100,
+    "learning_rate": 0.002,
+    "pad_to_max_length": True,  # two shapes: whole batches and the last of an epoch
+}
 
 
 @pytest.fixture
 def as_in_use() -> Iterator[None]:
     """cuBLAS asks for an environment variable in the tests' deterministic mode."""
     torch.use_deterministic_algorithms(False)
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may not use the device
     yield
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch.use_deterministic_algorithms(True)
 
 
