@@ -58,6 +58,7 @@ class StepGraphs:
         self._rates = [torch.zeros((), device=self.device) for _ in groups]
         self._plans: OrderedDict[tuple, Plan] = OrderedDict()
         self._addresses: list[int] = []
+        self._moments: Any = None
         self._pool: Any = None  # of the memory that all graphs share
         self.records = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self.records else None
@@ -85,14 +86,12 @@ class StepGraphs:
 
     def _find(self, batch: Batch) -> Plan:
         """The plan for a batch of this shape, made if there is none for where the weights lie."""
-        moments = self._optimizer.state
-        addresses = [
-            x.data_ptr() for p in self._parameters for x in (p, *moments.get(p, {}).values())
-        ]
-        if addresses != self._addresses:
+        moments = self._optimizer.state  # another object once they were loaded
+        addresses = [len(moments), *(p.data_ptr() for p in self._parameters)]
+        if addresses != self._addresses or moments is not self._moments:
             self._plans.clear()
             # The memory of graphs that are all gone cannot be shared any more.
-            self._addresses, self._pool = addresses, None
+            self._addresses, self._moments, self._pool = addresses, moments, None
         shape = tuple((name, x.shape, x.dtype) for name, x in batch.items())
         if shape not in self._plans:
             while len(self._plans) >= MOST_GRAPHS:
