@@ -59,7 +59,6 @@ class StepGraphs:
         self._plans: OrderedDict[tuple, Plan] = OrderedDict()
         self._addresses: list[int] = []
         self._moments: Any = None
-        self._pool: Any = None  # of the memory that all graphs share
         self.records = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self.records else None
 
@@ -90,8 +89,7 @@ class StepGraphs:
         addresses = [len(moments), *(p.data_ptr() for p in self._parameters)]
         if addresses != self._addresses or moments is not self._moments:
             self._plans.clear()
-            # The memory of graphs that are all gone cannot be shared any more.
-            self._addresses, self._moments, self._pool = addresses, moments, None
+            self._addresses, self._moments = addresses, moments
         shape = tuple((name, x.shape, x.dtype) for name, x in batch.items())
         if shape not in self._plans:
             while len(self._plans) >= MOST_GRAPHS:
@@ -105,14 +103,15 @@ class StepGraphs:
         def body() -> None:
             plan.outputs = self._step(plan.inputs)
 
-        self._optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's memory
+        # Memory is shared with any other graph, as long as there is one.
+        pool = next((other.graph.pool() for other in self._plans.values() if other.graph), None)
+        self._optimizer.zero_grad(set_to_none=True)  # gradients are to lie there too
         try:
             with self._rates_are_tensors(capturable=True):
-                plan.graph = record(body, self._pool, self._stream)
+                plan.graph = record(body, pool, self._stream)
         except RuntimeError as error:
             # What breaks off a recording is told by the error before.
             raise NotRecorded(str(error.__context__ or error)) from error
-        self._pool = plan.graph.pool()
 
     @contextmanager
     def _rates_are_tensors(self, capturable: bool) -> Iterator[None]:
