@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch.nn import functional as F
 
 from bahdanau_hf.data.batching import IGNORED_LABEL
 from bahdanau_hf.errors import InputError
+from bahdanau_hf.gpu.step_graphs import StepGraphs
 from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.training.arguments import TrainArguments
 from bahdanau_hf.training.pairs import made_ahead, make_collator
 from bahdanau_hf.training.run import Run, make_optimizer
-from bahdanau_hf.training.step import take_step
+from bahdanau_hf.training.step import take_step, whole_step
 from tests.helpers.looks import Looks
 from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
 
@@ -76,15 +78,17 @@ def test_a_run_that_makes_batches_ahead_takes_the_same_steps(tmp_path: Path) -> 
             assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("num_batches", [1, 3])
+@pytest.mark.parametrize(("num_batches", "graphed"), [(1, False), (3, False), (1, True)])
 def test_nothing_that_a_device_computes_is_looked_at_before_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int, graphed: bool
 ) -> None:
     """Labels are counted on the host, of each batch; loss and norm come back in one copy."""
     run = prepare(tmp_path, guided_attention_weight=0.5)
     monkeypatch.setattr(modeling_bahdanau, "look_costs", lambda x: torch.is_grad_enabled())
     first_batch = next(iter(run.batches.steps(run.state, 1)))[0][0]
     take_step(run, [first_batch])  # in a process's first one the processor is asked what it can do
+    if graphed:
+        run.step_graphs = StepGraphs(partial(whole_step, run), run.optimizer.optimizer)
     copies: list[int] = []
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda x: copies.append(x.numel()) or tolist(x))
@@ -140,6 +144,21 @@ def test_tutorial_loss_is_the_tutorials(tmp_path: Path) -> None:
     expected = gradients(run)
     run.optimizer.zero_grad()
     assert_close(gradients_of_step(run, [batch]), expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_filling_of_a_batch_changes_no_divisor(tmp_path: Path, padded: bool) -> None:
+    """The tutorial's is the longest target, or the length that all are padded to."""
+    changes = {"loss_reduction": "tutorial", "max_grad_norm": 0, "pad_to_max_length": padded}
+    results: list[dict[str, torch.Tensor]] = []
+    for fill in (0, 3):
+        run = prepare(tmp_path / str(fill), **NO_DROPOUT, **changes)
+        batch = make_collator(run.settings.data)(features(run, range(7)))
+        for name, filler in {"input_ids": 0, "attention_mask": 0, "labels": IGNORED_LABEL}.items():
+            batch[name] = F.pad(batch[name], (0, fill, 0, fill), value=filler)
+        batch["attention_mask"][7:, 0] = 1
+        results.append(gradients_of_step(run, [batch]))
+    assert_close(results[1], results[0])
 
 
 def test_step_reports_loss_tokens_and_norm_and_clips(tmp_path: Path) -> None:
