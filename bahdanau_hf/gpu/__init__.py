@@ -5,6 +5,7 @@
 | module        | what it does                                                                   |
 | ------------- | ------------------------------------------------------------------------------ |
 | `recurrence`  | the loop of training and of the encoder: a product and a Triton kernel a step  |
+| `loss`        | output layer and loss: one kernel between its products                         |
 | `cuda_graphs` | the searches of `generate`, recorded as CUDA graphs                            |
 | `step_graphs` | a whole step of training, likewise                                             |
 
@@ -12,44 +13,38 @@ Their modules are imported when a model first needs them. Where the kernels cann
 Triton or on an old card, the loop is the ordinary one.
 """
 
-import functools
-import importlib.util
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-OLDEST = (8, 0)  # compute capability with bfloat16; the kernels were tried on 9.0
+from .device import can_run_kernels
 
 
 def register() -> None:
     """Let `set_implementation` take "cuda"."""
     from ..modeling import modeling_bahdanau
 
+    ordinary = modeling_bahdanau.FAST_WAYS["fast"]
     modeling_bahdanau.FAST_WAYS["cuda"] = modeling_bahdanau.FastWay(
-        recur=_of_kernels("recur"),
-        run_grus=_of_kernels("run_grus"),
+        recur=_of_kernels("recurrence", "recur", ordinary.recur),
+        run_grus=_of_kernels("recurrence", "run_grus", ordinary.run_grus),
+        cross_entropy=_of_kernels("loss", "linear_cross_entropy", ordinary.cross_entropy),
         greedy_search=_imported_when_called("graphed_greedy_search"),
         beam_search=_imported_when_called("graphed_beam_search"),
     )
 
 
-@functools.cache
-def can_run_kernels(device: torch.device) -> bool:
-    """Whether a device runs the Triton kernels."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= OLDEST
+def _of_kernels(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a function of a module here where the first tensor lies on a device that can."""
 
-
-def _of_kernels(name: str) -> Callable[..., Any]:
     def call(given: Any, *args: Any, **options: Any) -> Any:
-        from ..modeling import recurrence_bahdanau
-
-        way: Any = recurrence_bahdanau
-        if can_run_kernels(given[0].device):
-            from . import recurrence as way
-        return getattr(way, name)(given, *args, **options)
+        tensor = given if isinstance(given, torch.Tensor) else given[0]
+        function = otherwise
+        if can_run_kernels(tensor.device):
+            function = getattr(importlib.import_module(f".{module}", __name__), name)
+        return function(given, *args, **options)
 
     return call
 

@@ -28,7 +28,7 @@ from ..modeling.generation_bahdanau import NEVER, Beams
 from ..modeling.matmul_bahdanau import product_dtype
 from ..modeling.modeling_bahdanau import BahdanauDecoder
 from ..modeling.recurrence_bahdanau import Stepper
-from . import can_run_kernels
+from .device import can_run_kernels
 
 ASK_EVERY = 8  # steps between two looks at whether all have ended: each makes the GPU wait
 MOST_SEARCHES = 16  # that a decoder keeps, each with its rooms; the longest unused goes first

@@ -241,6 +241,49 @@ def _backward_of_keys(
     tl.store(dscore + part * A + a, d_score, mask=is_a)
 
 
+@triton.jit(do_not_specialize_on_alignment=["labels", "real", "loss"])
+def _cross_entropy(
+    logits,  # (N, V), in: logits; out: their gradients
+    labels,  # (N,)
+    real,  # (N,), whether a row counts; or None
+    loss,  # (N,), out
+    V: tl.constexpr,
+    LABEL_SMOOTHING: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GRADIENTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    first, label = logits + row * V, tl.load(labels + row)
+    counts = 1.0
+    if real is not None:
+        counts = tl.load(real + row).to(WIDE)
+        label = tl.where(counts != 0, label, 0)
+    largest = tl.full([BLOCK], -3.4e38, WIDE)
+    total, of_all = tl.zeros([BLOCK], WIDE), tl.zeros([BLOCK], WIDE)
+    for v0 in range(0, V, BLOCK):
+        v = v0 + tl.arange(0, BLOCK)
+        z = tl.load(first + v, mask=v < V, other=float("-inf")).to(WIDE)
+        larger = tl.maximum(largest, z)
+        total = total * tl.exp(largest - larger) + tl.exp(z - larger)
+        of_all += tl.where(v < V, z, 0)
+        largest = larger
+    most = tl.max(largest, axis=0)
+    log_sum = most + tl.log(tl.sum(total * tl.exp(largest - most), axis=0))
+    value = log_sum - (1 - LABEL_SMOOTHING) * tl.load(first + label).to(WIDE)
+    if LABEL_SMOOTHING > 0:
+        value -= LABEL_SMOOTHING / V * tl.sum(of_all, axis=0)
+    tl.store(loss + row, counts * value)
+    if GRADIENTS:
+        tl.debug_barrier()  # the label's logit is read before it is written over
+        for v0 in range(0, V, BLOCK):
+            v = v0 + tl.arange(0, BLOCK)
+            z = tl.load(first + v, mask=v < V, other=0).to(WIDE)
+            is_label = tl.where(v == label, 1.0, 0.0).to(WIDE)
+            target = (1 - LABEL_SMOOTHING) * is_label + LABEL_SMOOTHING / V
+            tl.store(first + v, counts * (tl.exp(z - log_sum) - target), mask=v < V)
+
+
 def _blocks(keys: Tensor | None, H: int) -> dict[str, int]:
     """Sizes of tiles. Few different ones, since each has machine code of its own."""
     S, A = (1, 1) if keys is None else keys.shape[1:]
@@ -329,3 +372,29 @@ def backward_of_keys(
         num_warps=4,
     )
     return dkeys, parts.flatten(0, 1).sum(0)
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    real: Tensor | None,
+    label_smoothing: float,
+    gradients: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Each row's cross-entropy `(N,)`, in `dtype`; if wanted its gradient in place of the logits.
+
+    What is not `real` counts 0, whatever its label is.
+    """
+    N, V = logits.shape
+    loss = logits.new_empty(N, dtype=dtype)
+    _cross_entropy[(N,)](
+        *(logits, labels, real, loss),
+        V=V,
+        LABEL_SMOOTHING=label_smoothing,
+        BLOCK=min(4096, triton.next_power_of_2(V)),
+        GRADIENTS=gradients,
+        WIDE=_WIDE[dtype],
+        num_warps=8,
+    )
+    return loss

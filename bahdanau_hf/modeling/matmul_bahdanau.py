@@ -30,7 +30,7 @@ Product = Callable[[Tensor], Tensor]  # (M, K) to (M, N), in at least float32
 
 SMALLEST = 1 << 20  # multiplications below which the call costs more than oneDNN saves
 SMALLEST_PACKED = 1 << 16  # numbers of a weight; what is smaller lies in the nearest cache anyhow
-ROWS_PER_CHUNK, LOGITS_PER_CHUNK = 512, 1 << 24  # of the loss, on a CPU and on a GPU
+ROWS_PER_CHUNK = 512  # of the loss
 TINY = 1e-30  # what is smaller in a whole row counts as 0 among 8-bit numbers
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -303,8 +303,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden)
         bias_grad = torch.zeros(weight.shape[0], dtype=wide, device=weight.device)
         weight_grad = None
-        most = LOGITS_PER_CHUNK // weight.shape[0] if hidden.is_cuda else ROWS_PER_CHUNK
-        num_chunks = max(1, math.ceil(hidden.shape[0] / max(1, most)))
+        num_chunks = max(1, math.ceil(hidden.shape[0] / ROWS_PER_CHUNK))
         rows: tuple = (hidden, labels, hidden_grad)
         if real is not None:
             rows = (hidden, labels.masked_fill(~real, 0), hidden_grad, real[:, None].to(wide))

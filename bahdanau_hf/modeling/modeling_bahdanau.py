@@ -75,6 +75,7 @@ class FastWay(NamedTuple):
 
     recur: Callable = recur
     run_grus: Callable = run_grus
+    cross_entropy: Callable = linear_cross_entropy
     greedy_search: Callable = greedy_search
     beam_search: Callable = beam_search
 
@@ -185,8 +186,8 @@ class BahdanauPreTrainedModel(PreTrainedModel):
         if wish not in implementations():  # nothing was asked for, or elsewhere
             wish = default_implementation(self.device.type)
         obstacle = "it was asked for" if wish == "reference" else find_obstacle(part)
-        reason = obstacle or "all modules are as built"
-        chosen = Implementation("reference" if obstacle else wish, reason)
+        name, built = "reference" if obstacle else wish, "all modules are as built"
+        chosen = Implementation(name, obstacle or built)
         logger.debug("%s: %s, for %s", type(self).__name__, *chosen)
         return chosen
 
@@ -1013,8 +1014,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
                 hidden, labels, some = hidden.flatten(0, 1), labels.flatten(), real.flatten()
             else:
                 hidden, labels = hidden[real], labels[real]
-            if self.fast_way(head) is not None:
-                return linear_cross_entropy(hidden, head.weight, head.bias, labels, smoothing, some)
+            if (way := self.fast_way(head)) is not None:
+                return way.cross_entropy(hidden, head.weight, head.bias, labels, smoothing, some)
             logits = head(hidden)
         logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
         options: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "label_smoothing": smoothing}

@@ -12,9 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bahdanau_hf import BahdanauForConditionalGeneration
 from bahdanau_hf.gpu import cuda_graphs
@@ -22,37 +19,10 @@ from bahdanau_hf.modeling.matmul_bahdanau import product_dtype
 from bahdanau_hf.modeling.modeling_bahdanau import BahdanauDecoder, BahdanauEncoderOutput
 from tests.helpers.batches import SOURCES, source
 from tests.helpers.decisive_model import decisive
+from tests.helpers.recorder import Recorder
 from tests.helpers.strategies import calls, models
 
 pytestmark = pytest.mark.usefixtures("ways_of_gpus")
-
-SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "_unique2", "masked_select"}
-SENDING = {"lift_fresh"}  # torch.tensor
-
-
-class Recorder(TorchDispatchMode):
-    """Records a run as a CUDA graph does, and refuses what such a one refuses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple[Callable, tuple, dict, Any]] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
-        name = func.name().removeprefix("aten::").partition(".")[0]
-        assert name not in SYNCHRONISING, f"{name} makes the host wait for the device"
-        assert name not in SENDING, f"{name} sends a number to the device"
-        if name == "where":
-            assert all(x.dim() > 0 for x in args), "a plain number would be sent to the device"
-        result = func(*args, **(kwargs or {}))
-        self.operations.append((func, args, kwargs or {}, result))
-        return result
-
-    def replay(self) -> None:
-        for func, args, kwargs, result in self.operations:
-            again = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from bahdanau_hf.gpu import recurrence
+from bahdanau_hf.gpu import loss, recurrence
 from bahdanau_hf.modeling import recurrence_bahdanau as plain
+from bahdanau_hf.modeling.matmul_bahdanau import linear_cross_entropy as plain_loss
 from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS, FastWay
 from bahdanau_hf.modeling.recurrence_bahdanau import Room, Stepper
 from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
@@ -109,3 +110,22 @@ def test_a_step_of_a_search(num_layers, num_beams) -> None:
         alpha = stepper.step(x, new.unbind(), new.unbind(), rooms)
         results.append((alpha, new))
     assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("some", [True, False])
+@pytest.mark.parametrize("vocabulary", [3, 37, 4100])
+def test_loss_and_its_gradients(vocabulary, label_smoothing, some, monkeypatch) -> None:
+    """In two chunks of rows, with labels that do not count and are no words."""
+    monkeypatch.setattr(loss, "LOGITS_PER_CHUNK", 4 * vocabulary)
+    make = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    leaves = [make(7, 5), make(vocabulary, 5), make(vocabulary)]
+    labels, real = torch.randint(0, vocabulary, (7,)), None
+    if some:
+        real = torch.tensor([True, False, True, True, False, True, False])
+        labels = labels.masked_fill(~real, -100)
+    results = []
+    for function in (plain_loss, loss.linear_cross_entropy):
+        total = function(*leaves, labels, label_smoothing, real)
+        results.append((total, torch.autograd.grad(3 * total, leaves)))
+    assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
