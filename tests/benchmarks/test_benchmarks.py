@@ -24,6 +24,8 @@ from bahdanau_hf.modeling.processor_bahdanau import processor
 from benchmarks import (
     ctranslate2_peer,
     engines,
+    gpu_recurrence,
+    gpu_report,
     gpu_speed,
     lasting_memory,
     memory,
@@ -618,7 +620,7 @@ def test_the_gpus_part_by_itself_writes_what_it_prints(toy_of_a_gpu, tmp_path, c
 def toy_of_a_gpu(monkeypatch, ways_of_gpus) -> Callable[..., results.Section]:
     """The GPU's part at toy sizes, on a CPU."""
     monkeypatch.setattr("benchmarks.stopwatch.gc.collect", lambda: 0)  # a third of a second each
-    return functools.partial(gpu_speed.measure_on, torch.device("cpu"), gpu_speed.TOY)
+    return functools.partial(gpu_speed.measure_on, torch.device("cpu"), gpu_report.TOY)
 
 
 def test_the_gpus_part_runs_on_toy_sizes(toy_of_a_gpu, capsys) -> None:
@@ -673,23 +675,23 @@ def test_a_part_of_the_gpus_that_fails_is_a_row_and_the_others_go_on(
 def test_nothing_of_the_gpus_begins_when_the_time_is_over(toy_of_a_gpu) -> None:
     section = toy_of_a_gpu(seconds=-1.0)
     assert {(row.value, row.unit) for row in section.rows} == {(None, "left out: the time is over")}
-    assert len(section.rows) == 2 + len(gpu_speed.TOY.decoded) + 1 + 3
+    assert len(section.rows) == 2 + len(gpu_report.TOY.decoded) + 1 + 3
 
 
 def test_a_recurrences_floor() -> None:
     """By hand: 2 rows, 3 places, width 5; gates and query are 4 widths, keys and gates as well."""
-    size = gpu_speed.Size(2, 3, 7, 11, 5)
+    size = gpu_report.Size(2, 3, 7, 11, 5)
     weights, source = 4 * 5 * 5, 2 * 3 * (5 + 15)
     slow = {"multiplication": 1.0, "byte": 1e-9}
     floor = 2 * weights + source
-    assert gpu_speed.step_floors(size, slow) == {"forward": floor, "both ways": 3 * floor}
+    assert gpu_recurrence.step_floors(size, slow) == {"forward": floor, "both ways": 3 * floor}
     slow = {"multiplication": 1e-9, "byte": 1.0}
     floor = 2 * (weights + source)
-    assert gpu_speed.step_floors(size, slow) == {"forward": floor, "both ways": 3 * floor}
+    assert gpu_recurrence.step_floors(size, slow) == {"forward": floor, "both ways": 3 * floor}
 
 
 def test_the_gpus_peer_is_as_large_and_as_wide() -> None:
-    size = gpu_speed.Size(2, 3, 3, 32, 48, 3000)
+    size = gpu_report.Size(2, 3, 3, 32, 48, 3000)
     ours = gpu_speed._ours(torch.device("cpu"), size, "fast")
     peer = gpu_speed._marian(torch.device("cpu"), size)
     assert peer.num_parameters() == pytest.approx(ours.num_parameters(), rel=0.01)
