@@ -169,12 +169,11 @@ def _hub_dataset(data: Mapping[str, Any]) -> str | None:
 
 
 def _data_name(data: Mapping[str, Any]) -> str:
-    files = data.get("train_file")
-    if data.get("dataset_name"):
-        return str(data["dataset_name"])
-    if files:
-        return ", ".join(Path(file).name for file in str(files).split(","))
-    return "bahdanau_hf bundled pairs"
+    specs = filter(None, (data.get("train_file"), data.get("mix_file")))
+    names = [Path(file).name for spec in specs for file in str(spec).split(",")]
+    if not data.get("train_file"):
+        names.insert(0, str(data.get("dataset_name") or "bahdanau_hf bundled pairs"))
+    return ", ".join(names)
 
 
 def _dropped(value: Any) -> str:

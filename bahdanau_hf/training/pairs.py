@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import operator
+import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
@@ -37,6 +38,8 @@ from ..data.sources import (
     first_pairs,
     hub_pairs,
     lines_on_sides,
+    pair_texts,
+    sentence_key,
 )
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
@@ -97,14 +100,23 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     for split in SPLITS:
         if spec := getattr(data, f"{split}_file"):
             streaming = data.streaming and split == "train"
-            before, reading = len(told), {name: getattr(data, name) for name in _READING}
-            splits[split] = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
-            _log_sides(splits[split], languages, told[before:])
+            splits[split] = _read_files(spec, data, streaming, told)
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
         if limit is not None:
             splits[split] = first_pairs(dataset, limit)
     return splits
+
+
+def _read_files(
+    spec: str, data: DataArguments, streaming: bool = False, told: list[Told] | None = None
+) -> AnyDataset:
+    """Pairs of files; `told`, how the sides of other files were told apart, grows by these."""
+    languages, told = (data.source_lang, data.target_lang), [] if told is None else told
+    before, reading = len(told), {name: getattr(data, name) for name in _READING}
+    dataset = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
+    _log_sides(dataset, languages, told[before:])
+    return dataset
 
 
 def _log_sides(dataset: AnyDataset, languages: tuple[str, str], told: list[Told]) -> None:
@@ -123,7 +135,7 @@ def encoding_options(data: DataArguments) -> dict[str, Any]:
 
 
 def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, DroppedPairs]]:
-    """Read and clean all splits; cut validation from train by hash if none is given.
+    """Read and clean all splits; cut validation from train by hash if none is given; mix others in.
 
     Returns:
         `train`, `validation` and, where given, `test`; and what was dropped, by split (pairs cut
@@ -145,7 +157,39 @@ def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, Dr
         if data.max_eval_samples is not None:
             validation = first_pairs(validation, data.max_eval_samples)
         splits |= {"train": train, "validation": validation}
+    if data.mix_file:
+        others, lost = drawn_pairs(data, len(splits["train"]), held_out=splits["validation"])
+        splits["train"] = concatenate_datasets([splits["train"], others])
+        dropped["train"] += lost
     return splits, dropped
+
+
+def drawn_pairs(
+    data: DataArguments, num_pairs: int, held_out: AnyDataset
+) -> tuple[AnyDataset, DroppedPairs]:
+    """Of `mix_file` as many pairs as `mix_ratio` says, cleaned; each run draws the same ones.
+
+    Args:
+        data: what the run was told.
+        num_pairs: in training without them.
+        held_out: no pair that shares a sentence with these is taken.
+
+    Raises:
+        InputError: see `file_pairs`.
+    """
+    languages = (data.source_lang, data.target_lang)
+    found = _read_files(str(data.mix_file), data)
+    num_drawn = min(len(found), round(data.mix_ratio * num_pairs))
+    drawn = found.select(sorted(random.Random(0).sample(range(len(found)), num_drawn)))
+    held = {sentence_key(text) for side in pair_texts(held_out, *languages) for text in side}
+    drawn = drawn.filter(
+        lambda row: held.isdisjoint(map(sentence_key, row["translation"].values()))
+    )
+    others, lost = clean_pairs(drawn, **cleaning_options(data))
+    logger.info(
+        "Mixed in: %s of %s pairs of %s", f"{len(others):,}", f"{len(found):,}", data.mix_file
+    )
+    return others, lost
 
 
 @dataclass
