@@ -7,12 +7,12 @@ import hashlib
 import itertools
 import logging
 import operator
-import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
@@ -160,7 +160,8 @@ def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, Dr
     if data.mix_file:
         others, lost = drawn_pairs(data, len(splits["train"]), held_out=splits["validation"])
         splits["train"] = concatenate_datasets([splits["train"], others])
-        dropped["train"] += lost
+        own = dropped["train"]
+        dropped["train"] = replace(own + lost, total=own.total + lost.total)
     return splits, dropped
 
 
@@ -172,23 +173,24 @@ def drawn_pairs(
     Args:
         data: what the run was told.
         num_pairs: in training without them.
-        held_out: no pair that shares a sentence with these is taken.
+        held_out: no pair that shares a sentence with these is drawn.
 
     Raises:
-        InputError: see `file_pairs`.
+        InputError: see `file_pairs`; or there is none to draw.
     """
     languages = (data.source_lang, data.target_lang)
-    found = _read_files(str(data.mix_file), data)
-    num_drawn = min(len(found), round(data.mix_ratio * num_pairs))
-    drawn = found.select(sorted(random.Random(0).sample(range(len(found)), num_drawn)))
     held = {sentence_key(text) for side in pair_texts(held_out, *languages) for text in side}
-    drawn = drawn.filter(
-        lambda row: held.isdisjoint(map(sentence_key, row["translation"].values()))
+    found = _read_files(str(data.mix_file), data)
+    in_turn = map(int, np.random.default_rng(0).permutation(len(found)))
+    free = (
+        i for i in in_turn if held.isdisjoint(map(sentence_key, found[i]["translation"].values()))
     )
-    others, lost = clean_pairs(drawn, **cleaning_options(data))
-    logger.info(
-        "Mixed in: %s of %s pairs of %s", f"{len(others):,}", f"{len(found):,}", data.mix_file
-    )
+    drawn = sorted(itertools.islice(free, max(1, round(data.mix_ratio * num_pairs))))
+    if not drawn:
+        raise InputError(f"every pair of {data.mix_file} shares a sentence with validation")
+    others, lost = clean_pairs(found.select(drawn), **cleaning_options(data))
+    sizes = f"{len(others):,} of {len(found):,} pairs"
+    logger.info("Mixed in: %s of %s", sizes, data.mix_file)
     return others, lost
 
 

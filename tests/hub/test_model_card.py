@@ -135,6 +135,8 @@ def test_what_was_not_measured_is_absent(checkpoint: Path, tmp_path: Path) -> No
         ({"train_file": "/data/own/p.tsv", "dataset_license": "cc-by-2.0"},
          "`p.tsv`. Its licence, as stated for the run: `cc-by-2.0`.", None),
         ({"train_file": "/data/own/a.en,/data/own/a.zh"}, "`a.en, a.zh`", None),
+        ({"train_file": "/data/p.tsv", "mix_file": "/data/q.tsv"}, "`p.tsv, q.tsv`", None),
+        ({"mix_file": "/data/q.tsv"}, "`bahdanau_hf bundled pairs, q.tsv`", None),
         ({"dataset_name": "."}, "licence is not recorded", None),  # a folder that exists
     ],
 )  # fmt: skip
