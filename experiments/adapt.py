@@ -83,12 +83,13 @@ MODELS = {
 PAGES = {
     "adapt.md": (
         ("model", "pairs", "minutes"),
-        "seed {seeds}; {parameters:.1f} M parameters; {date}, commit {commit}, {device}.",
+        "seed {seeds}; {parameters:.1f} M parameters; `{signature}`; {date}, commit {commit}, "
+        "{device}.",
         "Not measured.",
     ),
     "adapt.zh.md": (
         ("模型", "句对", "分钟"),
-        "种子 {seeds}；{parameters:.1f} M 参数；{date}，提交 {commit}，{device}。",
+        "种子 {seeds}；{parameters:.1f} M 参数；`{signature}`；{date}，提交 {commit}，{device}。",
         "尚未测量。",
     ),
 }
@@ -203,6 +204,7 @@ def page_text(results: dict[str, list[dict[str, Any]]], page: str) -> str:
         seeds=", ".join(map(str, sorted({result["seed"] for result in every}))),
         parameters=last["parameters"] / 1e6,
         device=" / ".join(dict.fromkeys(result["device"] for result in every)),
+        signature=next(iter(last["scores"].values()))["bleu_signature"],
         date=last["machine"]["date"],
         commit=last["machine"]["commit"],
     )
