@@ -97,7 +97,7 @@ class DataArguments(_Told):
         None, "as train_file: other pairs, of which some are mixed in so as not to be forgotten"
     )
     mix_ratio: float = _field(
-        0.5, "how many pairs of mix_file are drawn, for each other training pair", POSITIVE
+        1.0, "how many pairs of mix_file are drawn, for each other training pair", POSITIVE
     )
     encoding: str | None = _field(None, "encoding of the files of text; default: utf-8")
     skip_bad_rows: bool = _field(False, "leave out and count rows that cannot be read")

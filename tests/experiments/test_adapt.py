@@ -136,7 +136,7 @@ def test_each_training_is_told_its_files(
 def test_a_model_is_trained_and_adapted(data: Path, tmp_path: Path) -> None:
     places = ["--data", str(data), "--output_dir", str(tmp_path / "runs")]
     places += ["--results", str(tmp_path / "results")]
-    sizes = ["--hidden_size=8", "--embedding_size=8", "--max_train_steps=2", "--vocab_size=300"]
+    sizes = ["--hidden_size=8", "--embedding_size=8", "--num_train_epochs=1", "--vocab_size=300"]
     assert adapt.main(["run", *places, "--only", "joint", "joint-to-docs-mixed", *sizes]) == 0
     joint, mixed = (results[0] for results in adapt.load_results(tmp_path / "results").values())
     assert joint["parameters"] == mixed["parameters"]
