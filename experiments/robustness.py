@@ -5,8 +5,8 @@
 Every source is translated as it is, and changed in each way of `WAYS`: without its final mark, in
 lower case, with one slip of the fingers. Prints BLEU against the same references, the change
 against the sources as they are with the p of a paired bootstrap, and the change of BLEU of
-translations and references without their final marks. Then how many sources a way changes, and how many
-of those are translated as before, final marks apart.
+translations and references without their final marks. Then how many sources a way changes, and how
+many of those are translated as before, final marks apart.
 """
 
 from __future__ import annotations
