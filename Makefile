@@ -89,6 +89,14 @@ build/torchao: $(VENV)/.installed
 test-torchao: build/torchao  ## the tests of weights that torchao has quantised
 	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/modeling/test_torchao.py
 
+# Apart too: it is large, and only its interpreter is wanted here.
+build/triton: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ triton==3.6.0
+	@touch $@
+
+test-triton: build/triton  ## the kernels for GPUs, in Triton's interpreter
+	PYTHONPATH=build/triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu/test_kernels.py
+
 audit:  ## ask the Python Packaging Advisory Database about the pinned versions
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit

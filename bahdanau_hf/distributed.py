@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -58,21 +59,24 @@ def gather_lists(accelerator: Accelerator | PartialState, items: list[T]) -> lis
 def sum_over_processes(
     accelerator: Accelerator, values: Sequence[float | torch.Tensor]
 ) -> list[float]:
-    """Add each value over all processes, in double precision; the same numbers on all of them."""
+    """Add each number over all processes, in double precision; the same on all of them.
+
+    A tensor stands for all its numbers, and a device is waited for once a tensor.
+    """
+    if accelerator.num_processes == 1:
+        lists = (x.flatten().tolist() if torch.is_tensor(x) else [float(x)] for x in values)
+        return list(itertools.chain.from_iterable(lists))
     # MPS has no double precision.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    if accelerator.num_processes == 1 and not any(map(torch.is_tensor, values)):
-        return [float(value) for value in values]
     # Numbers of the host go over together: each by itself would be waited for.
     host = [0.0 if torch.is_tensor(value) else float(value) for value in values]
-    numbers = list(torch.tensor(host, dtype=dtype).to(accelerator.device).unbind())
+    numbers = list(
+        torch.tensor(host, dtype=dtype).to(accelerator.device, non_blocking=True).split(1)
+    )
     for place, value in enumerate(values):
         if torch.is_tensor(value):
-            numbers[place] = value.to(accelerator.device, dtype)
-    total = torch.stack(numbers)
-    if accelerator.num_processes > 1:
-        total = accelerator.reduce(total, reduction="sum")
-    return [float(value) for value in total.tolist()]
+            numbers[place] = value.to(accelerator.device, dtype).flatten()
+    return accelerator.reduce(torch.cat(numbers), reduction="sum").tolist()
 
 
 class ProcessLost(RuntimeError):

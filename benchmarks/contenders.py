@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,34 +97,38 @@ def counterparts(
             yield parameter, own[f"model.decoder.layers.{layer}.{kind}"]
 
 
-def make_marian(num_parameters: int) -> MarianMTModel:
-    """A MarianMT of as many parameters: 3 + 3 layers of width 256, as wide inside as that takes."""
+def make_marian(num_parameters: int, **changes: object) -> MarianMTModel:
+    """A MarianMT of as many parameters: 3 + 3 layers of width 256, as wide inside as that takes.
+
+    Args:
+        num_parameters: wanted.
+        **changes: further fields of the configuration.
+    """
     torch.manual_seed(0)
 
     def build(ffn: int) -> MarianMTModel:
-        return MarianMTModel(
-            MarianConfig(
-                vocab_size=SOURCE_SIZE,
-                decoder_vocab_size=TARGET_SIZE,
-                share_encoder_decoder_embeddings=False,
-                d_model=EMBEDDING_SIZE,
-                encoder_layers=MARIAN_LAYERS,
-                decoder_layers=MARIAN_LAYERS,
-                encoder_attention_heads=4,
-                decoder_attention_heads=4,
-                encoder_ffn_dim=ffn,
-                decoder_ffn_dim=ffn,
-                max_position_embeddings=128,
-                dropout=0.0,
-                activation_function="relu",
-                pad_token_id=PAD,
-                bos_token_id=BOS,
-                eos_token_id=EOS,
-                forced_eos_token_id=None,
-                decoder_start_token_id=BOS,
-                scale_embedding=True,
-            )
-        )
+        fields: dict[str, Any] = {
+            "vocab_size": SOURCE_SIZE,
+            "decoder_vocab_size": TARGET_SIZE,
+            "share_encoder_decoder_embeddings": False,
+            "d_model": EMBEDDING_SIZE,
+            "encoder_layers": MARIAN_LAYERS,
+            "decoder_layers": MARIAN_LAYERS,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": ffn,
+            "decoder_ffn_dim": ffn,
+            "max_position_embeddings": 128,
+            "dropout": 0.0,
+            "activation_function": "relu",
+            "pad_token_id": PAD,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            "forced_eos_token_id": None,
+            "decoder_start_token_id": BOS,
+            "scale_embedding": True,
+        }
+        return MarianMTModel(MarianConfig(**fields | changes))
 
     smallest, second = (build(ffn).num_parameters() for ffn in (8, 16))
-    return build(8 + 8 * round((num_parameters - smallest) / (second - smallest)))
+    return build(8 + 8 * max(0, round((num_parameters - smallest) / (second - smallest))))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader
 
-from bahdanau_hf.data.batching import LengthBucketBatchSampler, PairCollator
-from bahdanau_hf.data.preprocessing import encode_pairs, pair_lengths
+from bahdanau_hf.data.batching import LengthBucketBatchSampler, PairTable
+from bahdanau_hf.data.preprocessing import encode_pairs
 from bahdanau_hf.training.arguments import DataArguments
 from bahdanau_hf.training.pairs import encoding_options, load_pairs
 
@@ -21,12 +21,12 @@ def measure(quick: bool) -> Section:
     """Time each part of the pipeline, and training itself."""
     bundle, data = load_bundle(), DataArguments()
     encoded, _ = encode_pairs(bundle.train, bundle.tokenizer, **encoding_options(data))
-    lengths = pair_lengths(encoded)
-    tokens = int(lengths[1].sum())
-    sampler = LengthBucketBatchSampler(*lengths, batch_size=BATCH_SIZE, seed=0)
+    table = PairTable(encoded)
+    tokens = int(table.lengths[1].sum())
+    sampler = LengthBucketBatchSampler(*table.lengths, batch_size=BATCH_SIZE, seed=0)
 
     def batch() -> None:
-        for _ in DataLoader(encoded, batch_sampler=sampler, collate_fn=PairCollator()):
+        for _ in DataLoader(table, batch_size=None, sampler=sampler):
             pass
 
     training = Training(make_ours(make_plain()), bucketed_batches(1), bf16=True).contender()

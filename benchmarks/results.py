@@ -15,14 +15,14 @@ class Row:
 
     Attributes:
         name: what was measured.
-        value: the number.
+        value: the number; `None`: there is none, and the unit says why.
         unit: its unit.
         low: the smallest of the repeats.
         high: the largest.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     low: float | None = None
     high: float | None = None

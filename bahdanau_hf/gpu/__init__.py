@@ -1,27 +1,52 @@
 """Ways of computing for a GPU: they stay with the package and do not travel with checkpoints.
 
-`register` adds them to those that a model can be told to take; their modules are imported when a
-model first takes one.
+`register` adds the implementation "cuda", which models on a CUDA device then take by themselves:
 
-| name    | what it does                                              |
-| ------- | --------------------------------------------------------- |
-| "graph" | the searches of `generate` as CUDA graphs (`cuda_graphs`) |
+| module        | what it does                                                                   |
+| ------------- | ------------------------------------------------------------------------------ |
+| `recurrence`  | the loop of training and of the encoder: a product and a Triton kernel a step  |
+| `loss`        | output layer and loss: one kernel between its products                         |
+| `cuda_graphs` | the searches of `generate`, recorded as CUDA graphs                            |
+| `step_graphs` | a whole step of training, likewise                                             |
+
+Their modules are imported when a model first needs them. Where the kernels cannot run, without
+Triton or on an old card, the loop is the ordinary one.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from .device import can_run_kernels
+
 
 def register() -> None:
-    """Let `set_implementation` take the ways of this folder."""
+    """Let `set_implementation` take "cuda"."""
     from ..modeling import modeling_bahdanau
 
-    modeling_bahdanau.FAST_WAYS["graph"] = modeling_bahdanau.FastWay(
+    ordinary = modeling_bahdanau.FAST_WAYS["fast"]
+    modeling_bahdanau.FAST_WAYS["cuda"] = modeling_bahdanau.FastWay(
+        recur=_of_kernels("recurrence", "recur", ordinary.recur),
+        run_grus=_of_kernels("recurrence", "run_grus", ordinary.run_grus),
+        cross_entropy=_of_kernels("loss", "linear_cross_entropy", ordinary.cross_entropy),
         greedy_search=_imported_when_called("graphed_greedy_search"),
         beam_search=_imported_when_called("graphed_beam_search"),
     )
+
+
+def _of_kernels(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a function of a module here where the first tensor lies on a device that can."""
+
+    def call(given: Any, *args: Any, **options: Any) -> Any:
+        tensor = given if isinstance(given, torch.Tensor) else given[0]
+        function = otherwise
+        if can_run_kernels(tensor.device):
+            function = getattr(importlib.import_module(f".{module}", __name__), name)
+        return function(given, *args, **options)
+
+    return call
 
 
 def _imported_when_called(name: str) -> Callable[[Any], Any]:

@@ -17,6 +17,7 @@ V vocabulary.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,13 @@ from torch import Tensor, nn
 
 from ..modeling import generation_bahdanau as generation
 from ..modeling.generation_bahdanau import NEVER, Beams
+from ..modeling.matmul_bahdanau import product_dtype
 from ..modeling.modeling_bahdanau import BahdanauDecoder
+from ..modeling.recurrence_bahdanau import Stepper
+from .device import can_run_kernels
 
 ASK_EVERY = 8  # steps between two looks at whether all have ended: each makes the GPU wait
-MOST_SEARCHES = 8  # that a decoder keeps, each with its rooms; the longest unused goes first
+MOST_SEARCHES = 16  # that a decoder keeps, each with its rooms; the longest unused goes first
 SOURCE_STEP, OUTPUT_STEP = 16, 64  # tokens that rooms grow by
 
 
@@ -97,7 +101,7 @@ class Search:
         ):
             given = (self.decoder, self.head, self.first, self.annotations, self.final_state)
             rules = (self.mask, self.plan.output_length, None, self.plan.fill_token_id)
-            self.beams = Beams(generation.Search(*given, *rules), pack=False)
+            self.beams = Beams(generation.Search(*given, *rules), pack=False, stepper=self._stepper)
             self.beams.widen(self.plan.num_beams)
         self.tokens.copy_(self.first.expand(-1, self.plan.num_beams).flatten())
         self.position.fill_(1)
@@ -106,6 +110,15 @@ class Search:
     def step(self) -> None:
         """Take one step: read a token in each row and choose the next."""
         raise NotImplementedError
+
+    @property
+    def _stepper(self) -> Any:
+        if not can_run_kernels(self.plan.device):
+            return Stepper
+        from .recurrence import KernelStepper
+
+        dtype = self.decoder.embed_tokens.weight.dtype
+        return partial(KernelStepper, narrow=product_dtype(self.plan.device, dtype))
 
     def is_done(self) -> bool:
         """Ask the device whether nothing can change any more."""
@@ -226,7 +239,10 @@ class BeamSearch(Search):
 # --- graphs --------------------------------------------------------------------------------------
 
 
-def capture(search: Search) -> tuple[Callable[[], None], Callable[[], None]]:
+Bodies = tuple[Callable[[], None], Callable[[], None]]
+
+
+def capture(search: Search) -> Bodies:
     """Record both bodies of a search as CUDA graphs; without a GPU they stay what they are."""
     if search.plan.device.type != "cuda":
         return search.begin, search.step
@@ -253,7 +269,7 @@ class _Searches:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._kept: OrderedDict[Plan, tuple[Search, tuple[Callable[[], None], ...]]] = OrderedDict()
+        self._kept: OrderedDict[Plan, tuple[Search, Bodies]] = OrderedDict()
         self._addresses: list[tuple] = []
 
     def __reduce__(self) -> tuple:
@@ -261,8 +277,12 @@ class _Searches:
 
     def find(
         self, kind: type[Search], decoder: BahdanauDecoder, head: nn.Linear, plan: Plan
-    ) -> tuple[Any, tuple[Callable[[], None], ...]]:
-        """The search for a plan with its bodies, made if there is none for the parameters."""
+    ) -> tuple[Any, Bodies]:
+        """The search for a plan with its bodies, made if there is none for the parameters.
+
+        At first they run as they are, which also sets libraries up; a second call with the same
+        plan is worth a record of them.
+        """
         parameters = (*decoder.parameters(), *head.parameters())
         addresses = [(p.data_ptr(), p.dtype, p.shape) for p in parameters]
         if addresses != self._addresses:
@@ -272,6 +292,9 @@ class _Searches:
             while len(self._kept) >= MOST_SEARCHES:
                 self._kept.popitem(last=False)
             search = kind(decoder, head, plan)
+            self._kept[plan] = search, (search.begin, search.step)
+        elif self._kept[plan][1][0] == self._kept[plan][0].begin:
+            search = self._kept[plan][0]
             self._kept[plan] = search, capture(search)
         self._kept.move_to_end(plan)
         return self._kept[plan]

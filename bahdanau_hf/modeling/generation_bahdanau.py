@@ -236,7 +236,7 @@ class Beams:
     the device for anything, and the states stay where they are: both can be recorded as graphs.
     """
 
-    def __init__(self, search: "Search", pack: bool = True):
+    def __init__(self, search: "Search", pack: bool = True, stepper: Any = Stepper):
         decoder, head, _, annotations, final_state, mask, *_ = search
         wide = decoder.embed_tokens.weight.dtype  # of the weights; autocast's encoder may be narrow
         dtype = product_dtype(annotations.device, wide)
@@ -252,7 +252,7 @@ class Beams:
             gates = project(layout.context, source.annotations)
             states = decoder.start_state(final_state).to(dtype)  # (B, L, H)
         looked_at = (source.keys, gates, source.bias, layout.score)
-        self.stepper = Stepper(layout.recurrent, layout.inputs, *looked_at, dtype=dtype)
+        self.stepper = stepper(layout.recurrent, layout.inputs, *looked_at, dtype=dtype)
         self._context = gates[:, 0].to(dtype) if source.keys is None else None
         self._annotations = source.annotations.to(dtype)  # (B, S or 1, C)
         # A copy: the steps write into it, and the encoder's output is the caller's.

@@ -54,7 +54,7 @@ from .generation_bahdanau import (
 )
 from .matmul_bahdanau import linear, linear_cross_entropy
 from .processor_bahdanau import processor
-from .recurrence_bahdanau import Inputs, recur, run_gru
+from .recurrence_bahdanau import Inputs, recur, run_grus
 
 if TYPE_CHECKING:  # what is named here is saved with a model
     from .pipeline_bahdanau import BahdanauTranslationPipeline  # noqa: F401
@@ -74,11 +74,13 @@ class FastWay(NamedTuple):
     """Functions that compute what the modules do, from their weights."""
 
     recur: Callable = recur
+    run_grus: Callable = run_grus
+    cross_entropy: Callable = linear_cross_entropy
     greedy_search: Callable = greedy_search
     beam_search: Callable = beam_search
 
 
-# By name. A package may add ways that do not travel with checkpoints (graphs, kernels of a GPU).
+# A package may add ways that do not travel; one named as a type of device is the default there.
 FAST_WAYS = {"fast": FastWay()}
 
 
@@ -94,10 +96,10 @@ def implementations() -> tuple[str, ...]:
     return ("reference", *FAST_WAYS)
 
 
-def default_implementation() -> str:
-    """What the environment variable `BAHDANAU_IMPLEMENTATION` says, or else `"fast"`."""
-    wish, names = os.environ.get("BAHDANAU_IMPLEMENTATION") or "fast", implementations()
-    if wish in names:
+def default_implementation(device: str = "cpu") -> str:
+    """What `BAHDANAU_IMPLEMENTATION` says, or else the way named as the device, or `"fast"`."""
+    wish = os.environ.get("BAHDANAU_IMPLEMENTATION") or (device if device in FAST_WAYS else "fast")
+    if wish in (names := implementations()):
         return wish
     logger.warning_once(
         f"BAHDANAU_IMPLEMENTATION is {wish!r}, none of {', '.join(names)}: it is not followed."
@@ -158,7 +160,7 @@ class BahdanauPreTrainedModel(PreTrainedModel):
         """Choose how the model is computed; speed and rounding depend on it, and it is not saved.
 
         - `"reference"`: by its modules, step by step; `generate` by the library's loop.
-        - `"fast"`: by loops of PyTorch's operations, on any device; the default.
+        - `"fast"`: by loops of PyTorch's operations, on any device; the default on CPUs.
         - `None`: what the environment variable `BAHDANAU_IMPLEMENTATION` says, or else the default.
         - further names where the package has added ways for this machine; a `ValueError` says them.
         """
@@ -182,10 +184,10 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     def _choose(self, part: nn.Module) -> Implementation:
         wish = self.implementation
         if wish not in implementations():  # nothing was asked for, or elsewhere
-            wish = default_implementation()
+            wish = default_implementation(self.device.type)
         obstacle = "it was asked for" if wish == "reference" else find_obstacle(part)
-        reason = obstacle or "all modules are as built"
-        chosen = Implementation("reference" if obstacle else wish, reason)
+        name, built = "reference" if obstacle else wish, "all modules are as built"
+        chosen = Implementation(name, obstacle or built)
         logger.debug("%s: %s, for %s", type(self).__name__, *chosen)
         return chosen
 
@@ -377,21 +379,14 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
         padding = None if mask is None else ~mask.unsqueeze(-1)
         if padding is not None:
             hidden = hidden.masked_fill(padding, 0.0)  # whatever stands there, NaN too
-        is_fast = self.fast_way() is not None
+        way = self.fast_way()
         all_hidden, final_states = [hidden], []
         for i, layers in enumerate(zip(*directions, strict=True)):
             if i > 0:
                 hidden = F.dropout(hidden, config.dropout, self.training)
-            outputs = []
-            for layer, order in zip(layers, orders, strict=True):
-                steps = order.steps(hidden)  # (S, B, width)
-                if is_fast:
-                    output = run_gru(steps, layer, self.int8)
-                else:
-                    dtype = getattr(layer, "weight_hh_l0", steps).dtype
-                    with torch.autocast(steps.device.type, enabled=False):  # it knows no GRU
-                        output = layer(steps.to(dtype))[0].to(steps.dtype)
-                outputs.append(order.rows(output))
+            steps = [order.steps(hidden) for order in orders]  # (S, B, width) each
+            run = run_modules if way is None else partial(way.run_grus, int8=self.int8)
+            outputs = [order.rows(x) for order, x in zip(orders, run(steps, layers), strict=True)]
             hidden, final_state = (torch.cat(parts, dim=-1) for parts in zip(*outputs, strict=True))
             if padding is not None:
                 hidden = hidden.masked_fill(padding, 0.0)
@@ -399,6 +394,14 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
             final_states.append(final_state)
         layers_read = tuple(all_hidden) if output_hidden_states else None
         return BahdanauEncoderOutput(hidden, torch.stack(final_states, dim=1), layers_read)
+
+
+def run_modules(steps: list[Tensor], layers: Any) -> list[Tensor]:
+    """Call each GRU layer on its steps `(S, B, width)`, in the type of its weights."""
+    with torch.autocast(steps[0].device.type, enabled=False):  # it knows no GRU
+        kinds = [getattr(layer, "weight_hh_l0", steps[0]).dtype for layer in layers]
+        given = zip(layers, steps, kinds, strict=True)
+        return [layer(x.to(kind))[0].to(x.dtype) for layer, x, kind in given]
 
 
 def source_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -1011,8 +1014,8 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
                 hidden, labels, some = hidden.flatten(0, 1), labels.flatten(), real.flatten()
             else:
                 hidden, labels = hidden[real], labels[real]
-            if self.fast_way(head) is not None:
-                return linear_cross_entropy(hidden, head.weight, head.bias, labels, smoothing, some)
+            if (way := self.fast_way(head)) is not None:
+                return way.cross_entropy(hidden, head.weight, head.bias, labels, smoothing, some)
             logits = head(hidden)
         logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
         options: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "label_smoothing": smoothing}

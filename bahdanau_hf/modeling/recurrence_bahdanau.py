@@ -361,19 +361,19 @@ def _fill_with_factors(
 # --- the encoder's layers ------------------------------------------------------------------------
 
 
+def run_grus(steps: Sequence[Tensor], layers: Sequence[nn.GRU], int8: bool = False) -> list[Tensor]:
+    """Run GRU layers from zero states, each over its `(S, B, input)`, to `(S, B, H)` each."""
+    return [run_gru(x, layer, int8) for x, layer in zip(steps, layers, strict=True)]
+
+
 def run_gru(x: Tensor, layer: nn.GRU, int8: bool = False) -> Tensor:
     """Run one GRU layer from a zero state, `(S, B, input)` to `(S, B, H)`, in 8 bits if `int8`.
 
-    On CPUs by the same loop as the decoder's; on GPUs by cuDNN. Outside the graph the weights stay
-    laid out from one call to the next.
+    By the same loop as the decoder's (cuDNN rounds float32 to TF32, and bfloat16 to float16 under
+    autocast). Outside the graph the weights stay laid out on CPUs.
     """
-    weights: list[Tensor] = list(layer.all_weights[0])  # reset, update and new gate in each
-    weight_ih, weight_hh, bias_ih, bias_hh = weights
+    weights = weight_ih, weight_hh, bias_ih, bias_hh = layer.all_weights[0]  # three gates in each
     S, B, H = *x.shape[:2], layer.hidden_size
-    if x.device.type != "cpu":
-        # The layer itself would keep what gradients need in training only.
-        keep = torch.is_grad_enabled()
-        return torch.gru(x, x.new_zeros(1, B, H), weights, True, 1, 0.0, keep, False, False)[0]
     if not can_pack(x.device):
         given = Inputs(linear(x, weight_ih, bias_ih), x.new_zeros(B, 1, H))
         return recur(given, ((weight_hh, bias_hh),))[0][:, 0].to(x.dtype)

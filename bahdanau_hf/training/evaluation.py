@@ -15,14 +15,14 @@ from accelerate.utils import get_mixed_precision_context_manager
 from transformers import PreTrainedModel
 
 from ..checkpoints.run_folder import write_json, write_whole
-from ..data.batching import IGNORED_LABEL
+from ..data.batching import IGNORED_LABEL, PairTable
 from ..data.preprocessing import pair_lengths
 from ..data.tokenization import side_kinds
 from ..distributed import gather_lists, on_main_process, sum_over_processes
 from ..inference.translator import Translation, Translator
 from ..metrics.translation import TranslationScores, score_translations, sentence_scores
 from ..reporting.attention_plot import save_alignment
-from .pairs import make_collator
+from .pairs import fixed_lengths
 
 if TYPE_CHECKING:
     from .run import Run
@@ -88,25 +88,25 @@ def validation_loss(run: Run) -> float:
 
     The processes share the batches out; the mode of the model is left as it was.
     """
-    model, encoded = run.bare_model, run.pairs.encoded["validation"]
-    accelerator, collator = run.accelerator, make_collator(run.settings.data)
+    model, accelerator = run.bare_model, run.accelerator
+    table = PairTable(run.pairs.encoded["validation"], fixed_lengths(run.settings.data))
     batch_size = run.settings.train.per_device_eval_batch_size
     was_training = model.training
     model.eval()
-    loss_sum, num_tokens = 0.0, 0.0
-    source_lengths, target_lengths = pair_lengths(encoded)
+    losses, num_tokens = [torch.zeros((), device=accelerator.device)], 0
     # Longest first: what does not fit into memory fails at once.
-    order = np.lexsort((source_lengths, target_lengths))[::-1]
+    order = np.lexsort(table.lengths)[::-1]
     starts = range(0, len(order), batch_size)
     with precision_of_training(accelerator, model):
         for start in starts[accelerator.process_index :: accelerator.num_processes]:
-            batch = collator(encoded.__getitems__(order[start : start + batch_size].tolist()))
-            num_tokens += float((batch["labels"] != IGNORED_LABEL).sum())
+            batch = table[order[start : start + batch_size]]
+            num_tokens += int((batch["labels"] != IGNORED_LABEL).sum())
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-            loss_sum += float(model(**batch, skip_logits=True, num_items_in_batch=1).loss)
+            losses.append(model(**batch, skip_logits=True, num_items_in_batch=1).loss)
     model.train(was_training)
-    loss_sum, num_tokens = sum_over_processes(accelerator, [loss_sum, num_tokens])
-    return loss_sum / num_tokens
+    own_sum = sum(torch.stack(losses).tolist())  # a GPU is waited for once
+    loss_sum, all_tokens = sum_over_processes(accelerator, [own_sum, num_tokens])
+    return loss_sum / all_tokens
 
 
 def score_split(

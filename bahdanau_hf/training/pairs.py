@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import operator
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,20 +17,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
-from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from ..checkpoints.save_load import TrainerState
-from ..data.batching import LengthBucketBatchSampler, PairCollator, StreamBatcher
-from ..data.columns import Told
-from ..data.preprocessing import (
-    DroppedPairs,
-    clean_pairs,
-    encode_pairs,
-    pair_lengths,
-    split_validation,
+from ..data.batching import (
+    Batch,
+    LengthBucketBatchSampler,
+    PairCollator,
+    PairTable,
+    Rooms,
+    StreamBatcher,
 )
+from ..data.columns import Told
+from ..data.preprocessing import DroppedPairs, clean_pairs, encode_pairs, split_validation
 from ..data.readers import pair_paths
 from ..data.sources import (
     AnyDataset,
@@ -48,7 +49,6 @@ from .arguments import DataArguments, Settings
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Batch = dict[str, Tensor]
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
@@ -321,19 +321,35 @@ def sample_digest(spec: str) -> str:
 
 
 class TrainingBatches:
-    """The micro-batches of this process, epoch after epoch, from any place in an epoch."""
+    """The micro-batches of this process, epoch after epoch, from any place in an epoch.
 
-    def __init__(self, accelerator: Accelerator, settings: Settings, encoded: Any) -> None:
-        train = settings.train
-        self.sampler = LengthBucketBatchSampler(
-            *pair_lengths(encoded), **_sampling(accelerator, settings)
+    Args:
+        reads_padding: of the model's encoder; then nothing is padded for the GPU's sake.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        settings: Settings,
+        encoded: Dataset,
+        *,
+        reads_padding: bool = False,
+    ) -> None:
+        train, sampling = settings.train, _sampling(accelerator, settings)
+        is_gpu = accelerator.device.type == "cuda"
+        # The tutorial's loss is divided by the padded length, and its encoder may read padding.
+        is_padding_seen = train.loss_reduction == "tutorial" or reads_padding
+        rooms = Rooms(sampling["batch_size"], sampling["max_tokens"])
+        table = PairTable(
+            encoded, fixed_lengths(settings.data), rooms if is_gpu and not is_padding_seen else None
         )
+        self.sampler = LengthBucketBatchSampler(*table.lengths, **sampling)
         self.loader = DataLoader(
-            encoded,
-            batch_sampler=self.sampler,
-            collate_fn=make_collator(settings.data),
+            table,
+            batch_size=None,  # the table makes whole batches
+            sampler=self.sampler,
             num_workers=train.dataloader_num_workers,
-            pin_memory=accelerator.device.type == "cuda",
+            pin_memory=is_gpu,
             # Its own generator: drawing the workers' seeds must not move the one of dropout.
             generator=torch.Generator().manual_seed(train.seed),
         )
@@ -365,13 +381,13 @@ class TrainingBatches:
         return round(state.epoch + state.batches_done / self.batches_in(state.epoch), 4)
 
 
-def made_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items; a thread makes the next one while the last is used by a device."""
+def made_ahead(items: Iterable[T], number: int = 4) -> Iterator[T]:
+    """The same items; a thread makes up to `number` ahead while a device uses the last."""
     source = iter(items)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        waiting = thread.submit(next, source, None)
-        while (item := waiting.result()) is not None:
-            waiting = thread.submit(next, source, None)
+        waiting = deque(thread.submit(next, source, None) for _ in range(number))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, source, None))
             yield item
 
 
@@ -419,7 +435,11 @@ def _sampling(accelerator: Accelerator, settings: Settings) -> dict[str, Any]:
     }
 
 
+def fixed_lengths(data: DataArguments) -> tuple[int, int] | None:
+    """Of source and target, if the arguments ask for them."""
+    return (data.max_source_length, data.max_target_length) if data.pad_to_max_length else None
+
+
 def make_collator(data: DataArguments) -> PairCollator:
     """The collator that the arguments ask for."""
-    lengths = (data.max_source_length, data.max_target_length)
-    return PairCollator(pad_to=lengths if data.pad_to_max_length else None)
+    return PairCollator(pad_to=fixed_lengths(data))

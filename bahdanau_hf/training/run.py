@@ -31,11 +31,12 @@ from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoi
 from ..data.sources import pair_texts
 from ..distributed import on_main_process
 from ..errors import InputError
+from ..gpu.step_graphs import StepGraphs
 from ..hub.push import BackgroundPush
 from . import evaluation, loop, release, setup
 from .arguments import Settings, TrainArguments
 from .pairs import RunPairs, StreamedBatches, TrainingBatches
-from .step import NonFiniteError
+from .step import NonFiniteError, make_step_graphs
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Run:
         identity: what a resumed run must share.
         scheduler: steps once an optimizer step.
         total_steps: optimizer steps of the whole run.
+        step_graphs: takes the steps as CUDA graphs; `None`: they run eagerly.
         pushes: what goes to the Hub on the way; `None`: nothing does.
         reported_at: when `report.html` was last written, in seconds of the run.
     """
@@ -64,6 +66,7 @@ class Run:
     scheduler: Any
     total_steps: int
     state: TrainerState = field(default_factory=TrainerState)
+    step_graphs: StepGraphs | None = None
     pushes: BackgroundPush | None = None
     reported_at: float = -math.inf
     _started: float = 0.0
@@ -236,6 +239,7 @@ def start_run(
     set_seed(train.seed, device_specific=True)
     if checkpoint is not None:
         _go_on(run, checkpoint)
+    run.step_graphs = make_step_graphs(run)
     return run
 
 

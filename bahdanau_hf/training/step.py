@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -19,9 +20,11 @@ from ..alignment.guided_loss import guided_attention_loss
 from ..data.batching import IGNORED_LABEL
 from ..distributed import sum_over_processes
 from ..errors import InputError
+from ..gpu.step_graphs import NotRecorded, StepGraphs
 from .pairs import Batch
 
 if TYPE_CHECKING:
+    from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
     from .run import Run
 
 logger = logging.getLogger(__name__)
@@ -80,32 +83,38 @@ def take_step(
     own_tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in micro_batches)
     num_tokens = int(sum_over_processes(accelerator, [own_tokens])[0])
     # The tutorial divides by the padded length, which halves of a batch would share.
-    divisors = [
-        num_tokens if args.loss_reduction == "tokens" else batch["labels"].shape[1]
-        for batch in micro_batches
-    ]
-    own_loss = _add_gradients(run, micro_batches, divisors)
-    max_norm = args.max_grad_norm or math.inf
-    own_norm = accelerator.clip_grad_norm_(run.model.parameters(), max_norm)
+    divisors = [num_tokens] * len(micro_batches)
+    if args.loss_reduction == "tutorial":
+        padded = run.settings.data.max_target_length if run.settings.data.pad_to_max_length else 0
+        divisors = [padded or _extent(batch)[2] for batch in micro_batches]
+    own = _take_graphed(run, micro_batches, divisors)
+    is_graphed = own is not None
+    if own is None:
+        own_loss = _add_gradients(run, micro_batches, divisors)
+        own_norm = accelerator.clip_grad_norm_(run.model.parameters(), _max_norm(run))
+        own = torch.stack([own_loss, own_norm.to(own_loss)])
     own_reasons = reasons_to_stop()
     # The only numbers of a step that are waited for, in one copy. The norm is everyone's already.
-    values = (own_loss, own_norm, *own_reasons.values())
-    loss_sum, norm_sum, *counts = sum_over_processes(accelerator, values)
+    loss_sum, norm_sum, *counts = sum_over_processes(accelerator, [own, *own_reasons.values()])
     grad_norm = norm_sum / accelerator.num_processes
     reasons = frozenset(name for name, n in zip(own_reasons, counts, strict=True) if n)
-    was_skipped = _update_weights(run, grad_norm, loss_sum, num_tokens)
-    run.optimizer.zero_grad()
+    was_skipped = _check_finite(run, grad_norm, loss_sum, num_tokens)
+    if not is_graphed:
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    if not was_skipped:
+        run.scheduler.step()
     seconds = time.monotonic() - began
     return StepDone(loss_sum, num_tokens, grad_norm, reasons, seconds, was_skipped)
 
 
-def _update_weights(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
-    """Step optimizer and schedule; True if the gradient scaler skipped the step instead."""
+def _check_finite(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
+    """See that loss and gradient are finite; True if the gradient scaler will skip the step."""
     scaler = run.accelerator.scaler
     # A scaler skips a step whose gradients are not finite, and lowers its scale. Below 1 it is no
     # longer the scale that makes them overflow.
-    was_skipped = scaler is not None and not math.isfinite(grad_norm)
-    is_excused = was_skipped and scaler.get_scale() >= 1
+    is_skipped = scaler is not None and not math.isfinite(grad_norm)
+    is_excused = is_skipped and scaler.get_scale() >= 1
     if not (math.isfinite(loss_sum) and (math.isfinite(grad_norm) or is_excused)):
         run.optimizer.zero_grad()
         what = "gradient" if math.isfinite(loss_sum) else "loss"
@@ -115,10 +124,95 @@ def _update_weights(run: Run, grad_norm: float, loss_sum: float, num_tokens: int
             f"weights were touched. {run.hint_to_restart()} a lower --learning_rate or "
             "--max_grad_norm"
         )
-    run.optimizer.step()
-    if not was_skipped:
-        run.scheduler.step()
-    return was_skipped
+    return is_skipped
+
+
+def _max_norm(run: Run) -> float:
+    return run.settings.train.max_grad_norm or math.inf
+
+
+# --- the step as a CUDA graph --------------------------------------------------------------------
+
+
+def make_step_graphs(run: Run) -> StepGraphs | None:
+    """What takes a run's steps as CUDA graphs, where they can be; it is logged why, or why not."""
+    if run.accelerator.device.type != "cuda":
+        return None
+    if obstacle := _obstacle_to_graphs(run):
+        logger.info("Steps run eagerly: %s", obstacle)
+        return None
+    logger.info("Steps run as CUDA graphs, one for each shape of batch")
+    return StepGraphs(lambda batch: whole_step(run, batch), run.optimizer.optimizer)
+
+
+def _obstacle_to_graphs(run: Run) -> str | None:
+    """Why a step cannot be a CUDA graph; `None` if it can."""
+    accelerator, model = run.accelerator, cast("BahdanauForConditionalGeneration", run.bare_model)
+    if os.environ.get("BAHDANAU_STEP_GRAPHS") == "0":
+        return "BAHDANAU_STEP_GRAPHS is 0"
+    if accelerator.num_processes > 1:
+        return "several processes"
+    if run.model is not run.bare_model:
+        return f"the model is in a {type(run.model).__name__}"
+    if accelerator.gradient_accumulation_steps > 1:
+        return "gradients of several batches are added up"
+    if accelerator.scaler is not None:
+        return "a gradient scaler watches float16"
+    # Not of the whole model: accelerate replaces its `forward`, for mixed precision.
+    for part in (model.model, model.lm_head):
+        name, reason = model.chosen_implementation(part)
+        if name == "reference":
+            return f"the model is computed by its modules ({reason})"
+    return None
+
+
+def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
+    """Take a step on one batch of the device, without a look at what is computed.
+
+    Weights and moments stay as they are if loss or gradient is not finite.
+
+    Args:
+        run: changed in place, but for its schedule.
+        batch: with the number that the loss is divided by, as `divisor`.
+
+    Returns:
+        The loss before division, and the norm of the gradient: `(2,)`.
+    """
+    batch = dict(batch)
+    loss = _add_gradient(run, batch, batch.pop("divisor"), factor=1)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), _max_norm(run)).to(loss)
+    done = torch.stack([loss, norm])
+    optimizer = run.optimizer.optimizer
+    optimizer.found_inf = (~done.isfinite().all()).float()  # as a gradient scaler tells it
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
+    optimizer.zero_grad(set_to_none=True)
+    return (done,)
+
+
+def _take_graphed(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor | None:
+    """Take the step as a graph: what `whole_step` returns, or `None` if it has to be eager.
+
+    A run's first step is eager: the optimizer makes its moments.
+    """
+    if run.step_graphs is None or not run.optimizer.optimizer.state:
+        return None
+    divisor = torch.tensor(float(divisors[0]))
+    try:
+        return run.step_graphs({**batches[0], "divisor": divisor})[0]
+    except RuntimeError as error:
+        if not (isinstance(error, NotRecorded) or should_reduce_batch_size(error)):
+            raise
+        reason = str(error).partition("\n")[0]
+    run.step_graphs = None
+    run.optimizer.zero_grad()
+    clear_device_cache(garbage_collection=True)
+    logger.warning(
+        "step %d: no CUDA graphs from here on, steps run eagerly: %s", run.state.step + 1, reason
+    )
+    return None
 
 
 # --- gradients, and the memory they take ---------------------------------------------------------
@@ -163,29 +257,41 @@ def _backward(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
     own_loss = torch.zeros((), device=accelerator.device)
     for i, (batch, divisor) in enumerate(zip(batches, divisors, strict=True)):
         batch = {k: x.to(accelerator.device, non_blocking=True) for k, x in batch.items()}
-        places = batch.pop("best_sources", None)
         is_last = i == len(batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(run.model):
-            outputs = run.model(
-                **batch,
-                skip_logits=True,
-                num_items_in_batch=divisor,
-                label_smoothing=run.settings.train.label_smoothing_factor,
-                output_attentions=places is not None,
-            )
-            loss = total = outputs.loss
-            if places is not None:
-                guided = guided_attention_loss(outputs.cross_attentions[0][:, 0], places)
-                total = loss + run.settings.train.guided_attention_weight * guided / divisor
-            accelerator.backward(total * factor)
-        own_loss += loss.detach() * divisor
+            own_loss += _add_gradient(run, batch, divisor, factor)
     return own_loss
+
+
+def _add_gradient(run: Run, batch: Batch, divisor: int | Tensor, factor: int) -> Tensor:
+    """Add a batch's gradient, times a factor; returned is its loss before division."""
+    places = batch.pop("best_sources", None)
+    outputs = run.model(
+        **batch,
+        skip_logits=True,
+        num_items_in_batch=divisor,
+        label_smoothing=run.settings.train.label_smoothing_factor,
+        output_attentions=places is not None,
+    )
+    loss = total = outputs.loss
+    if places is not None:
+        guided = guided_attention_loss(outputs.cross_attentions[0][:, 0], places)
+        total = loss + run.settings.train.guided_attention_weight * guided / divisor
+    run.accelerator.backward(total * factor)
+    return loss.detach() * divisor
 
 
 def _halves(batch: Batch) -> list[Batch]:
     size = len(batch["labels"])
     cuts = [slice(0, size)] if size == 1 else [slice(0, size // 2), slice(size // 2, size)]
     return [{name: tensor[cut] for name, tensor in batch.items()} for cut in cuts]
+
+
+def _extent(batch: Batch) -> tuple[int, int, int]:
+    """Pairs of a batch, and tokens of its longest source and target, without what only fills it."""
+    targets = (batch["labels"] != IGNORED_LABEL).sum(dim=1)
+    longest = int(batch["attention_mask"].sum(dim=1).max()), int(targets.max())
+    return int((targets > 0).sum()), *longest
 
 
 def _draws(model: nn.Module) -> bool:
@@ -205,9 +311,7 @@ def out_of_memory_is_told(complaint: str) -> Iterator[None]:
 
 
 def _complaint(run: Run, batches: list[Batch]) -> str:
-    largest = max(batches, key=lambda batch: batch["labels"].numel())
-    pairs, target = largest["labels"].shape
-    source = largest["input_ids"].shape[1]
+    pairs, source, target = _extent(max(batches, key=lambda batch: batch["labels"].numel()))
     by_tokens = run.settings.data.max_tokens_per_batch is not None
     setting = "max_tokens_per_batch" if by_tokens else "per_device_train_batch_size"
     return (

@@ -1,22 +1,25 @@
 """The benchmarks measure what they say: the same mathematics on both sides, and honest numbers."""
 
 import copy
+import functools
 import itertools
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
-from transformers import MarianConfig, MarianMTModel
 
 from bahdanau_hf.modeling import matmul_bahdanau, recurrence_bahdanau
+from bahdanau_hf.modeling.modeling_bahdanau import implementations
 from bahdanau_hf.modeling.processor_bahdanau import processor
 from benchmarks import (
     ctranslate2_peer,
@@ -513,6 +516,7 @@ def test_goals_of_memory_that_stays(monkeypatch, grows, reached) -> None:
     section = results.Section("Memory", "Notes.")
     memory._add_what_stays(section, quick=False)
     assert ["shapes", "2000", "float32", "50", "100", "200", "500", "1000", "2000"] in commands
+    assert gpu_speed.LOOP not in implementations()
     names = [goal.name for goal in section.goals]
     assert "memory: training, float32 is flat, 2000 / 200 steps" in names
     assert "memory: translating, float32, MB after 10000 sentences" in names
@@ -587,34 +591,87 @@ def test_without_a_gpu_its_part_is_left_out(monkeypatch, tmp_path, capsys) -> No
     assert "gpu: left out, there is no CUDA device" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("ways_of_gpus")
-def test_the_gpus_part_runs_on_toy_sizes(monkeypatch) -> None:
-    """What it calls is there and fits together; its numbers mean nothing here."""
-    layer = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
-    sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in layer.items()}
-    marian = MarianConfig(
-        vocab_size=5000,
-        d_model=8,
-        **sides,
-        pad_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        forced_eos_token_id=None,
-    )
-    monkeypatch.setattr(gpu_speed, "make_marian", lambda size: MarianMTModel(marian))
+@pytest.fixture
+def toy_of_a_gpu(monkeypatch, ways_of_gpus) -> Callable[..., results.Section]:
+    """The GPU's part at toy sizes, on a CPU."""
     monkeypatch.setattr("benchmarks.stopwatch.gc.collect", lambda: 0)  # a third of a second each
-    section = gpu_speed.measure_on(torch.device("cpu"), gpu_speed.TOY)
-    names = {row.name for row in section.rows}
+    return functools.partial(gpu_speed.measure_on, torch.device("cpu"), gpu_speed.TOY)
+
+
+def test_the_gpus_part_runs_on_toy_sizes(toy_of_a_gpu, capsys) -> None:
+    """What it calls is there and fits together; its numbers mean nothing here."""
+    seen: list[int] = []
+    section = toy_of_a_gpu(save=lambda section: seen.append(len(section.rows)))
+    rows = {(row.name, row.unit): row.value for row in section.rows}
+    size = "width 16, 2 x 3 x 3"
     assert {
-        "recurrence, fast, bfloat16",
-        "recurrence, fast, bfloat16, time over the floor",
-        "recurrence, floor, bfloat16",
-        "training, ours, fast, bfloat16",
-        "decoding, ours, graph, 5 beams, batch 2, bfloat16",
-        "decoding, MarianMT, greedy, batch 1, bfloat16",
-    } <= names
-    assert all(math.isfinite(row.value) and row.value > 0 for row in section.rows)
-    assert len(section.goals) == 1 + 2 * 4
+        (f"training, {gpu_speed.LOOP}, bfloat16, {size}", "ms a step"),
+        (f"training, MarianMT, float32, {size}", "target tokens/s"),
+        (f"training, MarianMT, bfloat16, {size}", "MiB at most"),
+        (f"training, {gpu_speed.LOOP}, bfloat16, width 16, 3 x 3 x 3", "ms a step"),
+        ("decoding, 2 beams, batch 2, bfloat16, fast", "sentences/s"),
+        ("decoding, greedy, batch 2, float32, MarianMT", "sentences/s"),
+        (f"recurrence, both ways, fast, {size}", "times the floor"),
+        (f"recurrence, forward, floor, {size}", "us a step"),
+        ("launch", "us"),
+    } <= rows.keys()
+    graphs = find_spec("bahdanau_hf.gpu.step_graphs")
+    ready = {"cuda": "cuda" in implementations(), "graph": graphs is not None}
+    for (name, unit), value in rows.items():
+        is_ready = all(here for word, here in ready.items() if f", {word}" in name)
+        assert (value is not None) == is_ready, (name, unit)
+        assert value is None or (math.isfinite(value) and (value > 0 or unit == "MiB at most"))
+    assert gpu_speed.LOOP not in implementations()
+    names = [goal.name for goal in section.goals]
+    assert len(names) == (3 if all(ready.values()) else ready["cuda"]), names
+    assert seen == sorted(seen)
+    assert seen[-1] == len(rows) == len(section.rows)
+    told = capsys.readouterr().out.count(" ms a step\n")
+    assert told == sum(unit == "ms a step" for _, unit in rows)
+
+
+def test_a_part_of_the_gpus_that_fails_is_a_row_and_the_others_go_on(
+    toy_of_a_gpu, monkeypatch
+) -> None:
+    def fail(*given: object, **changes: object) -> None:
+        raise RuntimeError("no such model")
+
+    monkeypatch.setattr(gpu_speed, "make_marian", fail)
+    section = toy_of_a_gpu()
+    failed = [row for row in section.rows if "MarianMT" in row.name]
+    assert {(row.value, row.unit) for row in failed} == {
+        (None, "failed: RuntimeError: no such model")
+    }
+    assert any(row.value for row in section.rows if row.name.startswith("decoding"))
+    assert "no such model" in section.text()
+    json.dumps(section.as_dict(), allow_nan=False)
+
+
+def test_nothing_of_the_gpus_begins_when_the_time_is_over(toy_of_a_gpu) -> None:
+    section = toy_of_a_gpu(seconds=-1.0)
+    assert {(row.value, row.unit) for row in section.rows} == {(None, "left out: the time is over")}
+    assert len(section.rows) == 2 + len(gpu_speed.TOY.decoded) + 1 + 3
+
+
+def test_a_recurrences_floor() -> None:
+    """By hand: 2 rows, 3 places, width 5; gates and query are 4 widths, keys and gates as well."""
+    size = gpu_speed.Size(2, 3, 7, 11, 5)
+    weights, source = 4 * 5 * 5, 2 * 3 * (5 + 15)
+    slow = {"multiplication": 1.0, "byte": 1e-9}
+    floor = 2 * weights + source
+    assert gpu_speed.step_floors(size, slow) == {"forward": floor, "both ways": 3 * floor}
+    slow = {"multiplication": 1e-9, "byte": 1.0}
+    floor = 2 * (weights + source)
+    assert gpu_speed.step_floors(size, slow) == {"forward": floor, "both ways": 3 * floor}
+
+
+def test_the_gpus_peer_is_as_large_and_as_wide() -> None:
+    size = gpu_speed.Size(2, 3, 3, 32, 48, 3000)
+    ours = gpu_speed._ours(torch.device("cpu"), size, "fast")
+    peer = gpu_speed._marian(torch.device("cpu"), size)
+    assert peer.num_parameters() == pytest.approx(ours.num_parameters(), rel=0.01)
+    assert peer.get_input_embeddings().weight.shape == (3000, 32)
+    assert peer.get_output_embeddings().weight.shape == (3000, 32)
 
 
 @pytest.mark.slow

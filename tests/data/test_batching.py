@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import islice, pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset, Features, concatenate_datasets
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -18,13 +23,17 @@ from bahdanau_hf.data.batching import (
     NO_LINK,
     LengthBucketBatchSampler,
     PairCollator,
+    PairTable,
+    Rooms,
     StreamBatcher,
 )
+from bahdanau_hf.data.preprocessing import ENCODED_FEATURES
 from bahdanau_hf.data.vocabulary import train_tokenizer
 from bahdanau_hf.errors import InputError
 
 Batches = list[list[int]]
 
+SIDES = ("input_ids", "labels")
 LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=70)
 
 
@@ -280,6 +289,156 @@ def test_the_collator_of_transformers_does_the_same() -> None:
         assert torch.equal(theirs[name], tensor), name
 
 
+# --- batches from a table ------------------------------------------------------------------------
+
+IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=9)
+
+
+@st.composite
+def encoded_pairs(draw: st.DrawFn) -> Dataset:
+    """Pairs in one piece or several, selected, shuffled, cut, with links or without."""
+    pairs = draw(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=20))
+    rows = [
+        {"input_ids": source, "attention_mask": [1] * len(source), "labels": target}
+        for source, target in pairs
+    ]
+    cut = draw(st.integers(0, len(rows)))
+    parts = [
+        Dataset.from_list(part, Features(ENCODED_FEATURES))
+        for part in (rows[:cut], rows[cut:])
+        if part
+    ]
+    encoded = concatenate_datasets(parts)
+    if draw(st.booleans()):
+        links = [[draw(st.integers(-1, 8)) for _ in row["labels"]] for row in rows]
+        encoded = encoded.add_column("best_sources", links)
+    if draw(st.booleans()):
+        chosen = st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=30)
+        encoded = encoded.select(draw(chosen))
+    if draw(st.booleans()):
+        encoded = encoded.shuffle(seed=0)
+    start = draw(st.integers(0, len(encoded) - 1))
+    return encoded.select(range(start, len(encoded)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), encoded_pairs(), st.one_of(st.none(), st.just((9, 11))))
+def test_a_table_makes_what_the_collator_makes(
+    data: st.DataObject, encoded: Dataset, pad_to: tuple[int, int] | None
+) -> None:
+    table = PairTable(encoded, pad_to)
+    assert len(table) == len(encoded)
+    assert [side.tolist() for side in table.lengths] == [
+        [len(row) for row in encoded[name]] for name in SIDES
+    ]
+    indices = data.draw(st.lists(st.integers(0, len(encoded) - 1), min_size=1, max_size=12))
+    expected = PairCollator(pad_to)(encoded.__getitems__(indices))
+    for made in (table[indices], pickle.loads(pickle.dumps(table))[np.array(indices)]):
+        assert made.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert made[name].dtype == torch.int64
+            assert torch.equal(made[name], tensor), name
+    with pytest.raises(ValueError, match="expected at most 0 tokens, received"):
+        PairTable(encoded, (0, 9))[indices]
+
+
+def test_a_table_reads_a_mapped_file_where_it_is(tmp_path: Path) -> None:
+    rows = [{"input_ids": [i, 2], "labels": [i, 7, 2]} for i in range(50)]
+    features = Features({name: ENCODED_FEATURES[name] for name in SIDES})
+    written = Dataset.from_list(rows, features)
+    written = written.map(
+        lambda row: row, cache_file_name=str(tmp_path / "a.arrow"), writer_batch_size=7
+    )
+    table = PairTable(written)
+    for name, column in table._columns.items():
+        pieces = written.data.column(name).chunks
+        assert len(pieces) == 8
+        assert column.ids.dtype == np.int32
+        for piece in pieces:
+            assert np.shares_memory(column.ids, piece.values.to_numpy())
+    assert table[[49, 0, 7]]["labels"].tolist() == [[49, 7, 2], [0, 7, 2], [7, 7, 2]]
+
+
+def test_workers_make_the_same_batches() -> None:
+    encoded = Dataset.from_list(stream_of(40), Features({n: ENCODED_FEATURES[n] for n in SIDES}))
+    table = PairTable(encoded)
+    sampler = LengthBucketBatchSampler(*table.lengths, batch_size=7, seed=0)
+    expected = [PairCollator()(encoded.__getitems__(indices)) for indices in sampler]
+    for workers in (0, 2):
+        made = DataLoader(table, batch_size=None, sampler=sampler, num_workers=workers)
+        assert len(made) == len(expected)
+        for one, other in zip(made, expected, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@settings(deadline=None, max_examples=30)
+@given(encoded_pairs(), st.integers(20, 60))
+def test_a_room_adds_padding_and_nothing_else(encoded: Dataset, batch_size: int) -> None:
+    rooms, indices = Rooms(batch_size, None), range(len(encoded))
+    small = PairTable(encoded)[indices]
+    pairs, source = small["input_ids"].shape
+    room, source_room, target_room = rooms(pairs, source, small["labels"].shape[1])
+    expected = {
+        "input_ids": torch.zeros(room, source_room, dtype=torch.int64),
+        "attention_mask": torch.zeros(room, source_room, dtype=torch.int64),
+        "labels": torch.full((room, target_room), -100),
+        "best_sources": torch.full((room, target_room), NO_LINK),
+    }
+    for name, tensor in small.items():
+        expected[name][:pairs, : tensor.shape[1]] = tensor
+    expected["attention_mask"][pairs:, 0] = 1  # no row without a token to read
+    table = PairTable(encoded, rooms=rooms)
+    for large in (table[indices], pickle.loads(pickle.dumps(table))[indices]):
+        assert large.keys() == small.keys()
+        assert all(torch.equal(large[name], expected[name]) for name in large)
+
+
+def test_a_table_of_ids_that_begin_inside_of_a_buffer() -> None:
+    ids = pa.array(range(20), pa.int32()).slice(3)
+    column = pa.ListArray.from_arrays(pa.array([0, 2, 3, 7], pa.int32()), ids).slice(1)
+    table = PairTable(Dataset(pa.table({"input_ids": column, "labels": column})))
+    assert table[[1, 0]]["labels"].tolist() == [[6, 7, 8, 9], [5, -100, -100, -100]]
+
+
+@pytest.mark.parametrize(
+    ("rooms", "shape", "expected"),
+    [
+        (Rooms(None, 1500), (115, 12, 13), (115, 12, 13)),
+        (Rooms(None, 1500), (107, 13, 14), (107, 16, 14)),  # 14 is the least of the longest
+        (Rooms(None, 1500), (110, 13, 13), (115, 16, 13)),
+        (Rooms(None, 1500), (92, 13, 13), (92, 16, 13)),  # four fifths
+        (Rooms(None, 1500), (91, 13, 13), (92, 16, 13)),
+        (Rooms(None, 1500), (93, 13, 13), (115, 16, 13)),
+        (Rooms(None, 1500), (1, 9, 17), (1, 12, 18)),
+        (Rooms(None, 1500), (44, 33, 33), (45, 36, 36)),
+        (Rooms(None, 1500), (15, 97, 65), (15, 104, 72)),
+        (Rooms(64, None), (64, 9, 16), (64, 12, 16)),
+        (Rooms(64, None), (63, 1, 1), (64, 4, 1)),
+        (Rooms(64, None), (51, 4, 2), (51, 4, 2)),
+        (Rooms(64, None), (65, 4, 31), (65, 4, 32)),  # one more, to give every process a batch
+        (Rooms(64, 100), (3, 30, 30), (3, 32, 30)),
+        (Rooms(2, 1500), (1, 9, 10), (1, 12, 10)),
+    ],
+)
+def test_rooms(rooms: Rooms, shape: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    assert rooms(*shape) == expected
+    assert rooms(*expected) == expected
+
+
+def test_rooms_are_few_and_little_larger() -> None:
+    sides = lengths(20_000)
+    (batches,) = all_ranks(sides, 1, max_tokens=1500, seed=0)
+    shapes = [(len(b), int(sides[0][b].max()), int(sides[1][b].max())) for b in batches]
+    padded = [Rooms(None, 1500)(*shape) for shape in shapes]
+    assert len(set(padded)) < 0.4 * len(set(shapes))
+    steps, tokens = (
+        [sum(count(shape) for shape in of) for of in (shapes, padded)]
+        for count in (lambda shape: shape[2], lambda shape: shape[0] * (shape[1] + shape[2]))
+    )
+    assert steps[0] <= steps[1] < 1.05 * steps[0]
+    assert tokens[0] <= tokens[1] < 1.15 * tokens[0]
+
+
 # --- streams -------------------------------------------------------------------------------------
 
 
@@ -350,17 +509,15 @@ def test_stream_in_a_data_loader() -> None:
         assert torch.equal(batch["labels"], expected["labels"])
 
 
-def test_mistakes_of_streams() -> None:
+def test_mistakes_of_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="holds no pair"):
         next(iter(StreamBatcher([], buffer_size=20, batch_size=5, seed=0)))
     tiny = StreamBatcher(stream_of(9), buffer_size=2, batch_size=5, seed=0, world_size=3)
     with pytest.raises(InputError, match="2 pairs are too few for 3 processes"):
         next(iter(tiny))
-    loader = DataLoader(
-        StreamBatcher(stream_of(9), batch_size=5, seed=0), batch_size=None, num_workers=2
-    )
+    monkeypatch.setattr(batching, "get_worker_info", lambda: SimpleNamespace(num_workers=2))
     with pytest.raises(InputError, match="a stream is read by one worker"):
-        next(iter(loader))
+        next(iter(StreamBatcher(stream_of(9), batch_size=5, seed=0)))
 
 
 # --- what a mutation tester found untested (tests/mutations.md) ----------------------------------

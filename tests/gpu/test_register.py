@@ -28,7 +28,7 @@ print([name for name in sys.modules if name.startswith("bahdanau_hf.gpu.")])
 """
 
 
-@pytest.mark.parametrize(("devices", "names"), [(0, "reference fast"), (1, "reference fast graph")])
+@pytest.mark.parametrize(("devices", "names"), [(0, "reference fast"), (1, "reference fast cuda")])
 def test_the_package_adds_them_where_there_is_a_device(devices, names) -> None:
     """And reads none of their modules yet."""
     done = subprocess.run(
@@ -41,26 +41,23 @@ def test_the_package_adds_them_where_there_is_a_device(devices, names) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they are there")
 def test_without_a_device_they_are_refused_in_a_line(tiny_model) -> None:
     with pytest.raises(ValueError, match=r"^implementation must be one of .*$") as refusal:
-        tiny_model().set_implementation("graph")
-    expected = "implementation must be one of reference, fast here, not 'graph'"
+        tiny_model().set_implementation("cuda")
+    expected = "implementation must be one of reference, fast here, not 'cuda'"
     assert str(refusal.value) == expected
 
 
-def test_each_stands_in_for_what_it_is_faster_at(ways_of_gpus) -> None:
-    """The rest is that of the ordinary way."""
-    assert implementations() == ("reference", "fast", "graph")
-    fast, graph = FAST_WAYS["fast"], FAST_WAYS["graph"]
-    assert graph.recur is fast.recur
-    assert not set(graph[1:]) & set(fast[1:])
+def test_it_has_ways_of_its_own_for_everything(ways_of_gpus) -> None:
+    assert implementations() == ("reference", "fast", "cuda")
+    assert not set(FAST_WAYS["cuda"]) & set(FAST_WAYS["fast"])
     gpu.register()
-    assert implementations() == ("reference", "fast", "graph")
+    assert implementations() == ("reference", "fast", "cuda")
 
 
 def test_the_environment_chooses_where_code_does_not(monkeypatch, tiny_model, ways_of_gpus) -> None:
     warnings: list[str] = []
     monkeypatch.setattr(modeling_bahdanau.logger, "warning", warnings.append)
     model = tiny_model()
-    for name, expected in ((None, "fast"), ("", "fast"), ("reference",) * 2, ("graph",) * 2):
+    for name, expected in ((None, "fast"), ("", "fast"), ("reference",) * 2, ("cuda",) * 2):
         if name is None:
             monkeypatch.delenv("BAHDANAU_IMPLEMENTATION", raising=False)
         else:
@@ -71,10 +68,13 @@ def test_the_environment_chooses_where_code_does_not(monkeypatch, tiny_model, wa
     model.set_implementation("fast")
     assert model.chosen_implementation().name == "fast"
     model.set_implementation(None)
-    assert model.chosen_implementation().name == "graph"
-    monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "grpah")
+    assert model.chosen_implementation().name == "cuda"
+    for wish, expected in (("", "cuda"), ("fast", "fast"), ("cuda", "cuda")):
+        monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", wish)
+        assert default_implementation("cuda") == expected
+    monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "cdua")
     assert default_implementation() == model.chosen_implementation().name == "fast"
     assert len(warnings) == 1
-    assert "'grpah', none of reference, fast, graph" in warnings[0]
+    assert "'cdua', none of reference, fast, cuda" in warnings[0]
     with pytest.raises(ValueError, match=r"must be one of .* not 'quick'"):
         model.set_implementation("quick")

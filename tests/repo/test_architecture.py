@@ -103,7 +103,7 @@ def test_imports_go_down(path) -> None:
 def test_what_is_for_gpus_knows_the_model_alone(path) -> None:
     own, others = imports(path)
     assert {name.split(".")[0] for name in own} <= {"gpu", "modeling"}
-    assert others <= {"torch", "transformers"} | sys.stdlib_module_names
+    assert others <= {"torch", "transformers", "triton"} | sys.stdlib_module_names
 
 
 def test_imports_do_not_go_round_in_circles() -> None:

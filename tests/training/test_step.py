@@ -1,7 +1,9 @@
 """One optimizer step: its gradient, what it reports, and the rate and decay it takes place with."""
 
 import itertools
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bahdanau_hf.data.batching import IGNORED_LABEL
+from bahdanau_hf.alignment.guided_loss import add_best_sources
+from bahdanau_hf.data.batching import IGNORED_LABEL, PairTable, Rooms
 from bahdanau_hf.errors import InputError
+from bahdanau_hf.gpu.step_graphs import StepGraphs
 from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.training.arguments import TrainArguments
-from bahdanau_hf.training.pairs import made_ahead, make_collator
+from bahdanau_hf.training.pairs import TrainingBatches, made_ahead, make_collator
 from bahdanau_hf.training.run import Run, make_optimizer
-from bahdanau_hf.training.step import take_step
+from bahdanau_hf.training.step import take_step, whole_step
 from tests.helpers.looks import Looks
 from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
 
@@ -46,7 +50,8 @@ def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tens
         torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_batches_made_ahead_are_the_same_and_one_ahead() -> None:
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_batches_made_ahead_are_the_same(number: int) -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -55,15 +60,18 @@ def test_batches_made_ahead_are_the_same_and_one_ahead() -> None:
             yield i
         raise InputError("the loader's own error")
 
-    ahead = made_ahead(items())
+    ahead = made_ahead(items(), number)
     for i in range(5):
         assert next(ahead) == i
-        assert len(made) <= i + 2
+        assert len(made) <= i + 1 + number
     with pytest.raises(InputError, match="own error"):
         next(ahead)
-    stopped = made_ahead(iter(range(9)))
+    before = threading.active_count()
+    stopped = made_ahead(iter(range(9)), number)
     assert next(stopped) == 0
+    assert threading.active_count() == before + 1
     stopped.close()  # and no thread is left that would keep the process
+    assert threading.active_count() == before
 
 
 def test_a_run_that_makes_batches_ahead_takes_the_same_steps(tmp_path: Path) -> None:
@@ -76,15 +84,58 @@ def test_a_run_that_makes_batches_ahead_takes_the_same_steps(tmp_path: Path) -> 
             assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("num_batches", [1, 3])
+@pytest.mark.parametrize("bound", ["batch_size", "max_tokens"])
+def test_a_batch_in_a_room_makes_the_same_step(tmp_path: Path, bound: str) -> None:
+    steps = []
+    for rooms in (None, Rooms(64, None) if bound == "batch_size" else Rooms(None, 500)):
+        run = prepare(tmp_path / str(rooms), **NO_DROPOUT, guided_attention_weight=0.5)
+        table = PairTable(add_best_sources(run.pairs.encoded["train"]), rooms=rooms)
+        batches = [table[range(start, start + 21)] for start in (0, 21)]
+        steps.append((batches, gradients_of_step(run, batches)))
+    (plain, expected), (padded, actual) = steps
+    for one, other in zip(plain, padded, strict=True):
+        assert all(len(one[name]) < len(other[name]) for name in one)
+        assert one["input_ids"].shape[1] < other["input_ids"].shape[1]
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "reads_padding", "is_padded"),
+    [
+        ("cuda", {}, False, True),
+        ("cpu", {}, False, False),
+        ("mps", {}, False, False),
+        # What is divided by the padded length, or reads the padding, would change.
+        ("cuda", {"loss_reduction": "tutorial"}, False, False),
+        ("cuda", {}, True, False),
+    ],
+)
+def test_batches_are_padded_to_rooms_where_that_changes_nothing(
+    tmp_path: Path, device: str, changes: dict[str, Any], reads_padding: bool, is_padded: bool
+) -> None:
+    run = prepare(tmp_path, max_tokens_per_batch=100, **changes)
+    run.accelerator.state.device = torch.device(device)
+    try:
+        batches = TrainingBatches(
+            *(run.accelerator, run.settings, run.pairs.encoded["train"]),
+            reads_padding=reads_padding,
+        )
+    finally:
+        run.accelerator.state.device = torch.device("cpu")
+    assert batches.loader.dataset.rooms == (Rooms(None, 100) if is_padded else None)
+
+
+@pytest.mark.parametrize(("num_batches", "graphed"), [(1, False), (3, False), (1, True)])
 def test_nothing_that_a_device_computes_is_looked_at_before_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_batches: int, graphed: bool
 ) -> None:
     """Labels are counted on the host, of each batch; loss and norm come back in one copy."""
     run = prepare(tmp_path, guided_attention_weight=0.5)
     monkeypatch.setattr(modeling_bahdanau, "look_costs", lambda x: torch.is_grad_enabled())
     first_batch = next(iter(run.batches.steps(run.state, 1)))[0][0]
     take_step(run, [first_batch])  # in a process's first one the processor is asked what it can do
+    if graphed:
+        run.step_graphs = StepGraphs(partial(whole_step, run), run.optimizer.optimizer)
     copies: list[int] = []
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda x: copies.append(x.numel()) or tolist(x))
@@ -140,6 +191,21 @@ def test_tutorial_loss_is_the_tutorials(tmp_path: Path) -> None:
     expected = gradients(run)
     run.optimizer.zero_grad()
     assert_close(gradients_of_step(run, [batch]), expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_filling_of_a_batch_changes_no_divisor(tmp_path: Path, padded: bool) -> None:
+    """The tutorial's is the longest target, or the length that all are padded to."""
+    changes = {"loss_reduction": "tutorial", "max_grad_norm": 0, "pad_to_max_length": padded}
+    results: list[dict[str, torch.Tensor]] = []
+    for fill in (0, 3):
+        run = prepare(tmp_path / str(fill), **NO_DROPOUT, **changes)
+        batch = make_collator(run.settings.data)(features(run, range(7)))
+        for name, filler in {"input_ids": 0, "attention_mask": 0, "labels": IGNORED_LABEL}.items():
+            batch[name] = F.pad(batch[name], (0, fill, 0, fill), value=filler)
+        batch["attention_mask"][7:, 0] = 1
+        results.append(gradients_of_step(run, [batch]))
+    assert_close(results[1], results[0])
 
 
 def test_step_reports_loss_tokens_and_norm_and_clips(tmp_path: Path) -> None:
