@@ -214,7 +214,7 @@ def pronunciation_table(results: Sequence[dict[str, Any]]) -> str:
         together = [found["error_rate"] for found in result["scores"]["test"]["ensemble"]]
         minutes = mean(result["cpu_seconds"]) / 60
         rows.append((mean(rates), together[0] if together else None, minutes))
-        cells = [f"{_LSTM[result['language']]:.2f}", _spread(rates)]
+        cells = [f"{_LSTM[result['language']]:.2f}", spread(rates)]
         cells += [f"{rate:.2f}" for rate in together] or ["–"]
         lines.append(f"| {result['language']} | {' | '.join(cells)} | {minutes:.1f} |")
     return "\n".join([*lines, *_macro(rows), "", *_note(results)])
@@ -245,12 +245,12 @@ def multi30k_table(results: Sequence[dict[str, Any]]) -> str:
             together = [f"{entry['bleu']:.1f}" for entry in found["ensemble"]] or ["–"]
             cells = [f"en→{result['language']}", split.replace("_", " "), f"{published[0]}"]
             lines.append(
-                f"| {' | '.join([*cells, _spread(ours, 1), str(published[1]), *together])} |"
+                f"| {' | '.join([*cells, spread(ours, 1), str(published[1]), *together])} |"
             )
     return "\n".join([*lines, "", *_note(results)])
 
 
-def _spread(values: Sequence[float], digits: int = 2) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean, and standard deviation over the seeds."""
     if len(values) < 2:
         return f"{values[0]:.{digits}f}"

@@ -79,7 +79,8 @@ def write_model_card(
     }
     has_attention = config.get("use_attention", True)
     num_pairs = as_mapping(settings.get("num_pairs"))
-    hub_data = _hub_dataset(data)
+    hub_data = _on_hub(data.get("dataset_name"))
+    start = as_mapping(settings.get("model")).get("model_name_or_path")
     card_data = ModelCardData(
         language=[code for code in languages if language_of(code)] or None,
         license=license,
@@ -87,6 +88,7 @@ def write_model_card(
         pipeline_tag="translation",
         tags=["bahdanau", "seq2seq", "gru", *(["attention"] if has_attention else [])],
         datasets=[hub_data] if hub_data else None,
+        base_model=_on_hub(start),
         metrics=list(_METRICS) if scores else None,
         model_name=name,
         # Validation chose the weights: it counts only where nothing else was measured.
@@ -108,6 +110,7 @@ def write_model_card(
         attention_map=attention_map(folder),
         data=data,
         data_name=_data_name(data),
+        start=_on_hub(start) or (Path(start).name if start else None),
         num_pairs={k: _number(n) for k, n in num_pairs.items() if is_number(n)},
         dropped=_dropped(settings.get("dropped")),
         procedure=_procedure(settings, results, tokenizer, config) if settings else {},
@@ -156,9 +159,8 @@ def _length_limit(tokenizer: Mapping[str, Any]) -> int | None:
     return int(limit) if limit is not None and is_number(limit) and limit < 1e6 else None
 
 
-def _hub_dataset(data: Mapping[str, Any]) -> str | None:
-    """The data set's name, if it is one on the Hub and no folder that happens to be here."""
-    name = data.get("dataset_name")
+def _on_hub(name: Any) -> str | None:
+    """The name of a data set or model, if it is one on the Hub and no folder that is here."""
     if not name or Path(name).exists():
         return None
     try:
@@ -169,12 +171,11 @@ def _hub_dataset(data: Mapping[str, Any]) -> str | None:
 
 
 def _data_name(data: Mapping[str, Any]) -> str:
-    files = data.get("train_file")
-    if data.get("dataset_name"):
-        return str(data["dataset_name"])
-    if files:
-        return ", ".join(Path(file).name for file in str(files).split(","))
-    return "bahdanau_hf bundled pairs"
+    specs = filter(None, (data.get("train_file"), data.get("mix_file")))
+    names = [Path(file).name for spec in specs for file in str(spec).split(",")]
+    if not data.get("train_file"):
+        names.insert(0, str(data.get("dataset_name") or "bahdanau_hf bundled pairs"))
+    return ", ".join(names)
 
 
 def _dropped(value: Any) -> str:
@@ -273,7 +274,7 @@ def _eval_results(
                 result = EvalResult(
                     task_type="translation",
                     task_name="Translation",
-                    dataset_type=_hub_dataset(data) or name.replace(" ", "-"),
+                    dataset_type=_on_hub(data.get("dataset_name")) or name.replace(" ", "-"),
                     dataset_name=name,
                     dataset_config=data.get("dataset_config_name"),
                     dataset_split=split,

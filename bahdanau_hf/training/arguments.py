@@ -21,6 +21,7 @@ from ..errors import InputError
 from .refusals import ALTERNATIVES, check_settings, suggestion
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+NEEDED = "<needed>"  # in a recipe: a flag has to tell it
 YES, NO = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
 
 Bound = tuple[Callable[[float], bool], str]
@@ -92,6 +93,12 @@ class DataArguments(_Told):
     )
     validation_file: str | None = _field(None, "as train_file; default: split off train by hash")
     test_file: str | None = _field(None, "as train_file; default: no test")
+    mix_file: str | None = _field(
+        None, "as train_file: other pairs, of which some are mixed in so as not to be forgotten"
+    )
+    mix_ratio: float = _field(
+        1.0, "how many pairs of mix_file are drawn, for each other training pair", POSITIVE
+    )
     encoding: str | None = _field(None, "encoding of the files of text; default: utf-8")
     skip_bad_rows: bool = _field(False, "leave out and count rows that cannot be read")
     unescape_html: bool = _field(False, "turn HTML entities such as &amp; into what they stand for")
@@ -315,6 +322,8 @@ def parse_arguments(arguments: Sequence[str], program: str = "bahdanau-hf train"
             if one in by_flag and other not in by_flag:
                 by_recipe.pop(other, None)
     values = by_recipe | by_flag
+    if needed := [f"--{name}" for name, value in values.items() if value == NEEDED]:
+        raise InputError(f"this recipe needs {' and '.join(needed)}")
     groups: list[Any] = []
     for kind in GROUPS.values():
         names = [f.name for f in dataclasses.fields(kind) if f.name in values]

@@ -10,12 +10,13 @@ import operator
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
@@ -29,12 +30,7 @@ from ..data.batching import (
     StreamBatcher,
 )
 from ..data.columns import Told
-from ..data.preprocessing import (
-    DroppedPairs,
-    clean_pairs,
-    encode_pairs,
-    split_validation,
-)
+from ..data.preprocessing import DroppedPairs, clean_pairs, encode_pairs, split_validation
 from ..data.readers import pair_paths
 from ..data.sources import (
     AnyDataset,
@@ -43,6 +39,8 @@ from ..data.sources import (
     first_pairs,
     hub_pairs,
     lines_on_sides,
+    pair_texts,
+    sentence_key,
 )
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
@@ -102,14 +100,23 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     for split in SPLITS:
         if spec := getattr(data, f"{split}_file"):
             streaming = data.streaming and split == "train"
-            before, reading = len(told), {name: getattr(data, name) for name in _READING}
-            splits[split] = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
-            _log_sides(splits[split], languages, told[before:])
+            splits[split] = _read_files(spec, data, streaming, told)
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
         if limit is not None:
             splits[split] = first_pairs(dataset, limit)
     return splits
+
+
+def _read_files(
+    spec: str, data: DataArguments, streaming: bool = False, told: list[Told] | None = None
+) -> AnyDataset:
+    """Pairs of files; `told`, how the sides of other files were told apart, grows by these."""
+    languages, told = (data.source_lang, data.target_lang), [] if told is None else told
+    before, reading = len(told), {name: getattr(data, name) for name in _READING}
+    dataset = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
+    _log_sides(dataset, languages, told[before:])
+    return dataset
 
 
 def _log_sides(dataset: AnyDataset, languages: tuple[str, str], told: list[Told]) -> None:
@@ -128,7 +135,7 @@ def encoding_options(data: DataArguments) -> dict[str, Any]:
 
 
 def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, DroppedPairs]]:
-    """Read and clean all splits; cut validation from train by hash if none is given.
+    """Read and clean all splits; cut validation from train by hash if none is given; mix others in.
 
     Returns:
         `train`, `validation` and, where given, `test`; and what was dropped, by split (pairs cut
@@ -150,7 +157,41 @@ def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, Dr
         if data.max_eval_samples is not None:
             validation = first_pairs(validation, data.max_eval_samples)
         splits |= {"train": train, "validation": validation}
+    if data.mix_file:
+        others, lost = drawn_pairs(data, len(splits["train"]), held_out=splits["validation"])
+        splits["train"] = concatenate_datasets([splits["train"], others])
+        own = dropped["train"]
+        dropped["train"] = replace(own + lost, total=own.total + lost.total)
     return splits, dropped
+
+
+def drawn_pairs(
+    data: DataArguments, num_pairs: int, held_out: AnyDataset
+) -> tuple[AnyDataset, DroppedPairs]:
+    """Of `mix_file` as many pairs as `mix_ratio` says, cleaned; each run draws the same ones.
+
+    Args:
+        data: what the run was told.
+        num_pairs: in training without them.
+        held_out: no pair that shares a sentence with these is drawn.
+
+    Raises:
+        InputError: see `file_pairs`; or there is none to draw.
+    """
+    languages = (data.source_lang, data.target_lang)
+    held = {sentence_key(text) for side in pair_texts(held_out, *languages) for text in side}
+    found = _read_files(str(data.mix_file), data)
+    in_turn = map(int, np.random.default_rng(0).permutation(len(found)))
+    free = (
+        i for i in in_turn if held.isdisjoint(map(sentence_key, found[i]["translation"].values()))
+    )
+    drawn = sorted(itertools.islice(free, max(1, round(data.mix_ratio * num_pairs))))
+    if not drawn:
+        raise InputError(f"every pair of {data.mix_file} shares a sentence with validation")
+    others, lost = clean_pairs(found.select(drawn), **cleaning_options(data))
+    sizes = f"{len(others):,} of {len(found):,} pairs"
+    logger.info("Mixed in: %s of %s", sizes, data.mix_file)
+    return others, lost
 
 
 @dataclass

@@ -101,6 +101,8 @@ def check_settings(settings: Settings) -> None:
             "--guided_attention_weight needs all pairs at once: leave out --streaming, or have it "
             "at 0"
         )
+    if data.mix_file and data.streaming:
+        raise InputError("--mix_file needs all pairs at once: leave out --streaming")
     checked_encoding(data.encoding)
     if data.source_lang == data.target_lang:
         raise InputError(f"--source_lang and --target_lang are both {data.source_lang!r}")
@@ -170,6 +172,7 @@ def idle_fields(settings: Settings, shape: Any = None) -> dict[str, str]:
             not (data.dataset_name or data.train_file),
             "on the bundled pairs, whose licence is known",
         ),
+        ("mix_ratio", not data.mix_file, "without --mix_file"),
         ("validation_split_percentage", bool(data.validation_file), "with --validation_file"),
         ("vocab_size", not (makes_bpe or loaded), "without --tokenizer_kind bpe"),
         (

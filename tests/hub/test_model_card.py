@@ -71,6 +71,21 @@ def test_alignment_error_rate_stands_beside_what_knows_nothing(run_folder: Path)
     assert "AER" not in write_model_card(run_folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("start", "said", "base"),
+    [("alice/model", "alice/model", "alice/model"), ("/m/own", "own", None)],
+)
+def test_what_the_model_went_on_from_is_told(
+    run_folder: Path, start: str, said: str, base: str | None
+) -> None:
+    assert "went on from" not in text_of(run_folder)
+    save(run_folder / "settings.json", {**SETTINGS, "model": {"model_name_or_path": start}})
+    text = write_model_card(run_folder).read_text(encoding="utf-8")
+    assert f"The model went on from `{said}`, which had learnt from other pairs" in text
+    assert ModelCard(text).data.to_dict().get("base_model") == base
+    assert "/m/" not in text
+
+
 def test_confidence_and_scores_of_few_sentences_are_told(run_folder: Path) -> None:
     parts = {"words": {"ece": 0.01754, "counts": [1]}, "sentences": {"ece": 0.0088}, "x": 3}
     for number in (99, 100):
@@ -135,6 +150,8 @@ def test_what_was_not_measured_is_absent(checkpoint: Path, tmp_path: Path) -> No
         ({"train_file": "/data/own/p.tsv", "dataset_license": "cc-by-2.0"},
          "`p.tsv`. Its licence, as stated for the run: `cc-by-2.0`.", None),
         ({"train_file": "/data/own/a.en,/data/own/a.zh"}, "`a.en, a.zh`", None),
+        ({"train_file": "/data/p.tsv", "mix_file": "/data/q.tsv"}, "`p.tsv, q.tsv`", None),
+        ({"mix_file": "/data/q.tsv"}, "`bahdanau_hf bundled pairs, q.tsv`", None),
         ({"dataset_name": "."}, "licence is not recorded", None),  # a folder that exists
     ],
 )  # fmt: skip

@@ -76,6 +76,8 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "train_file": (OTHER, {}),
     "validation_file": (PAIRS, {}),
     "test_file": (PAIRS, {}),
+    "mix_file": (OTHER, {}),
+    "mix_ratio": (0.25, {"mix_file": OTHER}),
     "encoding": ("latin-1", {}),
     "skip_bad_rows": (True, {"train_file": BAD}),
     "unescape_html": (True, {"train_file": ENTITIES}),

@@ -332,8 +332,9 @@ def test_the_loss_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_are_understood(path: Path) -> None:
-    _, _, train_args = parse_arguments([path.stem])
-    assert parse_arguments([str(path)])[2] == train_args
+    needed = ["--model_name_or_path=runs/mine"] if path.stem == "adapt" else []
+    _, _, train_args = parse_arguments([path.stem, *needed])
+    assert parse_arguments([str(path), *needed])[2] == train_args
     assert train_args.output_dir == f"runs/{path.stem}"
 
 
