@@ -204,7 +204,9 @@ def start_run(
             if not model.config.use_attention:
                 raise InputError("--guided_attention_weight needs a model with attention")
             encoded = add_best_sources(encoded)
-        batches = TrainingBatches(accelerator, settings, encoded)
+        batches = TrainingBatches(
+            *(accelerator, settings, encoded), reads_padding=model.config.encoder_reads_padding
+        )
         if train.max_train_steps is None:
             accumulated = accelerator.gradient_accumulation_steps
             steps_an_epoch = math.ceil(batches.batches_in(0) / accumulated)
