@@ -61,7 +61,12 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    return graph.replay
+
+    def replay() -> None:
+        assert run  # it holds the memory that the graph reads
+        graph.replay()
+
+    return replay
 
 
 def _recurrence(report: Report, size: Size, implementation: str) -> tuple[Callable, Callable]:

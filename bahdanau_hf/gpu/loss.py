@@ -16,7 +16,7 @@ from ..modeling.matmul_bahdanau import (
 )
 from . import kernels
 
-LOGITS_PER_CHUNK = 1 << 24  # that exist at once
+LOGITS_PER_CHUNK = 1 << 22  # that exist at once
 
 
 @torch.compiler.disable
@@ -61,7 +61,7 @@ class _FusedCrossEntropy(_LinearCrossEntropy):
                 hidden_grad[rows] = z @ w
                 product = z.t() @ h[rows]
                 weight_grad = product if weight_grad is None else weight_grad.to(wide).add_(product)
-                bias_grad += z.sum(0, dtype=wide)
+                bias_grad += (z.new_ones(1, len(z)) @ z)[0]  # a reduction takes four times as long
         if needs:
             ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype

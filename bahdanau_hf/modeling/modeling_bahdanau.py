@@ -186,10 +186,9 @@ class BahdanauPreTrainedModel(PreTrainedModel):
         if wish not in implementations():  # nothing was asked for, or elsewhere
             wish = default_implementation(self.device.type)
         obstacle = "it was asked for" if wish == "reference" else find_obstacle(part)
-        name, built = "reference" if obstacle else wish, "all modules are as built"
-        chosen = Implementation(name, obstacle or built)
+        chosen = ("reference", obstacle) if obstacle else (wish, "all modules are as built")
         logger.debug("%s: %s, for %s", type(self).__name__, *chosen)
-        return chosen
+        return Implementation(*chosen)
 
     def fast_way(self, part: nn.Module | None = None) -> FastWay | None:
         """What computes this model, or that part of it, in place of its modules, if anything."""
@@ -205,17 +204,11 @@ class BahdanauPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Set initial weights, as `config.initializer` says.
 
-        | parameter          | "xavier"            | "tutorial"          | "orthogonal"            |
-        | ------------------ | ------------------- | ------------------- | ----------------------- |
-        | embeddings         | normal(0, 1)        | normal(0, 1)        | normal(0, 1)            |
-        | linear matrices    | Xavier uniform      | uniform ±1/sqrt(n)  | Xavier uniform          |
-        | input matrices     | Xavier uniform      | Xavier uniform      | Xavier uniform          |
-        | recurrent matrices | Xavier, all gates   | Xavier, all gates   | orthogonal, each gate   |
-        | biases             | uniform ±1/sqrt(n)  | uniform ±1/sqrt(n)  | 0                       |
-
-        The tutorial means Xavier for all, but its linear layers are lazy and keep PyTorch's values.
-        Embeddings are multiplied by `embedding_initializer_range`, everything else by
-        `initializer_range`; n is the width of a layer's input (of the state, in a GRU).
+        Embeddings are normal(0, 1), matrices Xavier uniform, biases uniform in ±1/sqrt(n), n being
+        the width of a layer's input (of the state, in a GRU). `"tutorial"`: linear matrices as
+        biases, for its lazy layers keep PyTorch's values. `"orthogonal"`: recurrent matrices are,
+        gate by gate, and biases 0. Embeddings are multiplied by `embedding_initializer_range`,
+        everything else by `initializer_range`.
         """
         config, gain = self.config, self.config.initializer_range
         orthogonal, is_linear = config.initializer == "orthogonal", isinstance(module, nn.Linear)
@@ -342,6 +335,24 @@ def reading_orders(mask: Tensor | None, num_directions: int) -> list[ReadingOrde
     return [ReadingOrder(i == 1, to_steps[i], to_rows[i], ends) for i in range(num_directions)]
 
 
+class BahdanauGRU(nn.GRU):
+    """A layer without cuDNN, which rounds float32 to TF32, and bfloat16 to float16."""
+
+    def flatten_parameters(self) -> None:
+        """Leave each weight in a place of its own; those in a common one could not be saved."""
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Run over `(S, B, input_size)`, in the type of the weights whatever autocast says."""
+        cudnn, weight = torch.backends.cudnn, getattr(self, "weight_hh_l0", input)
+        before, cudnn.enabled = cudnn.enabled, cudnn.enabled and not input.is_cuda
+        try:
+            with torch.autocast(input.device.type, enabled=False):
+                output, state = super().forward(input.to(weight.dtype), hx)
+        finally:
+            cudnn.enabled = before
+        return output.to(input.dtype), state
+
+
 class BahdanauEncoder(BahdanauPreTrainedModel):
     """GRU layers over the source, in one direction or two; padding never reaches a real token."""
 
@@ -351,7 +362,7 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
         self.embed_tokens = nn.Embedding(size, config.embedding_size)
         widths = [config.embedding_size] + [config.annotation_size] * (config.encoder_layers - 1)
         self.forward_layers, self.backward_layers = (
-            nn.ModuleList(nn.GRU(width, config.hidden_size) for width in read)
+            nn.ModuleList(BahdanauGRU(width, config.hidden_size) for width in read)
             for read in (widths, widths if config.bidirectional_encoder else [])
         )
         self.post_init()
@@ -385,8 +396,11 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
             if i > 0:
                 hidden = F.dropout(hidden, config.dropout, self.training)
             steps = [order.steps(hidden) for order in orders]  # (S, B, width) each
-            run = run_modules if way is None else partial(way.run_grus, int8=self.int8)
-            outputs = [order.rows(x) for order, x in zip(orders, run(steps, layers), strict=True)]
+            if way is None:
+                found = [layer(x)[0] for x, layer in zip(steps, layers, strict=True)]
+            else:
+                found = way.run_grus(steps, layers, self.int8)
+            outputs = [order.rows(x) for order, x in zip(orders, found, strict=True)]
             hidden, final_state = (torch.cat(parts, dim=-1) for parts in zip(*outputs, strict=True))
             if padding is not None:
                 hidden = hidden.masked_fill(padding, 0.0)
@@ -394,14 +408,6 @@ class BahdanauEncoder(BahdanauPreTrainedModel):
             final_states.append(final_state)
         layers_read = tuple(all_hidden) if output_hidden_states else None
         return BahdanauEncoderOutput(hidden, torch.stack(final_states, dim=1), layers_read)
-
-
-def run_modules(steps: list[Tensor], layers: Any) -> list[Tensor]:
-    """Call each GRU layer on its steps `(S, B, width)`, in the type of its weights."""
-    with torch.autocast(steps[0].device.type, enabled=False):  # it knows no GRU
-        kinds = [getattr(layer, "weight_hh_l0", steps[0]).dtype for layer in layers]
-        given = zip(layers, steps, kinds, strict=True)
-        return [layer(x.to(kind))[0].to(x.dtype) for layer, x, kind in given]
 
 
 def source_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -587,9 +593,6 @@ class BahdanauCache(Cache):
     def is_initialized(self) -> bool:
         """Whether a step has been taken."""
         return self.state is not None
-
-    def __repr__(self) -> str:
-        return f"BahdanauCache(batch_size={self.batch_size}, steps={self._num_steps})"
 
 
 class BahdanauDecoder(BahdanauPreTrainedModel):
@@ -1099,7 +1102,7 @@ class BahdanauForConditionalGeneration(BahdanauPreTrainedModel, GenerationMixin)
 
 # What a model is made of: a fast way knows these types, and no subclass of them.
 _BUILT = {
-    *(nn.Embedding, nn.GRU, nn.Linear, nn.ModuleList),
+    *(nn.Embedding, nn.Linear, nn.ModuleList, BahdanauGRU),
     *(BahdanauAttention, BahdanauDecoder, BahdanauEncoder, BahdanauForConditionalGeneration),
     *(BahdanauGRUCell, BahdanauModel, BahdanauReadout),
 }

@@ -358,9 +358,6 @@ def _fill_with_factors(
     return per_gate
 
 
-# --- the encoder's layers ------------------------------------------------------------------------
-
-
 def run_grus(steps: Sequence[Tensor], layers: Sequence[nn.GRU], int8: bool = False) -> list[Tensor]:
     """Run GRU layers from zero states, each over its `(S, B, input)`, to `(S, B, H)` each."""
     return [run_gru(x, layer, int8) for x, layer in zip(steps, layers, strict=True)]
