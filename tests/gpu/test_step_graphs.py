@@ -208,9 +208,9 @@ def test_filling_rows_count_nothing(tmp_path: Path, recorded: list) -> None:
     give_graphs(runs[1])
     for _ in range(3):
         batch = next(batches_of(runs[0]))[0]
+        fillers = {"input_ids": 0, "attention_mask": 0, "labels": -100}
         filled = {
-            name: torch.cat([x, torch.full_like(x[:2], filler)])
-            for (name, x), filler in zip(batch.items(), (0, 0, -100), strict=True)
+            name: torch.cat([x, torch.full_like(x[:2], fillers[name])]) for name, x in batch.items()
         }
         filled["attention_mask"][-2:, 0] = 1
         one, other = take_step(runs[0], [batch]), take_step(runs[1], [filled])
