@@ -122,7 +122,10 @@ def _way_of_computing(model: BahdanauForConditionalGeneration | None) -> tuple[s
 
     if model is not None:
         return model.chosen_implementation()
-    way, wish = default_implementation(), os.environ.get("BAHDANAU_IMPLEMENTATION")
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    way, wish = default_implementation(device), os.environ.get("BAHDANAU_IMPLEMENTATION")
     return way, "BAHDANAU_IMPLEMENTATION" if way == wish else "the default"
 
 
