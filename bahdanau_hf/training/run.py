@@ -51,6 +51,7 @@ class Run:
         scheduler: steps once an optimizer step.
         total_steps: optimizer steps of the whole run.
         step_graphs: takes the steps as CUDA graphs; `None`: they run eagerly.
+        has_failed: on the device, 1 once a graph's loss or gradient was not finite; else 0.
         pushes: what goes to the Hub on the way; `None`: nothing does.
         reported_at: when `report.html` was last written, in seconds of the run.
     """
@@ -67,6 +68,7 @@ class Run:
     total_steps: int
     state: TrainerState = field(default_factory=TrainerState)
     step_graphs: StepGraphs | None = None
+    has_failed: torch.Tensor | None = None
     pushes: BackgroundPush | None = None
     reported_at: float = -math.inf
     _started: float = 0.0
