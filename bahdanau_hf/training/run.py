@@ -33,6 +33,7 @@ from ..distributed import on_main_process
 from ..errors import InputError
 from ..gpu.step_graphs import StepGraphs
 from ..hub.push import BackgroundPush
+from ..inference.translator import Translator
 from . import evaluation, loop, release, setup
 from .arguments import Settings, TrainArguments
 from .pairs import RunPairs, StreamedBatches, TrainingBatches
@@ -86,6 +87,12 @@ class Run:
     def bare_model(self) -> PreTrainedModel:
         """The model without what `accelerator.prepare` has put around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @functools.cached_property
+    def translator(self) -> Translator:
+        """Translates with the model as it is."""
+        batch_size = self.settings.train.per_device_eval_batch_size
+        return Translator(self.bare_model, self.tokenizer, batch_size)
 
     def start_clock(self) -> None:
         """Start to count `seconds`, from what earlier sittings took."""
