@@ -9,6 +9,7 @@ signal, saved and ready to go on.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import sys
@@ -40,6 +41,10 @@ def run_training(settings: Settings) -> None:
         prepare_tokenizer,
         start_accelerator,
     )
+
+    if not gc.get_freeze_count():  # what imports leave stays: it need not be looked through again
+        gc.freeze()
+    gc.enable()
 
     # Where it runs, and where it writes
     accelerator = start_accelerator(settings)
@@ -116,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_once(f"error: {error}")
         return 2
 
+    gc.disable()  # while a million objects are made, none of them garbage
     import transformers
     from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -2,15 +2,16 @@
 
 IBM Model 2 with a prior for the diagonal in place of a table of positions (Brown et al. 1993; Dyer
 et al. 2013, "A Simple, Fast, and Effective Reparameterization of IBM Model 2"), by expectation
-maximisation in both directions. It takes a second for some thousand pairs, and about 100 bytes for
-each cell (source tokens times target tokens) of all of them.
+maximisation in both directions. It takes a second for some ten thousand pairs, and about 100 bytes
+for each cell (source tokens times target tokens) of all of them.
 
-Dimensions: S source tokens, T target tokens.
+Dimensions: N pairs, S source tokens, T target tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -30,12 +31,16 @@ def best_sources(sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[in
     """
     forward = link_posteriors(sources, targets)
     backward = link_posteriors(targets, sources)
-    links = []
-    for there, back in zip(forward, backward, strict=True):
-        belief = np.sqrt(there * back.T)
-        best = belief.argmax(axis=1)
-        links.append(np.where(belief.max(axis=1) < _LEAST_BELIEF, NO_LINK, best).tolist())
-    return links
+    there = np.concatenate([own.ravel() for own in forward])
+    back = np.concatenate([own.T.ravel() for own in backward])
+    belief = np.sqrt(there * back)
+    row, column = _cells(*map(_lengths, (sources, targets)))
+    highest = np.maximum.reduceat(belief, np.flatnonzero(column == 0))
+    best = np.flatnonzero(belief == highest[row])
+    _, first = np.unique(row[best], return_index=True)  # of several that are equal
+    places = np.where(highest < _LEAST_BELIEF, NO_LINK, column[best[first]])
+    links = iter(places.tolist())
+    return [list(islice(links, len(target))) for target in targets]
 
 
 def link_posteriors(
@@ -58,14 +63,16 @@ def link_posteriors(
     Returned is for each pair `(T, S)`; a row's sum is 1 less the probability of no source.
     """
     size = 1 + max(max(ids) for side in (sources, targets) for ids in side)
-    num_rows = sum(map(len, targets))
-    tokens = np.concatenate([np.asarray(ids, np.int64) for ids in targets])  # of each row
-    shapes = [(len(target), len(source)) for source, target in zip(sources, targets, strict=True)]
-    row = np.repeat(np.arange(num_rows), np.concatenate([np.full(t, s) for t, s in shapes]))
-    made_of = np.concatenate(
-        [np.tile(np.asarray(ids, np.int64), t) for ids, (t, _) in zip(sources, shapes, strict=True)]
-    )
-    prior = np.exp(-diagonal_tension * np.concatenate([_distances(*shape) for shape in shapes]))
+    num_source, num_target = map(_lengths, (sources, targets))
+    tokens = np.fromiter(chain.from_iterable(targets), np.int64)  # of each row
+    source_tokens = np.fromiter(chain.from_iterable(sources), np.int64)
+    num_rows = len(tokens)
+    pair = np.repeat(np.arange(len(targets)), num_target)  # of each row
+    row, column = _cells(num_source, num_target)
+    made_of = source_tokens[_starts(num_source)[pair][row] + column]
+    place = (_within(num_target) + 0.5) / num_target[pair]
+    distance = np.abs(place[row] - (column + 0.5) / num_source[pair][row])
+    prior = np.exp(-diagonal_tension * distance)
     prior *= (1 - null_share) / np.bincount(row, prior, num_rows)[row]
 
     # A cell's place among the pairs of tokens that occur, and the source token of each such pair.
@@ -78,8 +85,12 @@ def link_posteriors(
         translation = counts / np.maximum(np.bincount(source_of, counts, size)[source_of], 1e-300)
         from_nothing = np.bincount(tokens, nothing, size) / max(nothing.sum(), 1e-300)
     cells, _ = _expect(row, tokens, prior, translation[kind], from_nothing, null_share)
-    parts = np.split(cells, np.cumsum([t * s for t, s in shapes])[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    shapes = zip(num_target.tolist(), num_source.tolist(), strict=True)
+    starts = _starts(num_target * num_source).tolist()
+    return [
+        cells[start : start + t * s].reshape(t, s)
+        for start, (t, s) in zip(starts, shapes, strict=True)
+    ]
 
 
 def _expect(
@@ -97,8 +108,23 @@ def _expect(
     return joint / total[row], nothing / total
 
 
-def _distances(num_target: int, num_source: int) -> np.ndarray:
-    """How far each cell lies from the diagonal, in [0, 1], `(T * S,)`."""
-    source = (np.arange(num_source) + 0.5) / num_source
-    target = (np.arange(num_target) + 0.5) / num_target
-    return np.abs(target[:, None] - source).ravel()
+# --- the cells of all pairs, one pair after the other, row by row ---------------------------------
+
+
+def _cells(num_source: np.ndarray, num_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row of each cell, counted through all pairs, and its place in the row; from `(N,)`."""
+    widths = np.repeat(num_source, num_target)
+    return np.repeat(np.arange(len(widths)), widths), _within(widths)
+
+
+def _within(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... of each length, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(_starts(lengths), lengths)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.cumsum(lengths) - lengths
+
+
+def _lengths(side: Sequence[Ids]) -> np.ndarray:
+    return np.fromiter(map(len, side), np.int64, len(side))

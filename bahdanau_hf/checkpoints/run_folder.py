@@ -11,6 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -203,15 +204,18 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def seal_checkpoint(folder: Path) -> None:
-    """Write the manifest and flush everything to the disk."""
-    sums = {
-        path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-    }
+    """Write the manifest and flush everything to the disk; a thread flushes, another sums up."""
+    paths = sorted(folder.iterdir())
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        flushed = [thread.submit(flush_to_disk, path) for path in paths]
+        sums = {
+            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths
+        }
+        for flush in flushed:
+            flush.result()
     files.write_json(folder / MANIFEST, {"format": FORMAT, "files": sums})
-    for path in folder.iterdir():
+    for path in (folder / MANIFEST, folder):
         flush_to_disk(path)
-    flush_to_disk(folder)
 
 
 def share_files(folder: Path) -> None:

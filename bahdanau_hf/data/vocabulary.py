@@ -97,7 +97,7 @@ def train_tokenizer(
         raise InputError(f"kinds {' and '.join(kinds)} do not go together: bpe joins both sides")
     else:
         reader, writer = _train_words((sources, targets), kinds, min_frequency)
-    needed = {i for encoding in writer.encode_batch(targets) for i in encoding.ids}
+    needed = {i for encoding in writer.encode_batch_fast(targets) for i in encoding.ids}
     needed |= {i for token, i in reader.get_vocab().items() if _is_for_any_text(token)}
     order = [*SPECIAL_TOKENS, *_tokens_by_id(reader, needed)]
     target_size = len(order)
@@ -170,8 +170,8 @@ def extend_tokenizer(
 
 def _side(backend: Tokenizer) -> dict[str, Any]:
     """How a backend prepares a text and cuts it, before it looks at its vocabulary."""
-    content = json.loads(backend.to_str())
-    return {name: content[name] for name in ("normalizer", "pre_tokenizer")}
+    parts = {"normalizer": backend.normalizer, "pre_tokenizer": backend.pre_tokenizer}
+    return {name: json.loads(part.__getstate__()) for name, part in parts.items()}
 
 
 def _is_for_any_text(token: str) -> bool:

@@ -19,7 +19,7 @@ from ..data.batching import IGNORED_LABEL, PairTable
 from ..data.preprocessing import pair_lengths
 from ..data.tokenization import side_kinds
 from ..distributed import gather_lists, on_main_process, sum_over_processes
-from ..inference.translator import Translation, Translator
+from ..inference.translator import Translation
 from ..metrics.translation import TranslationScores, score_translations, sentence_scores
 from ..reporting.attention_plot import save_alignment
 from .pairs import fixed_lengths
@@ -134,10 +134,8 @@ def score_split(
     # The processes share the sentences out by length.
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     mine = order[accelerator.process_index :: accelerator.num_processes]
-    batch_size = run.settings.train.per_device_eval_batch_size
-    translator = Translator(run.bare_model, run.tokenizer, batch_size=batch_size)
     with precision_of_training(accelerator, run.bare_model):
-        translations = translator.translate(
+        translations = run.translator.translate(
             [sources[i] for i in mine], num_beams=num_beams, max_new_tokens=max_new_tokens
         )
     pairs = [(i, t.text) for i, t in zip(mine, translations, strict=True)]
@@ -176,7 +174,7 @@ def translate_some(
         return []
     places = {round(i * (len(sources) - 1) / max(1, number - 1)) for i in range(number)}
     with precision_of_training(run.accelerator, run.bare_model):
-        return Translator(run.bare_model, run.tokenizer).translate(
+        return run.translator.translate(
             [sources[i] for i in sorted(places)], return_alignments=True, **options
         )
 

@@ -56,6 +56,11 @@ class Control:
     interrupted_by: signal.Signals | None
     should_stop: bool
 
+    @property
+    def acts(self) -> bool:
+        """Whether anything is to be done before the next step."""
+        return any(vars(self).values())
+
 
 def train(run: Run) -> TrainerState:
     """Train until the steps, the time or the patience are used up.
@@ -70,6 +75,7 @@ def train(run: Run) -> TrainerState:
         TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
     """
     state, accelerator = run.state, run.accelerator
+    unread: list[StepDone] = []
     run.start_clock()
     run.model.train()
     with StopSignals() as signals, _progress_bar(run) as bar, losses_are_told(accelerator):
@@ -79,10 +85,14 @@ def train(run: Run) -> TrainerState:
             ):
                 learning_rate = run.scheduler.get_last_lr()[0]
                 done = take_step(
-                    run, batches, lambda: {**signals.received, OUT_OF_TIME: run.is_late}
+                    run, batches, lambda: {**signals.received, OUT_OF_TIME: run.is_late}, True
                 )
                 _count_step(state, done, len(batches), ends_epoch)
                 control = decide(run, done, ends_epoch)
+                unread.append(done)
+                # A device takes this step while the one before is read, if nothing else follows.
+                while len(unread) > (not control.acts):
+                    _count_loss(state, unread.pop(0))
                 bar.update()
                 if control.should_log:
                     _log(run, bar, learning_rate, done.grad_norm)
@@ -203,10 +213,14 @@ def _count_step(state: TrainerState, done: StepDone, num_batches: int, ends_epoc
     state.batches_done += num_batches
     if ends_epoch:
         state.epoch, state.batches_done = state.epoch + 1, 0
-    state.loss_sum += done.loss_sum
     state.num_tokens += done.num_tokens
-    state.logged_seconds += done.seconds
     state.skipped_steps += done.was_skipped
+
+
+def _count_loss(state: TrainerState, done: StepDone) -> None:
+    done.read()
+    state.loss_sum += done.loss_sum
+    state.logged_seconds += done.seconds
 
 
 def _progress_bar(run: Run) -> Any:

@@ -30,7 +30,6 @@ from ..hub.notebook import write_notebook
 from ..hub.push import open_repository, push_folder
 from ..inference.alignment_error import alignment_quality
 from ..inference.confidence import calibrate
-from ..inference.translator import Translator
 from ..metrics.analysis import score_groups
 from ..metrics.translation import score_translations
 from ..reporting.run_report import write_report
@@ -85,7 +84,7 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
         results |= _calibrated(run, splits["validation"])
         if _held_alignments_out(run):
             with precision_of_training(run.accelerator, run.bare_model):
-                results["alignment"] = alignment_quality(Translator(run.bare_model, run.tokenizer))
+                results["alignment"] = alignment_quality(run.translator)
         results |= {
             "steps": run.state.step,
             "epochs": run.state.epoch,
@@ -102,11 +101,10 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
 
 def _calibrated(run: Run, split: ScoredSplit) -> dict[str, Any]:
     """Teach the released model how sure it may be; how well it learnt, for `eval_results.json`."""
-    translator = Translator(run.bare_model, run.tokenizer)
     texts = (split.sources, split.hypotheses, split.references)
     try:
         with precision_of_training(run.accelerator, run.bare_model):
-            found = calibrate(translator, *texts)
+            found = calibrate(run.translator, *texts)
     except InputError as error:
         logger.info("%s", error)
         return {}

@@ -33,6 +33,7 @@ from ..distributed import on_main_process
 from ..errors import InputError
 from ..gpu.step_graphs import StepGraphs
 from ..hub.push import BackgroundPush
+from ..inference.translator import Translator
 from . import evaluation, loop, release, setup
 from .arguments import Settings, TrainArguments
 from .pairs import RunPairs, StreamedBatches, TrainingBatches
@@ -51,6 +52,7 @@ class Run:
         scheduler: steps once an optimizer step.
         total_steps: optimizer steps of the whole run.
         step_graphs: takes the steps as CUDA graphs; `None`: they run eagerly.
+        has_failed: on the device, 1 once a graph's loss or gradient was not finite; else 0.
         pushes: what goes to the Hub on the way; `None`: nothing does.
         reported_at: when `report.html` was last written, in seconds of the run.
     """
@@ -67,6 +69,7 @@ class Run:
     total_steps: int
     state: TrainerState = field(default_factory=TrainerState)
     step_graphs: StepGraphs | None = None
+    has_failed: torch.Tensor | None = None
     pushes: BackgroundPush | None = None
     reported_at: float = -math.inf
     _started: float = 0.0
@@ -84,6 +87,12 @@ class Run:
     def bare_model(self) -> PreTrainedModel:
         """The model without what `accelerator.prepare` has put around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @functools.cached_property
+    def translator(self) -> Translator:
+        """Translates with the model as it is."""
+        batch_size = self.settings.train.per_device_eval_batch_size
+        return Translator(self.bare_model, self.tokenizer, batch_size)
 
     def start_clock(self) -> None:
         """Start to count `seconds`, from what earlier sittings took."""

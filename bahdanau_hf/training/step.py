@@ -51,6 +51,7 @@ class StepDone:
         grad_norm: norm of the gradient before clipping; not finite if the step was skipped.
         reasons_to_stop: those that any process has.
         was_skipped: whether the gradient scaler met an overflow and left the weights alone.
+        unread: where a device still computes it, gives `loss_sum` and `grad_norm`.
     """
 
     loss_sum: float
@@ -59,12 +60,25 @@ class StepDone:
     reasons_to_stop: frozenset[str]
     seconds: float
     was_skipped: bool = False
+    unread: Callable[[], tuple[float, float]] | None = None
+
+    def read(self) -> None:
+        """Wait for loss and norm.
+
+        Raises:
+            NonFiniteError: neither this step nor a later one has touched the weights.
+        """
+        if self.unread is not None:
+            began, unread, self.unread = time.monotonic(), self.unread, None
+            self.loss_sum, self.grad_norm = unread()
+            self.seconds += time.monotonic() - began
 
 
 def take_step(
     run: Run,
     micro_batches: list[Batch],
     reasons_to_stop: Callable[[], Mapping[str, bool]] = dict,
+    may_wait: bool = False,
 ) -> StepDone:
     """One optimizer step on the sum of all processes' and micro-batches' losses, divided once.
 
@@ -73,6 +87,8 @@ def take_step(
         micro_batches: this process's; as many as every other's, of any size.
         reasons_to_stop: tells, by name, which this process has after the step; the same names on
             every process.
+        may_wait: the step is to be `read` later, if a CUDA graph takes it: the device then computes
+            while the next one is prepared.
 
     Raises:
         NonFiniteError: before the weights are touched, on every process.
@@ -87,28 +103,31 @@ def take_step(
     if args.loss_reduction == "tutorial":
         padded = run.settings.data.max_target_length if run.settings.data.pad_to_max_length else 0
         divisors = [padded or _extent(batch)[2] for batch in micro_batches]
-    own = _take_graphed(run, micro_batches, divisors)
-    is_graphed = own is not None
-    if own is None:
-        own_loss = _add_gradients(run, micro_batches, divisors)
-        own_norm = accelerator.clip_grad_norm_(run.model.parameters(), _max_norm(run))
-        own = torch.stack([own_loss, own_norm.to(own_loss)])
+    if (graphed := _take_graphed(run, micro_batches, divisors)) is not None:
+        done = _graphed_step(run, graphed, num_tokens, reasons_to_stop())
+        if not may_wait:
+            done.read()
+        run.scheduler.step()
+        done.seconds = time.monotonic() - began
+        return done
+    own_loss = _add_gradients(run, micro_batches, divisors)
+    own_norm = accelerator.clip_grad_norm_(run.model.parameters(), _max_norm(run))
+    own = torch.stack([own_loss, own_norm.to(own_loss)])
     own_reasons = reasons_to_stop()
     # The only numbers of a step that are waited for, in one copy. The norm is everyone's already.
     loss_sum, norm_sum, *counts = sum_over_processes(accelerator, [own, *own_reasons.values()])
     grad_norm = norm_sum / accelerator.num_processes
     reasons = frozenset(name for name, n in zip(own_reasons, counts, strict=True) if n)
-    was_skipped = _check_finite(run, grad_norm, loss_sum, num_tokens)
-    if not is_graphed:
-        run.optimizer.step()
-        run.optimizer.zero_grad()
+    was_skipped = _check_finite(run, run.state.step + 1, grad_norm, loss_sum, num_tokens)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
     if not was_skipped:
         run.scheduler.step()
     seconds = time.monotonic() - began
     return StepDone(loss_sum, num_tokens, grad_norm, reasons, seconds, was_skipped)
 
 
-def _check_finite(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
+def _check_finite(run: Run, step: int, grad_norm: float, loss_sum: float, num_tokens: int) -> bool:
     """See that loss and gradient are finite; True if the gradient scaler will skip the step."""
     scaler = run.accelerator.scaler
     # A scaler skips a step whose gradients are not finite, and lowers its scale. Below 1 it is no
@@ -120,7 +139,7 @@ def _check_finite(run: Run, grad_norm: float, loss_sum: float, num_tokens: int) 
         what = "gradient" if math.isfinite(loss_sum) else "loss"
         value = grad_norm if math.isfinite(loss_sum) else loss_sum / num_tokens
         raise NonFiniteError(
-            f"step {run.state.step + 1}: the {what} is {value}. Training stopped before the "
+            f"step {step}: the {what} is {value}. Training stopped before the "
             f"weights were touched. {run.hint_to_restart()} a lower --learning_rate or "
             "--max_grad_norm"
         )
@@ -169,7 +188,8 @@ def _obstacle_to_graphs(run: Run) -> str | None:
 def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
     """Take a step on one batch of the device, without a look at what is computed.
 
-    Weights and moments stay as they are if loss or gradient is not finite.
+    Weights and moments stay as they are if loss or gradient is not finite, in this step or in one
+    before it that was not yet read.
 
     Args:
         run: changed in place, but for its schedule.
@@ -183,13 +203,39 @@ def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), _max_norm(run)).to(loss)
     done = torch.stack([loss, norm])
     optimizer = run.optimizer.optimizer
-    optimizer.found_inf = (~done.isfinite().all()).float()  # as a gradient scaler tells it
+    if run.has_failed is None:
+        run.has_failed = torch.zeros((), device=done.device)
+    optimizer.found_inf = run.has_failed.masked_fill_(~done.isfinite().all(), 1.0)
     try:
         optimizer.step()
     finally:
-        del optimizer.found_inf
+        del optimizer.found_inf  # which is how a gradient scaler tells it
     optimizer.zero_grad(set_to_none=True)
     return (done,)
+
+
+def _graphed_step(run: Run, own: Tensor, num_tokens: int, reasons: Mapping[str, bool]) -> StepDone:
+    """The step whose loss and norm a graph writes into `own`, which the next step overwrites."""
+    step, event = run.state.step + 1, None
+    host = torch.empty_like(own, device="cpu", pin_memory=own.is_cuda)
+    host.copy_(own, non_blocking=True)
+    if own.is_cuda:
+        event = torch.cuda.Event()
+        event.record()
+
+    def read() -> tuple[float, float]:
+        if event is not None:
+            event.synchronize()
+        loss_sum, grad_norm = host.tolist()
+        try:
+            _check_finite(run, step, grad_norm, loss_sum, num_tokens)
+        except NonFiniteError:
+            run.has_failed = None if run.has_failed is None else run.has_failed.zero_()
+            raise
+        return loss_sum, grad_norm
+
+    present = frozenset(name for name, is_present in reasons.items() if is_present)
+    return StepDone(math.nan, num_tokens, math.nan, present, 0.0, unread=read)
 
 
 def _take_graphed(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor | None:

@@ -403,20 +403,20 @@ def test_a_table_of_ids_that_begin_inside_of_a_buffer() -> None:
 @pytest.mark.parametrize(
     ("rooms", "shape", "expected"),
     [
-        (Rooms(None, 1500), (115, 12, 13), (115, 12, 13)),
-        (Rooms(None, 1500), (107, 13, 14), (107, 16, 14)),  # 14 is the least of the longest
-        (Rooms(None, 1500), (110, 13, 13), (115, 16, 13)),
-        (Rooms(None, 1500), (92, 13, 13), (92, 16, 13)),  # four fifths
-        (Rooms(None, 1500), (91, 13, 13), (92, 16, 13)),
-        (Rooms(None, 1500), (93, 13, 13), (115, 16, 13)),
-        (Rooms(None, 1500), (1, 9, 17), (1, 12, 18)),
-        (Rooms(None, 1500), (44, 33, 33), (45, 36, 36)),
-        (Rooms(None, 1500), (15, 97, 65), (15, 104, 72)),
+        (Rooms(None, 1500), (115, 12, 13), (115, 12, 14)),  # 13 is the least of the longest
+        (Rooms(None, 1500), (110, 13, 13), (115, 16, 14)),
+        (Rooms(None, 1500), (58, 13, 13), (115, 16, 14)),
+        (Rooms(None, 1500), (57, 13, 13), (57, 16, 14)),  # half
+        (Rooms(None, 1500), (29, 13, 13), (57, 16, 14)),
+        (Rooms(None, 1500), (187, 5, 8), (187, 8, 8)),
+        (Rooms(None, 1500), (1, 9, 17), (1, 12, 20)),
+        (Rooms(None, 1500), (44, 33, 33), (45, 40, 40)),
+        (Rooms(None, 1500), (15, 97, 65), (15, 112, 80)),
         (Rooms(64, None), (64, 9, 16), (64, 12, 16)),
         (Rooms(64, None), (63, 1, 1), (64, 4, 1)),
-        (Rooms(64, None), (51, 4, 2), (51, 4, 2)),
+        (Rooms(64, None), (32, 4, 2), (32, 4, 2)),
         (Rooms(64, None), (65, 4, 31), (65, 4, 32)),  # one more, to give every process a batch
-        (Rooms(64, 100), (3, 30, 30), (3, 32, 30)),
+        (Rooms(64, 100), (3, 30, 30), (3, 32, 32)),
         (Rooms(2, 1500), (1, 9, 10), (1, 12, 10)),
     ],
 )
@@ -430,13 +430,13 @@ def test_rooms_are_few_and_little_larger() -> None:
     (batches,) = all_ranks(sides, 1, max_tokens=1500, seed=0)
     shapes = [(len(b), int(sides[0][b].max()), int(sides[1][b].max())) for b in batches]
     padded = [Rooms(None, 1500)(*shape) for shape in shapes]
-    assert len(set(padded)) < 0.4 * len(set(shapes))
+    assert len(set(padded)) < 0.25 * len(set(shapes))
     steps, tokens = (
         [sum(count(shape) for shape in of) for of in (shapes, padded)]
         for count in (lambda shape: shape[2], lambda shape: shape[0] * (shape[1] + shape[2]))
     )
-    assert steps[0] <= steps[1] < 1.05 * steps[0]
-    assert tokens[0] <= tokens[1] < 1.15 * tokens[0]
+    assert steps[0] <= steps[1] < 1.1 * steps[0]
+    assert tokens[0] <= tokens[1] < 1.2 * tokens[0]
 
 
 # --- streams -------------------------------------------------------------------------------------

@@ -21,12 +21,13 @@ from accelerate.state import AcceleratorState
 from bahdanau_hf.gpu import step_graphs
 from bahdanau_hf.gpu.step_graphs import StepGraphs
 from bahdanau_hf.modeling import modeling_bahdanau
+from bahdanau_hf.training import loop
 from bahdanau_hf.training import step as training
 from bahdanau_hf.training.run import Run
 from bahdanau_hf.training.step import NonFiniteError, take_step, whole_step
 from tests.helpers.looks import Looks
 from tests.helpers.recorder import Recorder
-from tests.helpers.tiny_run import NO_DROPOUT, prepare
+from tests.helpers.tiny_run import NO_DROPOUT, logged, prepare
 
 
 def give_graphs(run: Run) -> StepGraphs:
@@ -200,6 +201,60 @@ def test_what_is_not_finite_leaves_the_weights_alone(
     take_step(run, batches)
     assert run.step_graphs is graphs
     assert not torch.equal(bias, good)
+
+
+LATE = {"logging_steps": 4, "eval_steps": 6, "save_steps": 12, "max_train_steps": 8}
+
+
+def test_a_run_reads_a_step_while_the_next_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it logs is that of eager steps; nothing is left unread where something follows."""
+    runs = [prepare(tmp_path / name, **NO_DROPOUT, **LATE) for name in ("eager", "graphed")]
+    give_graphs(runs[1])
+    events: list[str] = []
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            events.append(name)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(training.StepDone, "read", noted("read", training.StepDone.read))
+    monkeypatch.setattr(loop, "take_step", noted("take", loop.take_step))
+    monkeypatch.setattr(loop, "evaluate", noted("evaluate", lambda *_: None))
+    monkeypatch.setattr(modeling_bahdanau, "look_costs", lambda x: torch.is_grad_enabled())
+    logs = []
+    for run in runs:
+        events.clear()
+        run.train()
+        logs.append(logged(run.output_dir))
+    assert logs[1] == logs[0]
+    late = ["take", *["take", "read"] * 3, "read"]  # four steps, the last of which is logged
+    ends = ["take", "take", "read", "read", "evaluate"]
+    assert events == [*late, *ends, *ends]
+
+
+def test_a_late_reader_finds_the_weights_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(tmp_path, **NO_DROPOUT, **LATE)
+    give_graphs(run)
+    bias = run.bare_model.lm_head.bias
+    seen: list[dict[str, torch.Tensor]] = []
+    bias.register_hook(lambda gradient: gradient * (math.nan if len(seen) == 3 else 1))
+
+    def take(*arguments: Any) -> Any:
+        seen.append(state_of(run))
+        return original(*arguments)
+
+    original = loop.take_step
+    monkeypatch.setattr(loop, "take_step", take)
+    with pytest.raises(NonFiniteError, match="step 3: the gradient is nan"):
+        run.train()
+    assert len(seen) == 4, "the step after it was taken already"
+    assert_same(state_of(run), seen[2])
 
 
 def test_filling_rows_count_nothing(tmp_path: Path, recorded: list) -> None:
