@@ -6,8 +6,9 @@ part that fails leaves a row that says why, and nothing begins once the time is 
 wall-clock seconds between two waits for the device, and contenders take turns.
 
 A training step is forward, backward, clipping and AdamW on a batch that lies on the device, and one
-copy of loss and norm to the host, read one step late as a training does. It is held against the loop of
-releases before the kernels, with cuDNN's encoder, and against MarianMT of as many parameters.
+copy of loss and norm to the host, read one step late as a training does. It is held against the
+loop of releases before the kernels, with cuDNN's encoder, and against MarianMT of as many
+parameters.
 Without CUDA the same code runs at toy sizes, which says nothing about speed; that is what the test
 does.
 """
