@@ -39,12 +39,14 @@ def register() -> None:
 def _of_kernels(module: str, name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
     """Call a function of a module here where the first tensor lies on a device that can."""
 
+    @torch.compiler.disable  # as what it stands for
     def call(given: Any, *args: Any, **options: Any) -> Any:
-        tensor = given if isinstance(given, torch.Tensor) else given[0]
-        function = otherwise
-        if can_run_kernels(tensor.device):
-            function = getattr(importlib.import_module(f".{module}", __name__), name)
-        return function(given, *args, **options)
+        device = (given if isinstance(given, torch.Tensor) else given[0]).device
+        if not can_run_kernels(device):
+            return otherwise(given, *args, **options)
+        function = getattr(importlib.import_module(f".{module}", __name__), name)
+        with torch.cuda.device(device):  # kernels are started on the present one
+            return function(given, *args, **options)
 
     return call
 

@@ -17,6 +17,7 @@ V vocabulary.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -246,21 +247,20 @@ def capture(search: Search) -> Bodies:
     """Record both bodies of a search as CUDA graphs; without a GPU they stay what they are."""
     if search.plan.device.type != "cuda":
         return search.begin, search.step
-    with torch.cuda.device(search.plan.device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries set themselves up when they are first called
-            search.begin()
-            search.step()
-            search.step()
-        torch.cuda.current_stream().wait_stream(stream)
-        begin, step = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        mode = "thread_local"  # other threads may use the device meanwhile
-        with torch.cuda.graph(begin, capture_error_mode=mode):
-            search.begin()
-        pool = begin.pool()  # what `begin` made lives there
-        with torch.cuda.graph(step, pool=pool, capture_error_mode=mode):
-            search.step()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries set themselves up when they are first called
+        search.begin()
+        search.step()
+        search.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    begin, step = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    mode = "thread_local"  # other threads may use the device meanwhile
+    with torch.cuda.graph(begin, capture_error_mode=mode):
+        search.begin()
+    pool = begin.pool()  # what `begin` made lives there
+    with torch.cuda.graph(step, pool=pool, capture_error_mode=mode):
+        search.step()
     return begin.replay, step.replay
 
 
@@ -320,8 +320,10 @@ def _run(kind: type[Search], asked: generation.Search) -> Tensor:
     searches = asked.decoder.__dict__.get("_searches")
     if searches is None:
         searches = asked.decoder._searches = _Searches()
+    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with (
         searches.lock,
+        on_device,
         torch.inference_mode(False),  # the rooms are for calls of either kind
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),  # products have their type from the plan

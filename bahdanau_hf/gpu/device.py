@@ -11,6 +11,7 @@ OLDEST = (8, 0)  # compute capability with bfloat16; the kernels were tried on 9
 @functools.cache
 def can_run_kernels(device: torch.device) -> bool:
     """Whether a device runs the Triton kernels."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    is_cuda = device.type == "cuda" and torch.version.hip is None  # not tried on AMD's
+    if not is_cuda or importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= OLDEST

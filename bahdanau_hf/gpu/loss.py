@@ -19,7 +19,6 @@ from . import kernels
 LOGITS_PER_CHUNK = 1 << 22  # that exist at once
 
 
-@torch.compiler.disable
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,

@@ -31,7 +31,6 @@ def _widest(*types: torch.dtype) -> torch.dtype:
     return wide
 
 
-@torch.compiler.disable
 def recur(given: Inputs, recurrent: Weights, inputs: Weights = ()) -> tuple[Tensor, Tensor | None]:
     """Do what `recurrence_bahdanau.recur` does; it takes over sources longer than the kernels'."""
     if given.keys is not None and given.keys.shape[1] > kernels.LONGEST:
