@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from bahdanau_hf import Translator
+from bahdanau_hf.data.noise import with_slip
 from bahdanau_hf.data.preprocessing import clean_pairs
 from bahdanau_hf.data.sources import file_pairs, pair_texts
 from bahdanau_hf.metrics.analysis import compare_systems
 from bahdanau_hf.metrics.translation import score_translations
 
 FINAL_MARKS = re.compile(r"[\s.!?。！？]+$")
-_WORD = re.compile("[A-Za-z]{4,}")
 
 
 def without_mark(text: str) -> str:
@@ -34,28 +34,11 @@ def without_mark(text: str) -> str:
     return FINAL_MARKS.sub("", text)
 
 
-def with_slip(text: str) -> str:
-    """One word of four letters or more with two letters swapped, one left out or one doubled.
-
-    The first letter stays, as it mostly does. Each text always gets the same slip; one without such
-    a word stays as it is.
-    """
-    draw = random.Random(text)
-    words = list(_WORD.finditer(text))
-    if not words:
-        return text
-    word = draw.choice(words)
-    place = draw.randrange(word.start() + 1, word.end() - 1)
-    a, b = text[place], text[place + 1]
-    slip = draw.choice([b, a + a + b, *([b + a] if a != b else [])])
-    return text[:place] + slip + text[place + 2 :]
-
-
 WAYS: dict[str, Callable[[str], str]] = {
     "no final mark": without_mark,
     "lower case": str.lower,
     "lower case, no final mark": lambda text: without_mark(text).lower(),
-    "one slip": with_slip,
+    "one slip": lambda text: with_slip(text, random.Random(text)),  # always the same
 }
 
 
