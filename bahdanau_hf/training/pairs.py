@@ -349,7 +349,7 @@ class TrainingBatches:
             table,
             batch_size=None,  # the table makes whole batches
             sampler=self.sampler,
-            collate_fn=noise,
+            collate_fn=noise,  # type: ignore[arg-type]  # it is given batches
             num_workers=train.dataloader_num_workers,
             pin_memory=is_gpu,
             # Its own generator: drawing the workers' seeds must not move the one of dropout.
