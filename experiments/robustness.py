@@ -7,8 +7,8 @@ Every source is translated as it is, and changed in each way of `WAYS`: without 
 lower case, with one slip of the fingers. Prints BLEU against the same references, the change
 against the sources as they are with the p of a paired bootstrap, and the change of BLEU of
 translations and references without their final marks. Then how many sources a way changes, and how
-many of those are translated as before, final marks apart. `--results` also writes it to a file, with
-seed and noise of the model's training.
+many of those are translated as before, final marks apart. `--results` also writes it to a file,
+with seed and noise of the training.
 """
 
 from __future__ import annotations
