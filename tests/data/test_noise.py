@@ -157,16 +157,15 @@ def first_batches(folder: Path, number: int = 12, **changes: Any) -> list[list[l
 
 
 def test_a_run_has_noise_where_it_is_told(tmp_path: Path) -> None:
-    clean, noisy = ({}, {"source_noise": 0.4})
-    found = [
-        first_batches(tmp_path / str(number), **changes)
-        for number, changes in enumerate([clean, noisy, {**noisy, "dataloader_num_workers": 2}])
-    ]
-    assert found[0] != found[1] == found[2]
+    clean = first_batches(tmp_path / "clean")
+    noisy = first_batches(tmp_path / "noisy", source_noise=0.4)
+    assert noisy != clean
+    by_workers = {"source_noise": 0.4, "dataloader_num_workers": 2}
+    assert first_batches(tmp_path / "workers", **by_workers) == noisy
 
 
 def test_a_stream_has_noise(tmp_path: Path) -> None:
-    run = prepare(tmp_path, streaming=True, shuffle_buffer_size=20, source_noise=0.9)
+    run = prepare(tmp_path, streaming=True, source_noise=0.9)
     ((batch,), _) = next(run.batches.steps(TrainerState(), 1))
     texts = [run.tokenizer.decode(ids, skip_special_tokens=True) for ids in sources(batch)]
     assert sum(without_final_mark(text) == text for text in texts) >= 5  # of 8
