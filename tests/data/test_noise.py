@@ -160,8 +160,8 @@ def test_a_run_has_noise_where_it_is_told(tmp_path: Path) -> None:
     clean = first_batches(tmp_path / "clean")
     noisy = first_batches(tmp_path / "noisy", source_noise=0.4)
     assert noisy != clean
-    by_workers = {"source_noise": 0.4, "dataloader_num_workers": 2}
-    assert first_batches(tmp_path / "workers", **by_workers) == noisy
+    by_workers = first_batches(tmp_path / "workers", source_noise=0.4, dataloader_num_workers=2)
+    assert by_workers == noisy
 
 
 def test_a_stream_has_noise(tmp_path: Path) -> None:
