@@ -1,17 +1,20 @@
 """What a trained model loses where sources are typed less well than what it learnt from.
 
     python -m experiments.robustness MODEL TEST_FILE [--chinese_script simplified] [--num_beams 5]
+                                     [--results FILE.json [--cpu_seconds N]]
 
 Every source is translated as it is, and changed in each way of `WAYS`: without its final mark, in
 lower case, with one slip of the fingers. Prints BLEU against the same references, the change
 against the sources as they are with the p of a paired bootstrap, and the change of BLEU of
 translations and references without their final marks. Then how many sources a way changes, and how
-many of those are translated as before, final marks apart.
+many of those are translated as before, final marks apart. `--results` also writes it to a file,
+with seed and noise of the training.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -20,13 +23,14 @@ from pathlib import Path
 import torch
 
 from bahdanau_hf import Translator
+from bahdanau_hf.data import noise
 from bahdanau_hf.data.preprocessing import clean_pairs
 from bahdanau_hf.data.sources import file_pairs, pair_texts
 from bahdanau_hf.metrics.analysis import compare_systems
 from bahdanau_hf.metrics.translation import score_translations
+from benchmarks.machine import command_line, describe_machine
 
 FINAL_MARKS = re.compile(r"[\s.!?。！？]+$")
-_WORD = re.compile("[A-Za-z]{4,}")
 
 
 def without_mark(text: str) -> str:
@@ -35,20 +39,8 @@ def without_mark(text: str) -> str:
 
 
 def with_slip(text: str) -> str:
-    """One word of four letters or more with two letters swapped, one left out or one doubled.
-
-    The first letter stays, as it mostly does. Each text always gets the same slip; one without such
-    a word stays as it is.
-    """
-    draw = random.Random(text)
-    words = list(_WORD.finditer(text))
-    if not words:
-        return text
-    word = draw.choice(words)
-    place = draw.randrange(word.start() + 1, word.end() - 1)
-    a, b = text[place], text[place + 1]
-    slip = draw.choice([b, a + a + b, *([b + a] if a != b else [])])
-    return text[:place] + slip + text[place + 2 :]
+    """The text with a slip as training has them; each text always gets the same one."""
+    return noise.with_slip(text, random.Random(text))
 
 
 WAYS: dict[str, Callable[[str], str]] = {
@@ -70,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("test_file", type=Path, help="pairs, as `bahdanau-hf score` reads them")
     parser.add_argument("--chinese_script", default="keep", choices=["keep", "simplified"])
     parser.add_argument("--num_beams", type=int, default=5)
+    parser.add_argument("--results", type=Path, help="where to write them as JSON")
+    parser.add_argument("--cpu_seconds", type=int, help="of the training, for that file")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     pairs = file_pairs(str(args.test_file), "en", "zh")
@@ -91,12 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ).bleu
 
     clean = translate(sources)
+    rows = {}
     for name, change in WAYS.items():
         given = [change(source) for source in sources]
         texts = translate(given)
         bleu = compare_systems(texts, clean, references, target_lang="zh")["bleu"]
         others = [i for i, source in enumerate(sources) if given[i] != source]
         kept = sum(without_mark(texts[i]) == without_mark(clean[i]) for i in others)
+        rows[name] = {
+            **{"bleu": bleu.score, "change": bleu.difference, "p_value": bleu.p_value},
+            "as_before": kept / max(1, len(others)),
+        }
         p = f"{bleu.p_value:.3f}" if texts != clean else "–"
         plain = bleu_without_marks(texts) - bleu_without_marks(clean)
         print(
@@ -105,6 +104,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
     print(bleu.signature)
+    if args.results:
+        told = json.loads(Path(args.model, "settings.json").read_text(encoding="utf-8"))["train"]
+        clean_bleu = score_translations(clean, references, target_lang="zh").bleu
+        results = {
+            "machine": describe_machine() | {"command": command_line("experiments.robustness")},
+            "seed": told["seed"],
+            "source_noise": told.get("source_noise", 0.0),
+            "cpu_seconds": args.cpu_seconds,
+            "num_sentences": len(sources),
+            "signature": bleu.signature,
+            "bleu": clean_bleu,
+            "ways": rows,
+        }
+        args.results.parent.mkdir(parents=True, exist_ok=True)
+        args.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

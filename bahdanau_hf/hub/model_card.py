@@ -33,6 +33,7 @@ _PROCEDURE = {
         "max_grad_norm": "gradient norm clipped to",
         "label_smoothing_factor": "label smoothing",
         "guided_attention_weight": "guided attention, weight",
+        "source_noise": "sources without final mark, and with a slip, share",
         "per_device_train_batch_size": "batch, pairs per process",
         "gradient_accumulation_steps": "batches per step",
         "num_train_epochs": "epochs, at most",

@@ -195,6 +195,9 @@ class TrainArguments(_Told):
     guided_attention_weight: float = _field(
         0.0, "weight of a loss that teaches attention a statistical aligner's links", NOT_NEGATIVE
     )
+    source_noise: float = _field(
+        0.0, "share of sources read without final mark, and of those with a slip, [0, 1)", SHARE
+    )
     loss_reduction: str = _field(
         "tokens",
         "tokens: mean over the step's target tokens; tutorial: per-sentence mean over the padded "

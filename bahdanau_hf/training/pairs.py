@@ -30,6 +30,7 @@ from ..data.batching import (
     StreamBatcher,
 )
 from ..data.columns import Told
+from ..data.noise import SourceNoise
 from ..data.preprocessing import DroppedPairs, clean_pairs, encode_pairs, split_validation
 from ..data.readers import pair_paths
 from ..data.sources import (
@@ -324,6 +325,7 @@ class TrainingBatches:
     """The micro-batches of this process, epoch after epoch, from any place in an epoch.
 
     Args:
+        noise: what changes some sources, each epoch others.
         reads_padding: of the model's encoder; then nothing is padded for the GPU's sake.
     """
 
@@ -332,22 +334,22 @@ class TrainingBatches:
         accelerator: Accelerator,
         settings: Settings,
         encoded: Dataset,
+        noise: SourceNoise | None = None,
         *,
         reads_padding: bool = False,
     ) -> None:
         train, sampling = settings.train, _sampling(accelerator, settings)
         is_gpu = accelerator.device.type == "cuda"
         # The tutorial's loss is divided by the padded length, and its encoder may read padding.
-        is_padding_seen = train.loss_reduction == "tutorial" or reads_padding
+        pads = is_gpu and not (train.loss_reduction == "tutorial" or reads_padding)
         rooms = Rooms(sampling["batch_size"], sampling["max_tokens"])
-        table = PairTable(
-            encoded, fixed_lengths(settings.data), rooms if is_gpu and not is_padding_seen else None
-        )
+        table = PairTable(encoded, fixed_lengths(settings.data), rooms if pads else None)
         self.sampler = LengthBucketBatchSampler(*table.lengths, **sampling)
         self.loader = DataLoader(
             table,
             batch_size=None,  # the table makes whole batches
             sampler=self.sampler,
+            collate_fn=noise,  # type: ignore[arg-type]  # it is given batches
             num_workers=train.dataloader_num_workers,
             pin_memory=is_gpu,
             # Its own generator: drawing the workers' seeds must not move the one of dropout.
@@ -398,7 +400,9 @@ class StreamedBatches:
         InputError: workers were asked for; they would read ahead of what is trained on.
     """
 
-    def __init__(self, accelerator: Accelerator, settings: Settings, encoded: Any) -> None:
+    def __init__(
+        self, accelerator: Accelerator, settings: Settings, encoded: Any, noise: SourceNoise | None
+    ) -> None:
         if settings.train.dataloader_num_workers:
             raise InputError("--streaming needs --dataloader_num_workers 0")
         self.batcher = StreamBatcher(
@@ -406,7 +410,8 @@ class StreamedBatches:
             buffer_size=settings.data.shuffle_buffer_size,
             **_sampling(accelerator, settings),
         )
-        self.collator = make_collator(settings.data)
+        collator = make_collator(settings.data)
+        self.collator = (lambda rows: noise(collator(rows))) if noise else collator
 
     def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
         """Yield the micro-batches of each optimizer step, endlessly; see `TrainingBatches`."""
@@ -424,10 +429,10 @@ class StreamedBatches:
 
 
 def _sampling(accelerator: Accelerator, settings: Settings) -> dict[str, Any]:
-    by_tokens = settings.data.max_tokens_per_batch is not None
+    most = settings.data.max_tokens_per_batch
     return {
-        "batch_size": None if by_tokens else settings.train.per_device_train_batch_size,
-        "max_tokens": settings.data.max_tokens_per_batch,
+        "batch_size": None if most else settings.train.per_device_train_batch_size,
+        "max_tokens": most,
         "seed": settings.train.seed,
         "rank": accelerator.process_index,
         "world_size": accelerator.num_processes,

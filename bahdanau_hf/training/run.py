@@ -28,6 +28,7 @@ from ..checkpoints.run_folder import (
     verify_checkpoint,
 )
 from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoint
+from ..data.noise import SourceNoise
 from ..data.sources import pair_texts
 from ..distributed import on_main_process
 from ..errors import InputError
@@ -206,15 +207,17 @@ def start_run(
     train, encoded = settings.train, pairs.encoded["train"]
     batches: TrainingBatches | StreamedBatches
     total_steps = train.max_train_steps or 0
+    noise = SourceNoise(tokenizer, train.source_noise, train.seed) if train.source_noise else None
     if settings.data.streaming:
-        batches = StreamedBatches(accelerator, settings, encoded)
+        batches = StreamedBatches(accelerator, settings, encoded, noise)
     else:
         if train.guided_attention_weight:
             if not model.config.use_attention:
                 raise InputError("--guided_attention_weight needs a model with attention")
             encoded = add_best_sources(encoded)
+        reads_padding = model.config.encoder_reads_padding
         batches = TrainingBatches(
-            *(accelerator, settings, encoded), reads_padding=model.config.encoder_reads_padding
+            accelerator, settings, encoded, noise, reads_padding=reads_padding
         )
         if train.max_train_steps is None:
             accumulated = accelerator.gradient_accumulation_steps

@@ -370,14 +370,14 @@ def run_identity(
     shape = {name: getattr(model.config, name) for name in SHAPE_FIELDS}
     # What decides which pairs a stream gives; of a table, the fingerprint knows.
     stream = {name: getattr(data_args, name) for name in _STREAM_IDENTITY}
-    guided = train_args.guided_attention_weight
+    later = ("guided_attention_weight", "source_noise")  # runs of earlier versions have none
     recipe = {
         **shape,
         **(stream if data_args.streaming else {}),
         "vocab_size": model.config.vocab_size,
         **{name: getattr(data_args, name) for name in _DATA_IDENTITY},
         **{name: getattr(train_args, name) for name in _TRAIN_IDENTITY},
-        **({"guided_attention_weight": guided} if guided else {}),
+        **{name: value for name in later if (value := getattr(train_args, name))},
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         "mixed_precision": accelerator.mixed_precision,
     }

@@ -131,6 +131,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "num_warmup_steps": (2, {}),
     "label_smoothing_factor": (0.1, {}),
     "guided_attention_weight": (0.5, {}),
+    "source_noise": (0.5, {}),
     "loss_reduction": ("tutorial", {}),
     "logging_steps": (3, {}),
     "eval_steps": (3, {}),

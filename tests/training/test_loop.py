@@ -210,8 +210,10 @@ RESUMED = {
         "bucket_by_length": False,
         "pad_to_max_length": True,
     },
-    "workers": {"dataloader_num_workers": 1},
-    "stream": {"streaming": True, "shuffle_buffer_size": 20, "eval_steps": 3},
+    "workers, noise": {"dataloader_num_workers": 1, "source_noise": 0.3},
+    "stream, noise": {
+        **{"streaming": True, "shuffle_buffer_size": 20, "eval_steps": 3, "source_noise": 0.3},
+    },
     "at the end of a pass": {"per_device_train_batch_size": 30},  # which has two steps
     "at the end of a pass, accumulated": {
         "per_device_train_batch_size": 15,  # four batches

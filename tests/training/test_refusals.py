@@ -92,6 +92,7 @@ REFUSED = {
     "--tokenizer_kind=word-char --vocab_size=900": "without --tokenizer_kind bpe",
     "--mix_ratio=1": "without --mix_file",
     "--mix_ratio=0 --mix_file=x": "--mix_ratio must be greater than 0",
+    "--source_noise=1": r"--source_noise must be in \[0, 1\)",
     "--mix_file=x --streaming --max_train_steps=9": "--mix_file needs all pairs at once",
     "adapt": "^this recipe needs --model_name_or_path$",
     "--shuffle_buffer_size=9": "without --streaming",
