@@ -74,9 +74,16 @@ KNOWN = "assert AutoConfig.for_model('bahdanau').model_type == 'bahdanau'"
         "import bahdanau_hf, importlib.util; importlib.util.find_spec('transformers'); "
         "import transformers.models.marian; from transformers import AutoConfig",
         "from bahdanau_hf import BahdanauModel; from transformers import AutoConfig",
-        "import bahdanau_hf.modeling.text_bahdanau; from transformers import AutoConfig",
-        "import bahdanau_hf.gpu.cuda_graphs; from transformers import AutoConfig",
-        "import bahdanau_hf.data.tokenization; from transformers import AutoConfig",
+        *(  # a module by itself: each process takes three seconds
+            pytest.param(
+                f"import bahdanau_hf.{name}; from transformers import AutoConfig", marks=own
+            )
+            for name, own in (
+                ("modeling.text_bahdanau", ()),
+                ("gpu.cuda_graphs", pytest.mark.slow),
+                ("data.tokenization", pytest.mark.slow),
+            )
+        ),
     ],
 )
 def test_the_model_is_registered_in_whatever_order_things_are_imported(code: str) -> None:

@@ -28,7 +28,14 @@ print([name for name in sys.modules if name.startswith("bahdanau_hf.gpu.")])
 """
 
 
-@pytest.mark.parametrize(("devices", "names"), [(0, "reference fast"), (1, "reference fast cuda")])
+@pytest.mark.parametrize(
+    ("devices", "names"),
+    [
+        # `test_without_a_device_they_are_refused_in_a_line` sees it in this process.
+        pytest.param(0, "reference fast", marks=pytest.mark.slow),
+        (1, "reference fast cuda"),
+    ],
+)
 def test_the_package_adds_them_where_there_is_a_device(devices, names) -> None:
     """And reads none of their modules yet but the one that asks for the device."""
     done = subprocess.run(

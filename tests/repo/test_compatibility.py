@@ -67,7 +67,7 @@ def with_its_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_code_saved_before_gives_the_same_tokens(with_its_code: Path, num_beams: int) -> None:
     """In a process without the package; and its checkpoint, loaded by the package of today."""
     expected = json.loads((FROZEN / "expected.json").read_text(encoding="utf-8"))
