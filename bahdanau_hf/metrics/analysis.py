@@ -251,7 +251,8 @@ def compare_systems(
         comparisons[name] = MetricComparison(
             score=float(after.score),
             baseline_score=float(before.score),
-            p_value=float(after.p_value),
+            # Of two that are the same, sacrebleu counts no resample as further apart: the least p.
+            p_value=1.0 if hypotheses == others else float(after.p_value),
             mean=float(after.mean),
             confidence_interval=float(after.ci),
             baseline_mean=float(before.mean),

@@ -167,6 +167,7 @@ def test_clear_and_no_differences() -> None:
         assert behind.difference < 0
     same = compare_systems(system, system, references, num_samples=20)
     assert all(comparison.difference == 0 for comparison in same.values())
+    assert {found.p_value for found in same.values()} == {1.0}
 
 
 def test_comparisons_take_several_references_and_refuse_bad_input() -> None:
