@@ -24,13 +24,6 @@ from . import kernels
 Seen = tuple[Any, Any, Any, Any]  # keys, gates, bias and score; all `None` without attention
 
 
-def _widest(*types: torch.dtype) -> torch.dtype:
-    wide = torch.float32
-    for dtype in types:
-        wide = torch.promote_types(wide, dtype)
-    return wide
-
-
 def recur(given: Inputs, recurrent: Weights, inputs: Weights = ()) -> tuple[Tensor, Tensor | None]:
     """Do what `recurrence_bahdanau.recur` does; it takes over sources longer than the kernels'."""
     if given.keys is not None and given.keys.shape[1] > kernels.LONGEST:
@@ -71,17 +64,17 @@ class _Recurrence(torch.autograd.Function):
         given = Inputs(*tensors[: len(Inputs._fields)])  # type: ignore[arg-type]
         flat = [tensor for tensor in tensors[len(Inputs._fields) :] if tensor is not None]
         keep = any(ctx.needs_input_grad)
-        wide = _widest(dtype, given.x.dtype)
+        wide = torch.promote_types(dtype, torch.float32)
         (T, R, _), (L, H) = given.x.shape, given.state.shape[1:]
         make = partial(torch.empty, device=given.x.device)
         pairs = _joined(flat, L, given.query)
         products = [_product(*pair, dtype) for pair in pairs]
-        x, narrow_x = given.x.contiguous(), dtype
+        x = given.x.contiguous()
         looked_at = [x if x is None else x.to(dtype).contiguous() for x in given[2:4]]
         score = given.score
         states = make(T + 1, L, R, H, dtype=wide)
         states[0] = given.state.transpose(0, 1)
-        narrow = states if wide == dtype else states.new_empty(states.shape, dtype=narrow_x)
+        narrow = states if wide == dtype else torch.empty_like(states, dtype=dtype)
         if narrow is not states:
             narrow[0] = states[0]
         steps = T if keep else 1
