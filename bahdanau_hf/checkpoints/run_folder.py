@@ -10,8 +10,9 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,7 @@ def begins_anew(output_dir: Path) -> bool:
 
     What a run leaves that ended before its first checkpoint is removed.
     """
-    if not output_dir.is_dir():
-        return True
-    paths = [path for path in output_dir.iterdir() if not _LEFT_BEHIND.fullmatch(path.name)]
+    paths = [path for path in output_dir.glob("*") if not _LEFT_BEHIND.fullmatch(path.name)]
     if not {path.name for path in paths} <= FIRST_RECORDS:
         return False
     for path in paths:
@@ -119,9 +118,7 @@ def remove(path: Path) -> None:
 
 def list_checkpoints(output_dir: Path) -> dict[int, Path]:
     """The checkpoints of a run by step, oldest first."""
-    if not output_dir.is_dir():
-        return {}
-    matches = ((_FOLDER.fullmatch(path.name), path) for path in output_dir.iterdir())
+    matches = ((_FOLDER.fullmatch(path.name), path) for path in output_dir.glob("*"))
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
@@ -164,16 +161,14 @@ def verify_checkpoint(folder: Path, only: str | None = None) -> None:
         ) from None
     if version != FORMAT:
         raise InputError(f"{folder} has the format {version}, this version reads {FORMAT}")
-    for name, expected in sums.items():
-        if only not in (None, name):
-            continue
+    for name in sums if only is None else {only} & sums.keys():
         if not is_plain_name(name):
             raise InputError(f"{folder}/{MANIFEST} names {name!r:.60}, no file of this folder")
         try:
             sha256 = sha256_of(folder / name)
         except OSError:
             raise InputError(f"the checkpoint {folder} is damaged: {name} is missing") from None
-        if sha256 != expected:
+        if sha256 != sums[name]:
             raise InputError(f"the checkpoint {folder} is damaged: {name} is not as it was written")
 
 
@@ -187,7 +182,7 @@ def set_aside_later(output_dir: Path, step: int) -> None:
             logger.warning("Resuming before step %d: its checkpoint is now %s", later, aside.name)
 
 
-def remove_checkpoints(output_dir: Path, limit: int, keep: Iterable[int]) -> None:
+def remove_checkpoints(output_dir: Path, limit: int, keep: Iterable[int | None]) -> None:
     """Remove all but the newest `limit` checkpoints and those of the steps to `keep`."""
     paths = list_checkpoints(output_dir)
     for step in list(paths)[:-limit]:
@@ -216,6 +211,17 @@ def seal_checkpoint(folder: Path) -> None:
     files.write_json(folder / MANIFEST, {"format": FORMAT, "files": sums})
     for path in (folder / MANIFEST, folder):
         flush_to_disk(path)
+
+
+@contextmanager
+def writing_aside(path: Path) -> Iterator[Path]:
+    """Name a folder to fill in the place of `path`, as `writing`; what is left of it is removed."""
+    aside = unfinished(path)
+    with writing(path):
+        try:
+            yield aside
+        finally:  # what could not be finished would only fill the disk
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def share_files(folder: Path) -> None:

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -35,8 +33,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..distributed import gather_lists, on_main_process
 from ..errors import InputError
-from ..files import flush_to_disk, read_json, unfinished, write_json
-from .run_folder import remove_checkpoint, seal_checkpoint, share_files, writing
+from ..files import flush_to_disk, read_json, write_json
+from .run_folder import remove_checkpoint, seal_checkpoint, share_files, writing_aside
 
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -62,61 +60,57 @@ class TrainerState:
     skipped_steps: int = 0  # of the steps, by a gradient scaler
 
 
+class Resumable(Protocol):
+    """What of a run a checkpoint holds, or has to know."""
+
+    accelerator: Accelerator
+    bare_model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    optimizer: Any  # as accelerate wraps it
+    scheduler: Any
+    state: TrainerState
+    identity: dict[str, Any]  # what a run that goes on must share, see `check_identity`
+    output_dir: Path
+
+
 # --- saving --------------------------------------------------------------------------------------
 
 
-def save_checkpoint(
-    output_dir: Path,
-    state: TrainerState,
-    *,
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    identity: Mapping[str, Any],
-) -> Path:
-    """Write the checkpoint of `state.step`; called on every process, written by the main one.
+def save_checkpoint(run: Resumable) -> Path:
+    """Write the checkpoint of the present step, and return its folder.
 
-    Model and optimizer are unwrapped; the scheduler has a `state_dict` of plain values. What a run
-    that goes on from here must have in common is its `identity`, see `check_identity`. Returned is
-    the checkpoint's folder.
+    Called on every process, written by the main one.
 
     Raises:
         InputError: on every process: the disk is full, or cannot be written to.
     """
+    accelerator = run.accelerator
     generators = gather_lists(accelerator, [random_state(accelerator.device)])
-    final = output_dir / f"checkpoint-{state.step}"
-
-    def fill(folder: Path) -> None:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        tensors, groups = _optimizer_tensors(model, optimizer)
-        save_file(tensors, folder / OPTIMIZER)
-        for rank, generator in enumerate(generators):
-            save_file(generator, folder / f"rng_state_{rank}.safetensors")
-        values = {
-            "state": dataclasses.asdict(state),
-            "optimizer": groups,
-            "scheduler": scheduler.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-            "identity": dict(identity),
-        }
-        write_json(folder / STATE, values)
-        share_files(folder)
-        seal_checkpoint(folder)
+    final = run.output_dir / f"checkpoint-{run.state.step}"
 
     def write() -> None:
-        aside = unfinished(final)
-        with writing(final):
-            try:
-                fill(aside)
-                if final.exists():
-                    remove_checkpoint(final)
-                aside.rename(final)
-                flush_to_disk(output_dir)
-            finally:  # what could not be finished would only fill the disk
-                shutil.rmtree(aside, ignore_errors=True)
+        with writing_aside(final) as aside:
+            run.bare_model.save_pretrained(aside)
+            run.tokenizer.save_pretrained(aside)
+            tensors, groups = _optimizer_tensors(run.bare_model, run.optimizer.optimizer)
+            save_file(tensors, aside / OPTIMIZER)
+            for rank, generator in enumerate(generators):
+                save_file(generator, aside / f"rng_state_{rank}.safetensors")
+            scaler = accelerator.scaler
+            values = {
+                "state": dataclasses.asdict(run.state),
+                "optimizer": groups,
+                "scheduler": run.scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "identity": run.identity,
+            }
+            write_json(aside / STATE, values)
+            share_files(aside)
+            seal_checkpoint(aside)
+            if final.exists():
+                remove_checkpoint(final)
+            aside.rename(final)
+            flush_to_disk(run.output_dir)
 
     on_main_process(accelerator, write)
     return final
@@ -140,24 +134,14 @@ def _optimizer_tensors(
 # --- loading -------------------------------------------------------------------------------------
 
 
-def load_checkpoint(
-    folder: Path,
-    *,
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    identity: Mapping[str, Any],
-) -> TrainerState:
+def load_checkpoint(run: Resumable, folder: Path) -> None:
     """Put a run back to where a verified checkpoint left it; called on every process.
-
-    Arguments as in `save_checkpoint`; model, optimizer and scheduler are changed in place.
 
     Raises:
         InputError: the run differs in something that would break the continuation.
     """
-    values = read_json(folder / STATE)
-    check_identity(values["identity"], identity, folder)
+    values, accelerator, model = read_json(folder / STATE), run.accelerator, run.bare_model
+    check_identity(values["identity"], run.identity, folder)
     load_weights(model, folder)
     if saved := load_file(folder / OPTIMIZER):
         # A parameter that never had a gradient has none.
@@ -166,13 +150,13 @@ def load_checkpoint(
             name, _, part = key.rpartition("::")
             moments[name][part] = tensor
         content = {"state": moments, "param_groups": values["optimizer"]}
-        set_optimizer_state_dict(model, optimizer, content)
-    scheduler.load_state_dict(values["scheduler"])
+        set_optimizer_state_dict(model, run.optimizer.optimizer, content)
+    run.scheduler.load_state_dict(values["scheduler"])
     if accelerator.scaler is not None and values["scaler"] is not None:
         accelerator.scaler.load_state_dict(values["scaler"])
     path = folder / f"rng_state_{accelerator.process_index}.safetensors"
     set_random_state(load_file(path), accelerator.device)
-    return TrainerState(**values["state"])
+    run.state = TrainerState(**values["state"])
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
@@ -184,10 +168,8 @@ def mean_weights(folders: list[Path]) -> dict[str, Tensor]:
     """Average the weights of checkpoints, in double precision, by name."""
     total: dict[str, Tensor] = {}
     for folder in folders:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                tensor = file.get_tensor(name)
-                total[name] = total[name] + tensor if name in total else tensor.double()
+        for name, tensor in load_file(folder / "model.safetensors").items():
+            total[name] = total.get(name, 0) + tensor.double()
     return {name: (tensor / len(folders)).float() for name, tensor in total.items()}
 
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from ..checkpoints.run_folder import write_json, write_whole
 from ..data.batching import IGNORED_LABEL, PairTable
 from ..data.preprocessing import pair_lengths
-from ..data.tokenization import side_kinds
 from ..distributed import gather_lists, on_main_process, sum_over_processes
 from ..inference.translator import Translation
 from ..metrics.translation import TranslationScores, score_translations, sentence_scores
@@ -130,7 +129,7 @@ def score_split(
         The same on every process.
     """
     sources, references = run.texts(split, limit)
-    accelerator, target_lang = run.accelerator, run.settings.data.target_lang
+    accelerator = run.accelerator
     # The processes share the sentences out by length.
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     mine = order[accelerator.process_index :: accelerator.num_processes]
@@ -140,21 +139,16 @@ def score_split(
         )
     pairs = [(i, t.text) for i, t in zip(mine, translations, strict=True)]
     hypotheses = [text for _, text in sorted(gather_lists(accelerator, pairs))]
-    languages: dict[str, Any] = {
-        "target_lang": target_lang,
-        "target_kind": side_kinds(run.tokenizer)[1],
-    }
     # In one place, so that all processes decide by the same number.
     scores = on_main_process(
-        accelerator, lambda: score_translations(hypotheses, references, **languages)
+        accelerator, lambda: score_translations(hypotheses, references, **run.target)
     )
     return ScoredSplit(sources, references, hypotheses, scores)
 
 
 def write_test_results(run: Run, test: ScoredSplit) -> None:
     """Write `test_predictions.tsv`: source, reference, hypothesis and sentence BLEU of each."""
-    target_lang, target_kind = run.settings.data.target_lang, side_kinds(run.tokenizer)[1]
-    scores = sentence_scores(test.hypotheses, test.references, target_lang, target_kind=target_kind)
+    scores = sentence_scores(test.hypotheses, test.references, **run.target)
     rows = zip(test.sources, test.references, test.hypotheses, scores, strict=True)
     lines = ["source\treference\thypothesis\tsentence_bleu"]
     for *texts, score in rows:

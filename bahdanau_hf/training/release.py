@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 import tempfile
@@ -15,13 +14,11 @@ from ..checkpoints.run_folder import (
     list_checkpoints,
     move_files,
     share_files,
-    unfinished,
     verify_checkpoint,
     write_json,
-    writing,
+    writing_aside,
 )
 from ..checkpoints.save_load import load_weights, mean_weights
-from ..data.tokenization import side_kinds
 from ..distributed import on_main_process
 from ..errors import InputError
 from ..files import read_json
@@ -54,18 +51,17 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
     Returns:
         The splits that were scored: `validation` and, unless it is skipped or missing, `test`.
     """
-    output_dir, train = run.output_dir, run.settings.train
+    output_dir, train, data = run.output_dir, run.settings.train, run.settings.data
     chosen = choose_weights(run)
     if run.accelerator.is_main_process:
         run.save_release()
-    names = ["validation"]
-    if "test" in run.pairs.texts and not train.skip_test:
-        names.append("test")
+    has_test = "test" in run.pairs.texts and not train.skip_test
+    names = ["validation", "test"] if has_test else ["validation"]
     splits = {name: score_split(run, name, num_beams=train.num_beams) for name in names}
     if run.accelerator.is_main_process:
-        if "test" in splits:
-            write_test_results(run, splits["test"])
         last = splits[names[-1]]
+        if has_test:
+            write_test_results(run, last)
         write_alignments(run, output_dir, last.sources, last.references)
         results: dict[str, Any] = {
             name: {
@@ -73,16 +69,17 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
                 "num_beams": train.num_beams,
                 **score_groups(
                     *(split.sources, split.hypotheses, split.references, run.trained_on()),
-                    source_lang=run.settings.data.source_lang,
-                    target_lang=run.settings.data.target_lang,
-                    target_kind=side_kinds(run.tokenizer)[1],
+                    source_lang=data.source_lang,
+                    **run.target,
                 ),
             }
             for name, split in sorted(splits.items())
         }
         results["validation"]["loss"] = chosen.pop("loss")
         results |= _calibrated(run, splits["validation"])
-        if _held_alignments_out(run):
+        # The bundled alignments are of sentences like the bundled pairs, and not among them.
+        is_other = data.train_file or data.dataset_name or data.chinese_script == "traditional"
+        if run.bare_model.config.use_attention and not is_other:
             with precision_of_training(run.accelerator, run.bare_model):
                 results["alignment"] = alignment_quality(run.translator)
         results |= {
@@ -113,14 +110,6 @@ def _calibrated(run: Run, split: ScoredSplit) -> dict[str, Any]:
     return {"confidence": found}
 
 
-def _held_alignments_out(run: Run) -> bool:
-    """Whether the bundled alignments are of sentences like the run's, and not of its training's."""
-    data = run.settings.data
-    if data.train_file or data.dataset_name or data.chinese_script == "traditional":
-        return False
-    return bool(run.bare_model.config.use_attention)
-
-
 def choose_weights(run: Run) -> dict[str, Any]:
     """Give the model its best weights: the best checkpoint's or, if better, the last ones' mean.
 
@@ -142,7 +131,6 @@ def choose_weights(run: Run) -> dict[str, Any]:
         return result
     for step in steps:
         verify_checkpoint(kept[step])
-    before = copy.deepcopy(run.bare_model.state_dict())
     mean = mean_weights([kept[step] for step in steps])
     run.bare_model.load_state_dict(mean, strict=False)  # a tied weight is saved once
     scores = run.measure()
@@ -150,7 +138,7 @@ def choose_weights(run: Run) -> dict[str, Any]:
     if run.ranking(scores) > run.ranking(best):
         logger.info("The mean of the weights of the steps %s is better and taken", names)
         return {**result, "weights": f"mean of the steps {names}", "loss": scores["eval_loss"]}
-    run.bare_model.load_state_dict(before)
+    load_weights(run.bare_model, folder)
     logger.info("The mean of the weights of the steps %s is no better: best step taken", names)
     return result
 
@@ -162,15 +150,11 @@ def save_release(run: Run, folder: Path | None = None) -> None:
         InputError: the disk is full, or cannot be written to.
     """
     folder = folder or run.output_dir
-    aside = unfinished(folder / "release")
-    with writing(folder / "model.safetensors"):
-        try:
-            run.bare_model.save_pretrained(aside)
-            run.tokenizer.save_pretrained(aside)
-            share_files(aside)
-            move_files(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with writing_aside(folder / "model.safetensors") as aside:
+        run.bare_model.save_pretrained(aside)
+        run.tokenizer.save_pretrained(aside)
+        share_files(aside)
+        move_files(aside, folder)
     write_model_card(folder, name=repository_name(run.settings.train))
     write_notebook(folder)
 
@@ -227,18 +211,12 @@ def publish(run: Run) -> str | None:
     Raises:
         InputError: the Hub cannot be reached or refuses.
     """
-    args = run.settings.train
-    name = repository_name(args)
+    args, name = run.settings.train, repository_name(run.settings.train)
+    options: dict[str, Any] = {"private": args.hub_private_repo, "token": args.hub_token}
     if run.pushes is not None:
         run.pushes.wait()
     try:
-        return push_folder(
-            run.output_dir,
-            name,
-            private=args.hub_private_repo,
-            token=args.hub_token,
-            message=f"Step {run.state.step}",
-        )
+        return push_folder(run.output_dir, name, message=f"Step {run.state.step}", **options)
     except InputError as error:
         again = f"bahdanau-hf push {run.output_dir} {name}"
         raise InputError(f"{error}. The model is whole in {run.output_dir}; {again}") from None
@@ -246,33 +224,23 @@ def publish(run: Run) -> str | None:
 
 def _fill(run: Run, folder: Path) -> None:
     """Write the present model with its records, as a finished run leaves them."""
-    settings = run.output_dir / "settings.json"
+    settings, train = run.output_dir / "settings.json", run.settings.train
+    line = run.state.validations[-1]
     if settings.is_file():
         shutil.copy(settings, folder)
-    write_json(folder / "eval_results.json", _results(run))
-    texts = run.texts("validation", run.settings.train.max_eval_translations)
-    write_alignments(run, folder, *texts)
-    save_release(run, folder)
-
-
-def _results(run: Run) -> dict[str, Any]:
-    """The last validation in the form of a finished run's `eval_results.json`."""
-    line = run.state.validations[-1]
-    _, references = run.texts("validation", run.settings.train.max_eval_translations)
-    target_lang = run.settings.data.target_lang
+    sources, references = run.texts("validation", train.max_eval_translations)
     # Signatures do not depend on the sentences.
-    languages: dict[str, Any] = {
-        "target_lang": target_lang,
-        "target_kind": side_kinds(run.tokenizer)[1],
-    }
-    signed = score_translations(references[:1], references[:1], **languages)
+    signed = score_translations(references[:1], references[:1], **run.target)
     validation = {
         "bleu": line["eval_bleu"],
         "bleu_signature": signed.bleu_signature,
         "chrf": line["eval_chrf"],
         "chrf_signature": signed.chrf_signature,
         "num_sentences": len(references),
-        "num_beams": run.settings.train.eval_num_beams or 1,
+        "num_beams": train.eval_num_beams or 1,
         "loss": line["eval_loss"],
     }
-    return {"validation": validation, "steps": line["step"], "weights": f"step {line['step']}"}
+    weights = {"steps": line["step"], "weights": f"step {line['step']}"}
+    write_json(folder / "eval_results.json", {"validation": validation, **weights})
+    write_alignments(run, folder, sources, references)
+    save_release(run, folder)

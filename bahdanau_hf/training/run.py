@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from ..checkpoints.run_folder import (
 from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoint
 from ..data.noise import SourceNoise
 from ..data.sources import pair_texts
+from ..data.tokenization import side_kinds
 from ..distributed import on_main_process
 from ..errors import InputError
 from ..gpu.step_graphs import StepGraphs
@@ -43,37 +42,95 @@ from .step import NonFiniteError, make_step_graphs
 logger = logging.getLogger(__name__)
 
 
-@dataclass
 class Run:
     """A training from its first step to its release: `train`, then `finish`.
 
+    Args:
+        model: as it is; the attribute is what `accelerator.prepare` makes of it.
+        checkpoint: go on as it left the run.
+
     Attributes:
-        model: as `accelerator.prepare` wrapped it.
+        bare_model: the model without what `accelerator.prepare` has put around it.
+        translator: translates with the model as it is.
+        target: language and kind of the targets, as scores want to know them.
         identity: what a resumed run must share.
         scheduler: steps once an optimizer step.
         total_steps: optimizer steps of the whole run.
+        results_file: where the scores of a finished run stand.
         step_graphs: takes the steps as CUDA graphs; `None`: they run eagerly.
         has_failed: on the device, 1 once a graph's loss or gradient was not finite; else 0.
         pushes: what goes to the Hub on the way; `None`: nothing does.
         reported_at: when `report.html` was last written, in seconds of the run.
+
+    Raises:
+        InputError: the checkpoint belongs to another run or folder, the batches cannot be made, or
+            the disk has no room for a checkpoint.
     """
 
-    accelerator: Accelerator
-    settings: Settings
-    pairs: RunPairs
-    tokenizer: PreTrainedTokenizerFast
-    model: nn.Module
-    identity: dict[str, Any]
-    batches: TrainingBatches | StreamedBatches
-    optimizer: Any
-    scheduler: Any
-    total_steps: int
-    state: TrainerState = field(default_factory=TrainerState)
-    step_graphs: StepGraphs | None = None
-    has_failed: torch.Tensor | None = None
-    pushes: BackgroundPush | None = None
-    reported_at: float = -math.inf
-    _started: float = 0.0
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        settings: Settings,
+        pairs: RunPairs,
+        tokenizer: PreTrainedTokenizerFast,
+        model: PreTrainedModel,
+        checkpoint: Path | None = None,
+    ) -> None:
+        train, data, encoded = settings.train, settings.data, pairs.encoded["train"]
+        self.accelerator, self.settings, self.pairs = accelerator, settings, pairs
+        self.tokenizer, self.state = tokenizer, TrainerState()
+        self.target: dict[str, Any] = {
+            "target_lang": data.target_lang,
+            "target_kind": side_kinds(tokenizer)[1],
+        }
+        self.output_dir = Path(train.output_dir)
+        self.results_file = self.output_dir / "eval_results.json"
+        self.total_steps = train.max_train_steps or 0
+        share = train.source_noise
+        noise = SourceNoise(tokenizer, share, train.seed) if share else None
+        self.batches: TrainingBatches | StreamedBatches
+        if data.streaming:
+            self.batches = StreamedBatches(accelerator, settings, encoded, noise)
+        else:
+            if train.guided_attention_weight:
+                if not model.config.use_attention:
+                    raise InputError("--guided_attention_weight needs a model with attention")
+                encoded = add_best_sources(encoded)
+            reads_padding = model.config.encoder_reads_padding
+            self.batches = TrainingBatches(
+                accelerator, settings, encoded, noise, reads_padding=reads_padding
+            )
+            if train.max_train_steps is None:
+                accumulated = accelerator.gradient_accumulation_steps
+                steps_an_epoch = math.ceil(self.batches.batches_in(0) / accumulated)
+                self.total_steps = math.ceil(train.num_train_epochs * steps_an_epoch)
+        self.identity = setup.run_identity(accelerator, settings, pairs, model)
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, train))
+        self.bare_model: PreTrainedModel = accelerator.unwrap_model(self.model)
+        batch_size = train.per_device_eval_batch_size
+        self.translator = Translator(self.bare_model, tokenizer, batch_size)
+        self.scheduler = get_scheduler(
+            train.lr_scheduler_type,
+            self.optimizer.optimizer,
+            num_warmup_steps=train.num_warmup_steps,
+            num_training_steps=self.total_steps,
+        )
+        self.pushes: BackgroundPush | None = None
+        if train.push_to_hub:
+            self.pushes = BackgroundPush(
+                release.repository_name(train),
+                private=train.hub_private_repo,
+                token=train.hub_token,
+            )
+        model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        on_main_process(accelerator, lambda: check_room(self.output_dir, model_bytes))
+        # From here on the processes draw different dropout.
+        set_seed(train.seed, device_specific=True)
+        if checkpoint is not None:
+            _go_on(self, checkpoint)
+        self.has_failed: torch.Tensor | None = None
+        self.reported_at = -math.inf
+        self.step_graphs: StepGraphs | None = make_step_graphs(self)
 
     # What takes more than a few lines is written in the module that it is named after.
     start_records = setup.start_records
@@ -83,17 +140,6 @@ class Run:
     save_release = release.save_release
     publish_step = release.publish_step
     publish = release.publish
-
-    @functools.cached_property
-    def bare_model(self) -> PreTrainedModel:
-        """The model without what `accelerator.prepare` has put around it."""
-        return self.accelerator.unwrap_model(self.model)
-
-    @functools.cached_property
-    def translator(self) -> Translator:
-        """Translates with the model as it is."""
-        batch_size = self.settings.train.per_device_eval_batch_size
-        return Translator(self.bare_model, self.tokenizer, batch_size)
 
     def start_clock(self) -> None:
         """Start to count `seconds`, from what earlier sittings took."""
@@ -131,16 +177,6 @@ class Run:
         bleu, by_bleu = scores["eval_bleu"], self.settings.train.metric_for_best_model == "bleu"
         return bleu if by_bleu and bleu >= 1 else -scores["eval_loss"]
 
-    @property
-    def output_dir(self) -> Path:
-        """The run's folder."""
-        return Path(self.settings.train.output_dir)
-
-    @property
-    def results_file(self) -> Path:
-        """Where the scores of a finished run stand."""
-        return self.output_dir / "eval_results.json"
-
     def texts(self, split: str, limit: int | None = None) -> tuple[list[str], list[str]]:
         """Sources and references of a split, or the first `limit` of them."""
         data = self.settings.data
@@ -170,103 +206,23 @@ class Run:
                 f"step {self.state.step}: a weight is no longer finite; it was not saved. "
                 f"{self.hint_to_restart()} a lower --learning_rate"
             )
-        folder = save_checkpoint(
-            self.output_dir,
-            self.state,
-            accelerator=self.accelerator,
-            model=self.bare_model,
-            tokenizer=self.tokenizer,
-            optimizer=self.optimizer.optimizer,
-            scheduler=self.scheduler,
-            identity=self.identity,
-        )
+        folder = save_checkpoint(self)
         if self.accelerator.is_main_process:
-            train, best = self.settings.train, self.state.best_step
-            keep = set() if best is None else {best}
-            if train.average_last_checkpoints:
-                recent = self.state.validations[-train.average_last_checkpoints :]
-                keep |= {line["step"] for line in recent}
+            train = self.settings.train
+            number = train.average_last_checkpoints
+            recent = self.state.validations[-number:] if number else []
+            keep = {self.state.best_step, *(line["step"] for line in recent)}
             remove_checkpoints(self.output_dir, train.save_total_limit, keep)
         return folder
 
 
-def start_run(
-    accelerator: Accelerator,
-    settings: Settings,
-    pairs: RunPairs,
-    tokenizer: PreTrainedTokenizerFast,
-    model: PreTrainedModel,
-    checkpoint: Path | None = None,
-) -> Run:
-    """Put optimizer, schedule and batches together; with a checkpoint, as it left them.
-
-    Raises:
-        InputError: the checkpoint belongs to another run or folder, the batches cannot be made, or
-            the disk has no room for a checkpoint.
-    """
-    train, encoded = settings.train, pairs.encoded["train"]
-    batches: TrainingBatches | StreamedBatches
-    total_steps = train.max_train_steps or 0
-    noise = SourceNoise(tokenizer, train.source_noise, train.seed) if train.source_noise else None
-    if settings.data.streaming:
-        batches = StreamedBatches(accelerator, settings, encoded, noise)
-    else:
-        if train.guided_attention_weight:
-            if not model.config.use_attention:
-                raise InputError("--guided_attention_weight needs a model with attention")
-            encoded = add_best_sources(encoded)
-        reads_padding = model.config.encoder_reads_padding
-        batches = TrainingBatches(
-            accelerator, settings, encoded, noise, reads_padding=reads_padding
-        )
-        if train.max_train_steps is None:
-            accumulated = accelerator.gradient_accumulation_steps
-            steps_an_epoch = math.ceil(batches.batches_in(0) / accumulated)
-            total_steps = math.ceil(train.num_train_epochs * steps_an_epoch)
-    identity = setup.run_identity(accelerator, settings, pairs, model)
-    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, train))
-    scheduler = get_scheduler(
-        train.lr_scheduler_type,
-        optimizer.optimizer,
-        num_warmup_steps=train.num_warmup_steps,
-        num_training_steps=total_steps,
-    )
-    run = Run(
-        accelerator=accelerator,
-        settings=settings,
-        pairs=pairs,
-        tokenizer=tokenizer,
-        model=wrapped,
-        identity=identity,
-        batches=batches,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        total_steps=total_steps,
-    )
-    if train.push_to_hub:
-        run.pushes = BackgroundPush(
-            release.repository_name(train), private=train.hub_private_repo, token=train.hub_token
-        )
-    model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    on_main_process(accelerator, lambda: check_room(run.output_dir, model_bytes))
-    # From here on the processes draw different dropout.
-    set_seed(train.seed, device_specific=True)
-    if checkpoint is not None:
-        _go_on(run, checkpoint)
-    run.step_graphs = make_step_graphs(run)
-    return run
+start_run = Run  # by its earlier name
 
 
 def _go_on(run: Run, checkpoint: Path) -> None:
     """Put a fresh run back to where a checkpoint left it."""
-    state = run.state = load_checkpoint(
-        checkpoint,
-        accelerator=run.accelerator,
-        model=run.bare_model,
-        optimizer=run.optimizer.optimizer,
-        scheduler=run.scheduler,
-        identity=run.identity,
-    )
+    load_checkpoint(run, checkpoint)
+    state = run.state
     run.start_clock()
     if state.finished:  # it may have been given more steps, time or patience since
         state.finished = run.reason_to_stop(out_of_time=run.is_late)
