@@ -78,7 +78,16 @@ def train(run: Run) -> TrainerState:
     unread: list[StepDone] = []
     run.start_clock()
     run.model.train()
-    with StopSignals() as signals, _progress_bar(run) as bar, losses_are_told(accelerator):
+    bar = tqdm(
+        total=run.total_steps,
+        initial=state.step,
+        disable=not accelerator.is_main_process,
+        desc="train",
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file wants fewer lines
+        dynamic_ncols=True,
+    )
+    with StopSignals() as signals, bar, losses_are_told(accelerator):
         while not state.finished:
             for batches, ends_epoch in run.batches.steps(
                 state, accelerator.gradient_accumulation_steps
@@ -92,7 +101,10 @@ def train(run: Run) -> TrainerState:
                 unread.append(done)
                 # A device takes this step while the one before is read, if nothing else follows.
                 while len(unread) > (not control.acts):
-                    _count_loss(state, unread.pop(0))
+                    earlier = unread.pop(0)
+                    earlier.read()
+                    state.loss_sum += earlier.loss_sum
+                    state.logged_seconds += earlier.seconds
                 bar.update()
                 if control.should_log:
                     _log(run, bar, learning_rate, done.grad_norm)
@@ -140,18 +152,12 @@ def evaluate(run: Run, control: Control) -> None:
         f"--per_device_eval_batch_size than {train.per_device_eval_batch_size}"
     ):
         scores = run.measure()
-    line = {
-        "step": state.step,
-        "epoch": run.batches.epochs_done(state),
-        "seconds": round(run.seconds, 3),
-        **scores,
-    }
+    line = _position(run) | scores
     state.validations.append(line)
     score = run.ranking(scores)
     has_gained = state.best_score is None or score > state.best_score
     if has_gained:
-        state.best_score, state.best_step = score, state.step
-        state.validations_without_gain = 0
+        state.best_score, state.best_step, state.validations_without_gain = score, state.step, 0
         control.should_save = True
     else:
         state.validations_without_gain += 1
@@ -182,24 +188,20 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = dict.fromkeys((kind.name for kind in self.kinds), False)
-        self._before: list[Any] = []
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = [signal.signal(kind, self._note) for kind in self.kinds]
+            self._before = {kind: signal.signal(kind, self._note) for kind in self.kinds}
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for kind, handler in zip(self.kinds, self._before, strict=False):
-            signal.signal(kind, handler)
-        self._before = []
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received[signal.Signals(signum).name] = True
-        self._restore()
+        self.__exit__()
         logger.warning("%s: saving after this step", signal.Signals(signum).name)
 
 
@@ -217,31 +219,15 @@ def _count_step(state: TrainerState, done: StepDone, num_batches: int, ends_epoc
     state.skipped_steps += done.was_skipped
 
 
-def _count_loss(state: TrainerState, done: StepDone) -> None:
-    done.read()
-    state.loss_sum += done.loss_sum
-    state.logged_seconds += done.seconds
-
-
-def _progress_bar(run: Run) -> Any:
-    return tqdm(
-        total=run.total_steps,
-        initial=run.state.step,
-        disable=not run.accelerator.is_main_process,
-        desc="train",
-        unit="step",
-        mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file wants fewer lines
-        dynamic_ncols=True,
-    )
+def _position(run: Run) -> dict[str, Any]:
+    state, seconds = run.state, round(run.seconds, 3)
+    return {"step": state.step, "epoch": run.batches.epochs_done(state), "seconds": seconds}
 
 
 def _log(run: Run, bar: Any, learning_rate: float, grad_norm: float) -> None:
     """Record what the steps since the last line have brought, and count anew."""
     state = run.state
-    line = {
-        "step": state.step,
-        "epoch": run.batches.epochs_done(state),
-        "seconds": round(run.seconds, 3),
+    line = _position(run) | {
         "loss": state.loss_sum / state.num_tokens,
         "learning_rate": learning_rate,
         "grad_norm": grad_norm if math.isfinite(grad_norm) else None,

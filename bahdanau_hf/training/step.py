@@ -167,22 +167,18 @@ def make_step_graphs(run: Run) -> StepGraphs | None:
 def _obstacle_to_graphs(run: Run) -> str | None:
     """Why a step cannot be a CUDA graph; `None` if it can."""
     accelerator, model = run.accelerator, cast("BahdanauForConditionalGeneration", run.bare_model)
-    if os.environ.get("BAHDANAU_STEP_GRAPHS") == "0":
-        return "BAHDANAU_STEP_GRAPHS is 0"
-    if accelerator.num_processes > 1:
-        return "several processes"
-    if run.model is not run.bare_model:
-        return f"the model is in a {type(run.model).__name__}"
-    if accelerator.gradient_accumulation_steps > 1:
-        return "gradients of several batches are added up"
-    if accelerator.scaler is not None:
-        return "a gradient scaler watches float16"
+    obstacles = {
+        "BAHDANAU_STEP_GRAPHS is 0": os.environ.get("BAHDANAU_STEP_GRAPHS") == "0",
+        "several processes": accelerator.num_processes > 1,
+        f"the model is in a {type(run.model).__name__}": run.model is not model,
+        "gradients of several batches are added up": accelerator.gradient_accumulation_steps > 1,
+        "a gradient scaler watches float16": accelerator.scaler is not None,
+    }
     # Not of the whole model: accelerate replaces its `forward`, for mixed precision.
     for part in (model.model, model.lm_head):
         name, reason = model.chosen_implementation(part)
-        if name == "reference":
-            return f"the model is computed by its modules ({reason})"
-    return None
+        obstacles[f"the model is computed by its modules ({reason})"] = name == "reference"
+    return next((why for why, is_there in obstacles.items() if is_there), None)
 
 
 def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
@@ -216,12 +212,10 @@ def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
 
 def _graphed_step(run: Run, own: Tensor, num_tokens: int, reasons: Mapping[str, bool]) -> StepDone:
     """The step whose loss and norm a graph writes into `own`, which the next step overwrites."""
-    step, event = run.state.step + 1, None
+    step = run.state.step + 1
     host = torch.empty_like(own, device="cpu", pin_memory=own.is_cuda)
     host.copy_(own, non_blocking=True)
-    if own.is_cuda:
-        event = torch.cuda.Event()
-        event.record()
+    event = torch.cuda.current_stream().record_event() if own.is_cuda else None
 
     def read() -> tuple[float, float]:
         if event is not None:
@@ -281,7 +275,8 @@ def _add_gradients(run: Run, batches: list[Batch], divisors: list[int]) -> Tenso
     # The error is forgotten by now: it holds what the failed attempt has allocated.
     run.optimizer.zero_grad()
     clear_device_cache(garbage_collection=True)
-    is_exact = run.accelerator.num_processes == 1 and not _draws(run.bare_model)
+    draws = any(getattr(run.bare_model.config, name) > 0 for name in DROPOUTS)
+    is_exact = run.accelerator.num_processes == 1 and not draws
     sizes = [len(batch["labels"]) for batch in batches]
     if not is_exact or max(sizes) == 1:
         raise OutOfMemory(_complaint(run, batches))
@@ -338,11 +333,6 @@ def _extent(batch: Batch) -> tuple[int, int, int]:
     targets = (batch["labels"] != IGNORED_LABEL).sum(dim=1)
     longest = int(batch["attention_mask"].sum(dim=1).max()), int(targets.max())
     return int((targets > 0).sum()), *longest
-
-
-def _draws(model: nn.Module) -> bool:
-    """Whether a pass through the model in training draws random numbers."""
-    return any(getattr(model.config, name) > 0 for name in DROPOUTS)
 
 
 @contextmanager
