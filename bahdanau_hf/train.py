@@ -34,7 +34,7 @@ def run_training(settings: Settings) -> None:
     from .distributed import settle_processes
     from .training.pairs import RunPairs
     from .training.release import open_hub
-    from .training.run import start_run
+    from .training.run import Run
     from .training.setup import (
         open_output_dir,
         prepare_model,
@@ -69,7 +69,7 @@ def run_training(settings: Settings) -> None:
         print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
 
     # Training
-    run = start_run(accelerator, settings, pairs, tokenizer, model, checkpoint)
+    run = Run(accelerator, settings, pairs, tokenizer, model, checkpoint)
     if run.state.finished and run.results_file.is_file():
         print_once(
             f"The run in {run.output_dir} is finished: {run.state.finished}. To train on, raise "
@@ -146,27 +146,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except ProcessLost:  # which has been told
         os._exit(1)  # nothing can be taken down in good order any more
-    except NonFiniteError as error:
-        print_once(f"error: {error}")
-        return 1
-    except OutOfMemory as error:  # which one process alone may have met
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except InputError as error:
-        print_once(f"error: {error}")
-        return 2
+    except (NonFiniteError, InputError) as error:
+        # A lack of memory may have been met by one process alone.
+        print_once(f"error: {error}", everywhere=isinstance(error, OutOfMemory))
+        return 1 if isinstance(error, NonFiniteError) else 2
     except OSError as error:
         if error.errno not in FULL_OR_CLOSED:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}", file=sys.stderr, flush=True)
+        print_once(f"error: {error.strerror}{where}", everywhere=True)
         return 2
     return 0
 
 
-def print_once(message: str) -> None:
-    """Print to stderr, once a machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+def print_once(message: str, everywhere: bool = False) -> None:
+    """Print to stderr, once a machine or in every process."""
+    if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
         print(message, file=sys.stderr, flush=True)
 
 

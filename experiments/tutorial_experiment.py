@@ -41,7 +41,7 @@ from bahdanau_hf.metrics.translation import score_translations, tutorial_counts
 from bahdanau_hf.modeling.pipeline_bahdanau import find_translations
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.pairs import RunPairs
-from bahdanau_hf.training.run import Run, start_run
+from bahdanau_hf.training.run import Run
 from bahdanau_hf.training.setup import (
     open_output_dir,
     prepare_model,
@@ -219,7 +219,7 @@ def prepare(
     tokenizer = prepare_tokenizer(accelerator, settings, pairs.texts["train"])
     pairs.encode(tokenizer, settings.data)
     model = prepare_model(settings, tokenizer)
-    return start_run(accelerator, settings, pairs, tokenizer, model)
+    return Run(accelerator, settings, pairs, tokenizer, model)
 
 
 def learn(run: Run, epochs: float) -> Callable[[Sequence[str]], list[list[str]]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -196,19 +196,6 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
             f"cannot go on exactly from {folder}: {'; '.join(differences)}. Restore these, or "
             f"start a new run with --model_name_or_path {folder}"
         )
-
-
-def precision_begun_in(folders: Iterable[Path]) -> str | None:
-    """The mixed precision of a run, as the first readable one of its checkpoints tells it.
-
-    Nothing is verified, and what cannot be read is passed over: whoever resumes complains of it.
-    """
-    for folder in folders:
-        try:
-            return str(read_json(folder / STATE)["identity"]["recipe"]["mixed_precision"])
-        except (InputError, KeyError, TypeError):
-            continue
-    return None
 
 
 # --- random generators ---------------------------------------------------------------------------

@@ -44,11 +44,6 @@ class _Told:
     by_flag: frozenset[str] = frozenset()
     by_recipe: frozenset[str] = frozenset()
 
-    @property
-    def told(self) -> frozenset[str]:
-        """Both."""
-        return self.by_flag | self.by_recipe
-
 
 @dataclass
 class ModelArguments(_Told):
@@ -255,11 +250,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. Run with --help to see every flag.")
 
 
-GROUPS: dict[str, type[ModelArguments | DataArguments | TrainArguments]] = {
-    "model": ModelArguments,
-    "data": DataArguments,
-    "training": TrainArguments,
-}
+GROUPS = {"model": ModelArguments, "data": DataArguments, "training": TrainArguments}
 FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
 
 

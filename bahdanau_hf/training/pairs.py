@@ -58,8 +58,7 @@ _ENCODING = (
     *("truncate_long_pairs", "preprocessing_num_workers"),
 )
 _CLEANING = (*_ENCODING, "chinese_script", "max_length_ratio", "unescape_html")
-_COLUMNS = ("source_column", "target_column")
-_READING = (*_COLUMNS, "encoding", "skip_bad_rows")
+_READING = ("source_column", "target_column", "encoding", "skip_bad_rows")
 _PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from samples
 
 
@@ -78,8 +77,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     Raises:
         InputError: see `file_pairs` and `hub_pairs`.
     """
-    languages = (data.source_lang, data.target_lang)
-    told: list[Told] = []
+    languages, told = (data.source_lang, data.target_lang), list[Told]()
     splits: dict[str, AnyDataset] = {}
     if data.dataset_name:
         splits = hub_pairs(
@@ -90,7 +88,8 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
             num_held_out=data.max_eval_samples or HELD_OUT_OF_STREAM,
             split_names={split: getattr(data, f"{split}_split") for split in SPLITS},
             told=told,
-            **{name: getattr(data, name) for name in _COLUMNS},
+            source_column=data.source_column,
+            target_column=data.target_column,
         )
         for dataset, sides in zip(splits.values(), told, strict=True):
             _log_sides(dataset, languages, [sides])
@@ -100,8 +99,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
             splits["train"] = splits["train"].to_iterable_dataset()
     for split in SPLITS:
         if spec := getattr(data, f"{split}_file"):
-            streaming = data.streaming and split == "train"
-            splits[split] = _read_files(spec, data, streaming, told)
+            splits[split] = _read_files(spec, data, data.streaming and split == "train", told)
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
         if limit is not None:
@@ -109,12 +107,10 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     return splits
 
 
-def _read_files(
-    spec: str, data: DataArguments, streaming: bool = False, told: list[Told] | None = None
-) -> AnyDataset:
+def _read_files(spec: str, data: DataArguments, streaming: bool, told: list[Told]) -> AnyDataset:
     """Pairs of files; `told`, how the sides of other files were told apart, grows by these."""
-    languages, told = (data.source_lang, data.target_lang), [] if told is None else told
-    before, reading = len(told), {name: getattr(data, name) for name in _READING}
+    languages, before = (data.source_lang, data.target_lang), len(told)
+    reading = {name: getattr(data, name) for name in _READING}
     dataset = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
     _log_sides(dataset, languages, told[before:])
     return dataset
@@ -148,8 +144,9 @@ def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, Dr
     dropped: dict[str, DroppedPairs] = {}
     splits: dict[str, AnyDataset] = {}
     for name, dataset in read_pairs(data).items():
-        options = cleaning_options(data)
-        splits[name], dropped[name] = clean_pairs(dataset, **options, training=name == "train")
+        splits[name], dropped[name] = clean_pairs(
+            dataset, **cleaning_options(data), training=name == "train"
+        )
         if isinstance(dataset, Dataset) and not len(splits[name]):
             counts = ", ".join(f"{n} {reason}" for reason, n in dropped[name].counts.items())
             raise InputError(f"no pair of {name} is left after cleaning ({counts})")
@@ -171,17 +168,15 @@ def drawn_pairs(
 ) -> tuple[AnyDataset, DroppedPairs]:
     """Of `mix_file` as many pairs as `mix_ratio` says, cleaned; each run draws the same ones.
 
-    Args:
-        data: what the run was told.
-        num_pairs: in training without them.
-        held_out: no pair that shares a sentence with these is drawn.
+    There are `num_pairs` in training without them. No pair that shares a sentence with those
+    `held_out` is drawn.
 
     Raises:
         InputError: see `file_pairs`; or there is none to draw.
     """
     languages = (data.source_lang, data.target_lang)
     held = {sentence_key(text) for side in pair_texts(held_out, *languages) for text in side}
-    found = _read_files(str(data.mix_file), data)
+    found = _read_files(str(data.mix_file), data, False, [])
     in_turn = map(int, np.random.default_rng(0).permutation(len(found)))
     free = (
         i for i in in_turn if held.isdisjoint(map(sentence_key, found[i]["translation"].values()))
@@ -190,8 +185,7 @@ def drawn_pairs(
     if not drawn:
         raise InputError(f"every pair of {data.mix_file} shares a sentence with validation")
     others, lost = clean_pairs(found.select(drawn), **cleaning_options(data))
-    sizes = f"{len(others):,} of {len(found):,} pairs"
-    logger.info("Mixed in: %s of %s", sizes, data.mix_file)
+    logger.info("Mixed in: %s", f"{len(others):,} of {len(found):,} pairs of {data.mix_file}")
     return others, lost
 
 
@@ -229,13 +223,13 @@ class RunPairs:
             )
             if split in self.dropped_on_the_way:
                 self.dropped_on_the_way[split].append(lost)
-        if isinstance(self.encoded["train"], Dataset) and not len(self.encoded["train"]):
+        is_table = isinstance(self.encoded["train"], Dataset)
+        if is_table and not len(self.encoded["train"]):
             raise InputError(
                 "no training pair is short enough: raise --max_source_length and "
                 "--max_target_length, or add --truncate_long_pairs"
             )
         # Of a stream nothing may be read yet.
-        is_table = isinstance(self.encoded["train"], Dataset)
         check_known(self.encoded["train" if is_table else "validation"])
 
     @property
@@ -410,7 +404,7 @@ class StreamedBatches:
             buffer_size=settings.data.shuffle_buffer_size,
             **_sampling(accelerator, settings),
         )
-        collator = make_collator(settings.data)
+        collator = PairCollator(fixed_lengths(settings.data))
         self.collator = (lambda rows: noise(collator(rows))) if noise else collator
 
     def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
@@ -443,8 +437,3 @@ def _sampling(accelerator: Accelerator, settings: Settings) -> dict[str, Any]:
 def fixed_lengths(data: DataArguments) -> tuple[int, int] | None:
     """Of source and target, if the arguments ask for them."""
     return (data.max_source_length, data.max_target_length) if data.pad_to_max_length else None
-
-
-def make_collator(data: DataArguments) -> PairCollator:
-    """The collator that the arguments ask for."""
-    return PairCollator(pad_to=fixed_lengths(data))

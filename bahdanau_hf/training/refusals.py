@@ -67,7 +67,6 @@ _ELSEWHERE = {
     "trust_remote_code": "leave it out: no code of a checkpoint or data set is run",
     "cache_dir": "set HF_HOME",
 }
-_MOST_MEANT = 3
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
@@ -77,7 +76,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
             return f" {advice[0].upper()}{advice[1:]}"
     words = set(name.split("_"))
     meant = [k for k in known if words <= set(k.split("_")) or words >= set(k.split("_"))]
-    if not 1 <= len(meant) <= _MOST_MEANT:  # no flag of the same words: a slip of a letter?
+    if not 1 <= len(meant) <= 3:  # no flag, or too many, of the same words: a slip of a letter?
         meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
@@ -158,36 +157,24 @@ def idle_fields(settings: Settings, shape: Any = None) -> dict[str, str]:
         shape: the configuration of the model, if it is loaded; of another the settings tell it.
     """
     model, data, train = settings
-    loaded, makes_bpe = model.model_name_or_path, _kinds(data) == ("bpe", "bpe")
+    loaded, kinds = model.model_name_or_path, _kinds(data)
+    may_be_bpe = loaded or kinds == ("bpe", "bpe")
+    may_lower = may_be_bpe or kinds[0] == "word-char"
+    no_hub = not loaded or Path(loaded).expanduser().is_dir()
+    is_bundled = not (data.dataset_name or data.train_file)
     rules = [
         ("extend_vocabulary", not loaded, "without --model_name_or_path"),
-        (
-            "model_revision",
-            not loaded or Path(loaded).expanduser().is_dir(),
-            "without a repository of the Hub as --model_name_or_path",
-        ),
+        ("model_revision", no_hub, "without a repository of the Hub as --model_name_or_path"),
         ("dataset_config_name", not data.dataset_name, "without --dataset_name"),
-        (
-            "dataset_license",
-            not (data.dataset_name or data.train_file),
-            "on the bundled pairs, whose licence is known",
-        ),
+        ("dataset_license", is_bundled, "on the bundled pairs, whose licence is known"),
         ("mix_ratio", not data.mix_file, "without --mix_file"),
         ("validation_split_percentage", bool(data.validation_file), "with --validation_file"),
-        ("vocab_size", not (makes_bpe or loaded), "without --tokenizer_kind bpe"),
-        (
-            "lowercase_source",
-            not (makes_bpe or loaded or _kinds(data)[0] == "word-char"),
-            "without --tokenizer_kind bpe",
-        ),
+        ("vocab_size", not may_be_bpe, "without --tokenizer_kind bpe"),
+        ("lowercase_source", not may_lower, "without --tokenizer_kind bpe"),
         ("shuffle_buffer_size", not data.streaming, "without --streaming"),
         ("preprocessing_num_workers", data.streaming, "with --streaming"),
         ("num_train_epochs", train.max_train_steps is not None, "with --max_train_steps"),
-        (
-            "per_device_train_batch_size",
-            data.max_tokens_per_batch is not None,
-            "with --max_tokens_per_batch",
-        ),
+        ("per_device_train_batch_size", data.max_tokens_per_batch, "with --max_tokens_per_batch"),
         (
             "num_warmup_steps",
             train.lr_scheduler_type == "constant",

@@ -216,9 +216,6 @@ class Run:
         return folder
 
 
-start_run = Run  # by its earlier name
-
-
 def _go_on(run: Run, checkpoint: Path) -> None:
     """Put a fresh run back to where a checkpoint left it."""
     load_checkpoint(run, checkpoint)

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,13 @@ from ..checkpoints.run_folder import (
     prepare_output_dir,
     write_json,
 )
-from ..checkpoints.save_load import precision_begun_in
+from ..checkpoints.save_load import STATE
 from ..data.sources import AnyDataset, pair_texts
 from ..data.tokenization import load_tokenizer, target_vocab_size, tokenizer_settings
 from ..data.vocabulary import extend_tokenizer, train_tokenizer
 from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
 from ..errors import InputError
+from ..files import read_json
 from ..inference.loading import check_tokenizer, checkpoint_folder, load_model, quiet_library
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -59,6 +61,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NOT_SHAPE = {"model_name_or_path", "tokenizer_name", "model_revision"}
+_TOKENIZING = (
+    *("source_kind", "target_kind", "vocab_size", "min_frequency", "lowercase_source"),
+    *("source_lang", "target_lang"),
+)
 SHAPE_FIELDS = [f.name for f in dataclasses.fields(ModelArguments) if f.name not in _NOT_SHAPE]
 
 
@@ -130,11 +136,14 @@ def _training_precision(args: TrainArguments) -> str:
 
 
 def _begun_precision(args: TrainArguments) -> str | None:
-    wanted = args.resume_from_checkpoint
-    if wanted is None:
-        return None
-    newest_first = reversed(list_checkpoints(Path(args.output_dir)).values())
-    return precision_begun_in(newest_first if wanted == "latest" else [Path(wanted)])
+    """The mixed precision of the run that is resumed, as its newest readable checkpoint has it."""
+    wanted, found = args.resume_from_checkpoint, list_checkpoints(Path(args.output_dir))
+    for folder in reversed(found.values()) if wanted == "latest" else filter(None, [wanted]):
+        try:
+            return str(read_json(Path(folder, STATE))["identity"]["recipe"]["mixed_precision"])
+        except (InputError, KeyError, TypeError):  # of which whoever resumes complains
+            continue
+    return None
 
 
 def open_output_dir(accelerator: Accelerator, settings: Settings) -> Path | None:
@@ -177,12 +186,10 @@ def prepare_tokenizer(
         InputError: a tokenizer that cannot be loaded, or one for other languages or flags.
     """
     model_args, data_args, _ = settings
-    where, folder = checkpoint or model_args.tokenizer_name, checkpoint
-    if where is None and model_args.model_name_or_path is not None:
-        where = model_args.model_name_or_path
-        folder = checkpoint_folder(where, model_args.model_revision)
-    elif checkpoint is None and where is not None:
-        folder = checkpoint_folder(where)
+    told = (checkpoint, model_args.tokenizer_name, model_args.model_name_or_path)
+    where = next((place for place in told if place is not None), None)
+    revision = model_args.model_revision if model_args.tokenizer_name is None else None
+    folder = None if where is None else checkpoint_folder(where, revision)
 
     def make() -> PreTrainedTokenizerFast:
         limit = None if isinstance(train_pairs, Dataset) else data_args.shuffle_buffer_size
@@ -216,18 +223,10 @@ def new_tokenizer(
     data: DataArguments, sources: list[str], targets: list[str]
 ) -> PreTrainedTokenizerFast:
     """Train the tokenizer that the arguments ask for."""
+    options = {name: getattr(data, name) for name in _TOKENIZING}
+    longest = data.max_source_length
     return train_tokenizer(
-        sources,
-        targets,
-        kind=data.tokenizer_kind,
-        source_kind=data.source_kind,
-        target_kind=data.target_kind,
-        vocab_size=data.vocab_size,
-        min_frequency=data.min_frequency,
-        lowercase_source=data.lowercase_source,
-        source_lang=data.source_lang,
-        target_lang=data.target_lang,
-        model_max_length=data.max_source_length,
+        sources, targets, kind=data.tokenizer_kind, model_max_length=longest, **options
     )
 
 
@@ -249,7 +248,7 @@ def prepare_model(
         settled = {name: value for name, value in shape.items() if name not in DROPOUTS}
         refuse_contradictions(settings, settled, f"the model of {name}")
         refuse_idle(settings, model.config)
-        for name in model_args.told.intersection(DROPOUTS):  # which change no shape
+        for name in (model_args.by_flag | model_args.by_recipe).intersection(DROPOUTS):
             setattr(model.config, name, getattr(model_args, name))
         has_grown = len(tokenizer) > model.get_input_embeddings().num_embeddings
         if data_args.extend_vocabulary and has_grown:
@@ -261,7 +260,9 @@ def prepare_model(
         try:
             config = BahdanauConfig(**sizes, **shape)
         except (ValueError, StrictDataclassError) as error:
-            raise InputError(_reason(error)) from None
+            # Without the heading and the kind that a strict check puts before its complaint.
+            line = str(error).strip().splitlines()[-1].strip()
+            raise InputError(re.sub("^(Value|Type)Error: ", "", line)) from None
         model = BahdanauForConditionalGeneration(config)
     check_tokenizer(model.config, tokenizer)
     ids = {
@@ -283,12 +284,6 @@ def shape_of(config: BahdanauConfig) -> dict[str, Any]:
     shape["attention_hidden_size"] = config.attention_hidden_size or config.hidden_size
     shape["readout_size"] = config.readout_size or config.embedding_size
     return shape
-
-
-def _reason(error: Exception) -> str:
-    """What a strict check complains of, without the heading and the kind that it puts before it."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-    return line.removeprefix("ValueError: ").removeprefix("TypeError: ")
 
 
 def run_settings(run: Run) -> dict[str, Any]:

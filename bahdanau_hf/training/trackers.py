@@ -6,7 +6,6 @@ TensorBoard, trackio, wandb and visdom.
 
 from __future__ import annotations
 
-import functools
 import html
 import importlib.util
 import json
@@ -23,6 +22,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
+from transformers.utils.logging import warning_once
 
 from ..alignment.record import Alignment
 from ..distributed import gather_lists
@@ -124,22 +124,19 @@ def _pixels(alignment: Alignment) -> Any:
     try:
         pixels, missing = alignment_pixels(alignment)
     except InputError:
-        _warn_once(
+        warning_once(
+            logger,
             "attention maps are not sent to the trackers: drawing them needs "
-            "pip install 'bahdanau-hf[plot]'"
+            "pip install 'bahdanau-hf[plot]'",
         )
         return None
     if missing:
-        _warn_once(
+        warning_once(
+            logger,
             f"no font on this machine has {missing[:8]!r}: attention maps show boxes for such "
-            "characters; install one such as Noto Sans CJK"
+            "characters; install one such as Noto Sans CJK",
         )
     return pixels
-
-
-@functools.lru_cache(maxsize=1)
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def _send_pixels(tracker: Any, name: str, pixels: Any, caption: str, step: int) -> None:
@@ -172,7 +169,7 @@ class VisdomTracker(GeneralTracker):
         super().__init__()
         self.env = env
         self.url = url.rstrip("/")
-        self._lines: dict[str, dict[str, tuple[list[int], list[float]]]] = defaultdict(dict)
+        self._traces: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self._rests_until = 0.0
 
     @property
@@ -206,13 +203,12 @@ class VisdomTracker(GeneralTracker):
                 continue
             window = key.removeprefix("eval_")
             kind = "validation" if key.startswith("eval_") else "training"
-            steps, numbers = self._lines[window].setdefault(kind, ([], []))
-            steps.append(step or 0)
-            numbers.append(float(value))
-            traces = [
-                {"type": "scatter", "mode": "lines", "name": name, "x": xs, "y": ys}
-                for name, (xs, ys) in self._lines[window].items()
-            ]
+            trace = self._traces[window].setdefault(
+                kind, {"type": "scatter", "mode": "lines", "name": kind, "x": [], "y": []}
+            )
+            trace["x"].append(step or 0)
+            trace["y"].append(float(value))
+            traces = [*self._traces[window].values()]
             axes = {"xaxis": {"title": "step"}, "showlegend": len(traces) > 1}
             self._draw(window, traces, axes, window)
 

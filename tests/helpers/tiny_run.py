@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from bahdanau_hf import train
 from bahdanau_hf.training.arguments import parse_arguments
 from bahdanau_hf.training.pairs import RunPairs
-from bahdanau_hf.training.run import Run, start_run
+from bahdanau_hf.training.run import Run
 from bahdanau_hf.training.setup import (
     open_output_dir,
     prepare_model,
@@ -65,7 +65,7 @@ def prepare(output_dir: Path, **changes: Any) -> Run:
     tokenizer = prepare_tokenizer(accelerator, settings, pairs.texts["train"], checkpoint)
     pairs.encode(tokenizer, settings.data)
     model = prepare_model(settings, tokenizer)
-    return start_run(accelerator, settings, pairs, tokenizer, model, checkpoint)
+    return Run(accelerator, settings, pairs, tokenizer, model, checkpoint)
 
 
 def logged(output_dir: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from bahdanau_hf import InputError
 from bahdanau_hf.checkpoints.run_folder import find_checkpoint, list_checkpoints, write_whole
+from bahdanau_hf.data.batching import PairCollator
 from bahdanau_hf.inference.loading import load_model
-from bahdanau_hf.training.pairs import make_collator
+from bahdanau_hf.training.pairs import fixed_lengths
 from bahdanau_hf.training.release import choose_weights
 from bahdanau_hf.training.run import Run
 from bahdanau_hf.training.step import NonFiniteError, OutOfMemory, take_step
@@ -265,7 +266,7 @@ def test_a_batch_that_does_not_fit_is_taken_again_in_halves(
     for is_small in (False, True):
         run = prepare(tmp_path / str(is_small), **changes, max_grad_norm=0)
         rows = [run.pairs.encoded["train"][i] for i in range(12)]
-        collate = make_collator(run.settings.data)
+        collate = PairCollator(fixed_lengths(run.settings.data))
         sizes = run_out(run, monkeypatch, fail, 4) if is_small else []
         gradients: dict[str, torch.Tensor] = {}
         run.optimizer.optimizer.register_step_pre_hook(

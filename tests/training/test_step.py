@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from bahdanau_hf.alignment.guided_loss import add_best_sources
-from bahdanau_hf.data.batching import IGNORED_LABEL, PairTable, Rooms
+from bahdanau_hf.data.batching import IGNORED_LABEL, PairCollator, PairTable, Rooms
 from bahdanau_hf.errors import InputError
 from bahdanau_hf.gpu.step_graphs import StepGraphs
 from bahdanau_hf.modeling import modeling_bahdanau
 from bahdanau_hf.training.arguments import TrainArguments
-from bahdanau_hf.training.pairs import TrainingBatches, made_ahead, make_collator
+from bahdanau_hf.training.pairs import TrainingBatches, fixed_lengths, made_ahead
 from bahdanau_hf.training.run import Run, make_optimizer
 from bahdanau_hf.training.step import take_step, whole_step
 from tests.helpers.looks import Looks
@@ -152,7 +152,7 @@ def test_gradient_is_that_of_the_mean_over_all_target_tokens(
     tmp_path: Path, smoothing: float
 ) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, label_smoothing_factor=smoothing, max_grad_norm=0)
-    batch = make_collator(run.settings.data)(features(run, range(11)))
+    batch = PairCollator(fixed_lengths(run.settings.data))(features(run, range(11)))
     logits = run.bare_model(**batch).logits
     real = batch["labels"] != IGNORED_LABEL
     log_probabilities = F.log_softmax(logits[real], dim=-1)
@@ -166,7 +166,7 @@ def test_gradient_is_that_of_the_mean_over_all_target_tokens(
 
 def test_micro_batches_of_unlike_size_give_the_gradient_of_one_batch(tmp_path: Path) -> None:
     changes = {**NO_DROPOUT, "label_smoothing_factor": 0.1, "max_grad_norm": 0}
-    collator = make_collator(prepare(tmp_path / "a", **changes).settings.data)
+    collator = PairCollator(fixed_lengths(prepare(tmp_path / "a", **changes).settings.data))
     results: list[dict[str, torch.Tensor]] = []
     for accumulation, cuts in ((1, [0, 11]), (2, [0, 3, 11]), (3, [0, 1, 7, 11]), (3, [0, 5, 11])):
         folder = tmp_path / f"{len(results)}"
@@ -181,7 +181,7 @@ def test_micro_batches_of_unlike_size_give_the_gradient_of_one_batch(tmp_path: P
 
 def test_tutorial_loss_is_the_tutorials(tmp_path: Path) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, loss_reduction="tutorial", max_grad_norm=0)
-    batch = make_collator(run.settings.data)(features(run, range(7)))
+    batch = PairCollator(fixed_lengths(run.settings.data))(features(run, range(7)))
     real = batch["labels"] != IGNORED_LABEL
     labels = batch["labels"].masked_fill(~real, 0)
     logits = run.bare_model(**batch).logits
@@ -200,7 +200,7 @@ def test_filling_of_a_batch_changes_no_divisor(tmp_path: Path, padded: bool) -> 
     results: list[dict[str, torch.Tensor]] = []
     for fill in (0, 3):
         run = prepare(tmp_path / str(fill), **NO_DROPOUT, **changes)
-        batch = make_collator(run.settings.data)(features(run, range(7)))
+        batch = PairCollator(fixed_lengths(run.settings.data))(features(run, range(7)))
         for name, filler in {"input_ids": 0, "attention_mask": 0, "labels": IGNORED_LABEL}.items():
             batch[name] = F.pad(batch[name], (0, fill, 0, fill), value=filler)
         batch["attention_mask"][7:, 0] = 1
@@ -210,7 +210,7 @@ def test_filling_of_a_batch_changes_no_divisor(tmp_path: Path, padded: bool) -> 
 
 def test_step_reports_loss_tokens_and_norm_and_clips(tmp_path: Path) -> None:
     run = prepare(tmp_path, **NO_DROPOUT, max_grad_norm=0.01)
-    batch = make_collator(run.settings.data)(features(run, range(5)))
+    batch = PairCollator(fixed_lengths(run.settings.data))(features(run, range(5)))
     loss = run.bare_model(**batch).loss.item()
     num_tokens = int((batch["labels"] != IGNORED_LABEL).sum())
     seen: dict[str, torch.Tensor] = {}
