@@ -35,12 +35,7 @@ def run_training(settings: Settings) -> None:
     from .training.pairs import RunPairs
     from .training.release import open_hub
     from .training.run import Run
-    from .training.setup import (
-        open_output_dir,
-        prepare_model,
-        prepare_tokenizer,
-        start_accelerator,
-    )
+    from .training.setup import open_output_dir, prepare_model, prepare_tokenizer, start_accelerator
 
     if not gc.get_freeze_count():  # what imports leave stays: it need not be looked through again
         gc.freeze()

@@ -49,11 +49,10 @@ FIRST_RECORDS = {"settings.json", METRICS, "alignments.json", "report.html", "ba
 
 
 def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> None:
-    """See, before any work is done, that a run can write to its folder and harms nothing there.
+    """Make a run's folder, and with `overwrite` remove the run that it holds.
 
     Raises:
-        InputError: the folder cannot be made or written to, or holds files and the run neither
-            resumes nor overwrites.
+        InputError: it cannot be written to, or holds files and the run does neither.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -82,10 +81,7 @@ def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: bool) -> No
 
 
 def begins_anew(output_dir: Path) -> bool:
-    """Whether a run that goes on from its latest checkpoint has to start, as it has none yet.
-
-    What a run leaves that ended before its first checkpoint is removed.
-    """
+    """Whether a run has no checkpoint to go on from; what it left before its first is removed."""
     paths = [path for path in output_dir.glob("*") if not _LEFT_BEHIND.fullmatch(path.name)]
     if not {path.name for path in paths} <= FIRST_RECORDS:
         return False
@@ -95,11 +91,7 @@ def begins_anew(output_dir: Path) -> bool:
 
 
 def check_room(output_dir: Path, model_bytes: int) -> None:
-    """See that the disk has room for one checkpoint, with two moments a weight, and the model.
-
-    Raises:
-        InputError: it has not.
-    """
+    """Raise an `InputError` if the disk lacks room for a checkpoint, with moments, and the model."""
     free, needed = shutil.disk_usage(output_dir).free, 4 * model_bytes
     if free < needed:
         raise InputError(
@@ -143,11 +135,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path:
 
 
 def verify_checkpoint(folder: Path, only: str | None = None) -> None:
-    """Compare every file of a checkpoint, or the one named, with the manifest.
-
-    Raises:
-        InputError: not a checkpoint of a run, or a file is missing or was changed.
-    """
+    """Raise an `InputError` unless all files, or the one named, are as the manifest says."""
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint {folder}")
     try:
@@ -203,9 +191,7 @@ def seal_checkpoint(folder: Path) -> None:
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor(max_workers=1) as thread:
         flushed = [thread.submit(flush_to_disk, path) for path in paths]
-        sums = {
-            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths
-        }
+        sums = {p.name: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in paths}
         for flush in flushed:
             flush.result()
     files.write_json(folder / MANIFEST, {"format": FORMAT, "files": sums})

@@ -25,10 +25,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..distributed import gather_lists, on_main_process
@@ -77,9 +74,7 @@ class Resumable(Protocol):
 
 
 def save_checkpoint(run: Resumable) -> Path:
-    """Write the checkpoint of the present step, and return its folder.
-
-    Called on every process, written by the main one.
+    """Write the present step's checkpoint, by the main process for all, and return its folder.
 
     Raises:
         InputError: on every process: the disk is full, or cannot be written to.
@@ -122,7 +117,7 @@ def _optimizer_tensors(
     """The moments as `NAME::KEY`, and the groups' settings with their parameters by name."""
     if not optimizer.state:  # before the first step, which the library would take itself
         return {}, []
-    content: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
+    content: dict[str, Any] = state_dict.get_optimizer_state_dict(model, optimizer)
     tensors = {
         f"{name}::{key}": value.detach().cpu().contiguous()
         for name, values in content["state"].items()
@@ -150,7 +145,7 @@ def load_checkpoint(run: Resumable, folder: Path) -> None:
             name, _, part = key.rpartition("::")
             moments[name][part] = tensor
         content = {"state": moments, "param_groups": values["optimizer"]}
-        set_optimizer_state_dict(model, run.optimizer.optimizer, content)
+        state_dict.set_optimizer_state_dict(model, run.optimizer.optimizer, content)
     run.scheduler.load_state_dict(values["scheduler"])
     if accelerator.scaler is not None and values["scaler"] is not None:
         accelerator.scaler.load_state_dict(values["scaler"])
@@ -174,12 +169,9 @@ def mean_weights(folders: list[Path]) -> dict[str, Tensor]:
 
 
 def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other data, another number of processes or another recipe.
+    """Raise an `InputError` that names all in which this run is another than the checkpoint's.
 
-    The checkpoint and this run have a `world_size`, and the dicts `data_fingerprints` and `recipe`.
-
-    Raises:
-        InputError: naming every difference.
+    Both have a `world_size`, and the dicts `data_fingerprints` and `recipe`.
     """
     differences = []
     if saved["world_size"] != now["world_size"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +44,9 @@ class ScoredSplit:
 def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> Iterator[None]:
     """Let the unwrapped model compute as it does in training, whichever way it is called.
 
-    For mixed precision accelerate puts a `forward` of its own on the very model, and unwrapping
-    leaves it there. Only what passes through it is computed in that precision: of `generate` not
-    the encoder, and not the searches that take their steps themselves, which besides want a model
-    as it was built. So it is taken off meanwhile, and the precision holds for everything.
+    For mixed precision accelerate puts a `forward` of its own on the very model: only what passes
+    through it has that precision, of `generate` not the encoder, and not the searches that take
+    their steps themselves. So it is taken off meanwhile, and the precision holds for everything.
     """
     wrapper = model.__dict__.pop("forward", None)
     try:
@@ -118,15 +117,8 @@ def score_split(
 ) -> ScoredSplit:
     """Translate a split with all processes, in the precision of training, and score it.
 
-    Args:
-        run: its model's mode is left as it was.
-        split: `validation` or `test`.
-        num_beams: beams of the search; 1: greedy.
-        limit: the first so many sentences; default: all.
-        max_new_tokens: stop after so many; default: the model's `generation_config`.
-
-    Returns:
-        The same on every process.
+    Of `validation` or `test` all sentences, or the first `limit`; searched as by `Translator`. The
+    model's mode is left as it was. Every process gets the same.
     """
     sources, references = run.texts(split, limit)
     accelerator = run.accelerator
@@ -157,9 +149,7 @@ def write_test_results(run: Run, test: ScoredSplit) -> None:
     write_whole(run.output_dir / "test_predictions.tsv", "\n".join(lines) + "\n")
 
 
-def translate_some(
-    run: Run, sources: Sequence[str], number: int, **options: Any
-) -> list[Translation]:
+def translate_some(run: Run, sources: list[str], number: int, **options: Any) -> list[Translation]:
     """Translate, with alignments, up to `number` sentences spread evenly; always the same ones.
 
     A model without attention gives none. The options are those of `Translator.translate`.
@@ -173,14 +163,11 @@ def translate_some(
         )
 
 
-def write_alignments(
-    run: Run, folder: Path, sources: Sequence[str], references: Sequence[str]
-) -> None:
-    """Draw attention maps, between words, of some sentences of a split.
+def write_alignments(run: Run, folder: Path, sources: list[str], references: list[str]) -> None:
+    """Write `alignments.json` of some sentences of a split, between words, with the references.
 
-    Writes `alignments.json`, with the references, and the map of one of them as `alignment.svg`
-    and, where the extra [plot] is installed, as `alignment.png`. Without attention nothing is
-    written.
+    The map of one of them is drawn as `alignment.svg` and, where the extra [plot] is installed, as
+    `alignment.png`. Without attention nothing is written.
     """
     translations = translate_some(run, sources, NUM_ALIGNMENTS)
     alignments = [t.alignment.by_words() for t in translations if t.alignment is not None]

@@ -75,7 +75,7 @@ def train(run: Run) -> TrainerState:
         TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
     """
     state, accelerator = run.state, run.accelerator
-    unread: list[StepDone] = []
+    per_step, unread = accelerator.gradient_accumulation_steps, list[StepDone]()
     run.start_clock()
     run.model.train()
     bar = tqdm(
@@ -89,9 +89,7 @@ def train(run: Run) -> TrainerState:
     )
     with StopSignals() as signals, bar, losses_are_told(accelerator):
         while not state.finished:
-            for batches, ends_epoch in run.batches.steps(
-                state, accelerator.gradient_accumulation_steps
-            ):
+            for batches, ends_epoch in run.batches.steps(state, per_step):
                 learning_rate = run.scheduler.get_last_lr()[0]
                 done = take_step(
                     run, batches, lambda: {**signals.received, OUT_OF_TIME: run.is_late}, True
@@ -142,10 +140,7 @@ def decide(run: Run, done: StepDone, ends_epoch: bool) -> Control:
 
 
 def evaluate(run: Run, control: Control) -> None:
-    """Measure the model on validation and note it; save the best so far, stop without a gain.
-
-    Early stopping is decided here, on every process by the same numbers.
-    """
+    """Measure the model on validation and note it; save the best so far, stop without a gain."""
     state, train = run.state, run.settings.train
     with out_of_memory_is_told(
         f"step {state.step}: out of memory in validation. Go on with a lower "
@@ -179,10 +174,7 @@ def evaluate(run: Run, control: Control) -> None:
 
 
 class StopSignals:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second one is not held back.
-
-    Outside the main thread, where no handler can be set, it notes nothing.
-    """
+    """Notes SIGINT and SIGTERM, if it can, instead of dying of them; a second is not held back."""
 
     kinds = (signal.SIGINT, signal.SIGTERM)
 
@@ -191,7 +183,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # elsewhere none can be set
             self._before = {kind: signal.signal(kind, self._note) for kind in self.kinds}
         return self
 
@@ -256,9 +248,8 @@ def _record(run: Run, line: dict[str, Any], is_evaluation: bool = False) -> None
 def _show_attention(run: Run) -> None:
     """Hand the report and the trackers maps of a few validation sentences, always the same."""
     sources, _ = run.texts("validation")
-    translations = translate_some(
-        run, sources, NUM_WATCHED, num_beams=1, max_new_tokens=length_limit(run)
-    )
+    limit = length_limit(run)
+    translations = translate_some(run, sources, NUM_WATCHED, num_beams=1, max_new_tokens=limit)
     alignments = [t.alignment.as_dict() for t in translations if t.alignment is not None]
     if alignments:
         write_json(run.output_dir / "alignments.json", alignments)

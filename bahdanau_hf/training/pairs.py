@@ -21,28 +21,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from ..checkpoints.save_load import TrainerState
-from ..data.batching import (
-    Batch,
-    LengthBucketBatchSampler,
-    PairCollator,
-    PairTable,
-    Rooms,
-    StreamBatcher,
-)
+from ..data import batching, sources
+from ..data.batching import Batch
 from ..data.columns import Told
 from ..data.noise import SourceNoise
 from ..data.preprocessing import DroppedPairs, clean_pairs, encode_pairs, split_validation
 from ..data.readers import pair_paths
-from ..data.sources import (
-    AnyDataset,
-    bundled_pairs,
-    file_pairs,
-    first_pairs,
-    hub_pairs,
-    lines_on_sides,
-    pair_texts,
-    sentence_key,
-)
+from ..data.sources import AnyDataset, pair_texts, sentence_key
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
 from .arguments import DataArguments, Settings
@@ -68,11 +53,9 @@ _PIECES, _PIECE_BYTES = 64, 2**16  # of a file whose digest is taken from sample
 def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     """Read what the arguments name: the bundled pairs, files, or a data set of the Hub.
 
-    `max_train_samples` and `max_eval_samples` are applied here. Only the training split is ever a
-    stream. How source and target were told apart is logged, with the first pair.
-
-    Returns:
-        `train`, and `validation` and `test` where given, each with the one column `translation`.
+    `max_train_samples` and `max_eval_samples` are applied here. How source and target were told
+    apart is logged, with the first pair. Returned are `train`, which may be a stream, and
+    `validation` and `test` where given, each with the one column `translation`.
 
     Raises:
         InputError: see `file_pairs` and `hub_pairs`.
@@ -80,7 +63,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     languages, told = (data.source_lang, data.target_lang), list[Told]()
     splits: dict[str, AnyDataset] = {}
     if data.dataset_name:
-        splits = hub_pairs(
+        splits = sources.hub_pairs(
             data.dataset_name,
             data.dataset_config_name,
             *languages,
@@ -94,7 +77,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
         for dataset, sides in zip(splits.values(), told, strict=True):
             _log_sides(dataset, languages, [sides])
     elif not data.train_file:
-        splits = dict(bundled_pairs(*languages))
+        splits = dict(sources.bundled_pairs(*languages))
         if data.streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     for split in SPLITS:
@@ -103,7 +86,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     for split, dataset in splits.items():
         limit = data.max_train_samples if split == "train" else data.max_eval_samples
         if limit is not None:
-            splits[split] = first_pairs(dataset, limit)
+            splits[split] = sources.first_pairs(dataset, limit)
     return splits
 
 
@@ -111,13 +94,13 @@ def _read_files(spec: str, data: DataArguments, streaming: bool, told: list[Told
     """Pairs of files; `told`, how the sides of other files were told apart, grows by these."""
     languages, before = (data.source_lang, data.target_lang), len(told)
     reading = {name: getattr(data, name) for name in _READING}
-    dataset = file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
+    dataset = sources.file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
     _log_sides(dataset, languages, told[before:])
     return dataset
 
 
 def _log_sides(dataset: AnyDataset, languages: tuple[str, str], told: list[Told]) -> None:
-    for line in lines_on_sides(dataset, *languages, told):
+    for line in sources.lines_on_sides(dataset, *languages, told):
         logger.info("%s", line)
 
 
@@ -141,19 +124,18 @@ def load_pairs(data: DataArguments) -> tuple[dict[str, AnyDataset], dict[str, Dr
     Raises:
         InputError: see `read_pairs`; or nothing of a split is left.
     """
-    dropped: dict[str, DroppedPairs] = {}
     splits: dict[str, AnyDataset] = {}
+    dropped: dict[str, DroppedPairs] = {}
+    options = cleaning_options(data)
     for name, dataset in read_pairs(data).items():
-        splits[name], dropped[name] = clean_pairs(
-            dataset, **cleaning_options(data), training=name == "train"
-        )
+        splits[name], dropped[name] = clean_pairs(dataset, **options, training=name == "train")
         if isinstance(dataset, Dataset) and not len(splits[name]):
             counts = ", ".join(f"{n} {reason}" for reason, n in dropped[name].counts.items())
             raise InputError(f"no pair of {name} is left after cleaning ({counts})")
     if "validation" not in splits:
         train, validation = split_validation(splits["train"], data.validation_split_percentage)
         if data.max_eval_samples is not None:
-            validation = first_pairs(validation, data.max_eval_samples)
+            validation = sources.first_pairs(validation, data.max_eval_samples)
         splits |= {"train": train, "validation": validation}
     if data.mix_file:
         others, lost = drawn_pairs(data, len(splits["train"]), held_out=splits["validation"])
@@ -260,11 +242,7 @@ class RunPairs:
 
 
 def check_known(encoded: Dataset) -> None:
-    """See that a model can learn from encoded pairs: of no side two thirds or more are `<unk>`.
-
-    Raises:
-        InputError: there are more.
-    """
+    """Raise an `InputError` if two thirds or more of a side are `<unk>`, which nobody can learn."""
     for name, side in (("input_ids", "source"), ("labels", "target")):
         rows = encoded.select_columns([name])[:10_000][name]
         unknown = sum(row.count(UNK_ID) for row in rows)
@@ -281,10 +259,7 @@ def check_known(encoded: Dataset) -> None:
 
 
 def data_fingerprint(encoded: AnyDataset, spec: str | None) -> str:
-    """SHA-256 of features in their order; of a stream, of samples of the files of `spec`.
-
-    Of a stream of the Hub nothing can be said.
-    """
+    """SHA-256 of features in their order; of a stream, of samples of its files `spec`, if any."""
     if not isinstance(encoded, Dataset):
         return sample_digest(spec) if spec else "stream"
     import pyarrow.compute as pc  # type: ignore[import-untyped]
@@ -318,9 +293,8 @@ def sample_digest(spec: str) -> str:
 class TrainingBatches:
     """The micro-batches of this process, epoch after epoch, from any place in an epoch.
 
-    Args:
-        noise: what changes some sources, each epoch others.
-        reads_padding: of the model's encoder; then nothing is padded for the GPU's sake.
+    `noise` changes some sources, each epoch others. Where the encoder `reads_padding`, nothing is
+    padded for the GPU's sake.
     """
 
     def __init__(
@@ -336,9 +310,9 @@ class TrainingBatches:
         is_gpu = accelerator.device.type == "cuda"
         # The tutorial's loss is divided by the padded length, and its encoder may read padding.
         pads = is_gpu and not (train.loss_reduction == "tutorial" or reads_padding)
-        rooms = Rooms(sampling["batch_size"], sampling["max_tokens"])
-        table = PairTable(encoded, fixed_lengths(settings.data), rooms if pads else None)
-        self.sampler = LengthBucketBatchSampler(*table.lengths, **sampling)
+        rooms = batching.Rooms(sampling["batch_size"], sampling["max_tokens"])
+        table = batching.PairTable(encoded, fixed_lengths(settings.data), rooms if pads else None)
+        self.sampler = batching.LengthBucketBatchSampler(*table.lengths, **sampling)
         self.loader = DataLoader(
             table,
             batch_size=None,  # the table makes whole batches
@@ -356,9 +330,9 @@ class TrainingBatches:
         return len(self.sampler)
 
     def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:
-        """Yield the micro-batches of each optimizer step, and whether the epoch ends with them.
+        """Yield the micro-batches of each optimizer step from `state` on, and if the epoch ends.
 
-        It begins where `state` stands; the last step of an epoch may have fewer than `per_step`.
+        The last step of an epoch may have fewer than `per_step`.
         """
         left = self.batches_in(state.epoch) - state.batches_done
         self.sampler.load_state_dict({"epoch": state.epoch, "batches_done": state.batches_done})
@@ -390,8 +364,7 @@ def made_ahead(items: Iterable[T], number: int = 4) -> Iterator[T]:
 class StreamedBatches:
     """The micro-batches of this process from a stream, which is one epoch without end.
 
-    Raises:
-        InputError: workers were asked for; they would read ahead of what is trained on.
+    Workers are refused by an `InputError`: they would read ahead of what is trained on.
     """
 
     def __init__(
@@ -399,12 +372,12 @@ class StreamedBatches:
     ) -> None:
         if settings.train.dataloader_num_workers:
             raise InputError("--streaming needs --dataloader_num_workers 0")
-        self.batcher = StreamBatcher(
+        self.batcher = batching.StreamBatcher(
             encoded,
             buffer_size=settings.data.shuffle_buffer_size,
             **_sampling(accelerator, settings),
         )
-        collator = PairCollator(fixed_lengths(settings.data))
+        collator = batching.PairCollator(fixed_lengths(settings.data))
         self.collator = (lambda rows: noise(collator(rows))) if noise else collator
 
     def steps(self, state: TrainerState, per_step: int) -> Iterator[tuple[list[Batch], bool]]:

@@ -82,12 +82,9 @@ def suggestion(name: str, known: Collection[str]) -> str:
 
 
 def check_settings(settings: Settings) -> None:
-    """See that what a run was told can be done, and that all of it has an effect.
+    """Raise an `InputError` if what a run was told cannot be done, or has no effect.
 
     Bounds that concern the model's shape together are `BahdanauConfig`'s.
-
-    Raises:
-        InputError: naming the flag.
     """
     model, data, train = settings
     for group in settings:
@@ -138,11 +135,7 @@ def _kinds(data: Any) -> tuple[str, str]:
 
 
 def refuse_idle(settings: Settings, shape: Any = None) -> None:
-    """Refuse flags that have no effect; for the arguments see `idle_fields`.
-
-    Raises:
-        InputError: naming the flag, and what it would need.
-    """
+    """Raise an `InputError` on a flag that has no effect; arguments as those of `idle_fields`."""
     for name, why in idle_fields(settings, shape).items():
         group = settings.group_of(name)
         if name in group.by_flag and getattr(group, name) not in (None, 0):
@@ -150,12 +143,7 @@ def refuse_idle(settings: Settings, shape: Any = None) -> None:
 
 
 def idle_fields(settings: Settings, shape: Any = None) -> dict[str, str]:
-    """The fields that change nothing in this run, and why.
-
-    Args:
-        settings: what the run was told.
-        shape: the configuration of the model, if it is loaded; of another the settings tell it.
-    """
+    """The fields that change nothing in this run, and why; `shape` is a loaded model's."""
     model, data, train = settings
     loaded, kinds = model.model_name_or_path, _kinds(data)
     may_be_bpe = loaded or kinds == ("bpe", "bpe")
@@ -202,12 +190,8 @@ def idle_fields(settings: Settings, shape: Any = None) -> dict[str, str]:
 def refuse_contradictions(settings: Settings, settled: Mapping[str, Any], whose: str) -> None:
     """Refuse flags that say otherwise than what was loaded, which cannot be changed any more.
 
-    A recipe's values give way, with a line.
-
-    Args:
-        settings: what the run was told.
-        settled: values by the fields' names; `None`: not known.
-        whose: "the model of runs/mine", say.
+    A recipe's values give way, with a line. The `settled` ones are by the fields' names, `None` if
+    not known; `whose` they are is "the model of runs/mine", say.
 
     Raises:
         InputError: naming each of them.

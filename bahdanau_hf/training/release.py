@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
-from ..checkpoints.run_folder import (
-    list_checkpoints,
-    move_files,
-    share_files,
-    verify_checkpoint,
-    write_json,
-    writing_aside,
-)
+from ..checkpoints import run_folder
 from ..checkpoints.save_load import load_weights, mean_weights
 from ..distributed import on_main_process
 from ..errors import InputError
@@ -30,14 +23,8 @@ from ..inference.confidence import calibrate
 from ..metrics.analysis import score_groups
 from ..metrics.translation import score_translations
 from ..reporting.run_report import write_report
+from . import evaluation
 from .arguments import Settings, TrainArguments
-from .evaluation import (
-    ScoredSplit,
-    precision_of_training,
-    score_split,
-    write_alignments,
-    write_test_results,
-)
 
 if TYPE_CHECKING:
     from .run import Run
@@ -45,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def finish(run: Run) -> dict[str, ScoredSplit]:
+def finish(run: Run) -> dict[str, evaluation.ScoredSplit]:
     """Turn a trained run into a release: weights, scores, report and card in its `output_dir`.
 
     Returns:
@@ -57,12 +44,12 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
         run.save_release()
     has_test = "test" in run.pairs.texts and not train.skip_test
     names = ["validation", "test"] if has_test else ["validation"]
-    splits = {name: score_split(run, name, num_beams=train.num_beams) for name in names}
+    splits = {name: evaluation.score_split(run, name, num_beams=train.num_beams) for name in names}
     if run.accelerator.is_main_process:
         last = splits[names[-1]]
         if has_test:
-            write_test_results(run, last)
-        write_alignments(run, output_dir, last.sources, last.references)
+            evaluation.write_test_results(run, last)
+        evaluation.write_alignments(run, output_dir, last.sources, last.references)
         results: dict[str, Any] = {
             name: {
                 **split.scores.as_dict(),
@@ -80,7 +67,7 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
         # The bundled alignments are of sentences like the bundled pairs, and not among them.
         is_other = data.train_file or data.dataset_name or data.chinese_script == "traditional"
         if run.bare_model.config.use_attention and not is_other:
-            with precision_of_training(run.accelerator, run.bare_model):
+            with evaluation.precision_of_training(run.accelerator, run.bare_model):
                 results["alignment"] = alignment_quality(run.translator)
         results |= {
             "steps": run.state.step,
@@ -89,24 +76,24 @@ def finish(run: Run) -> dict[str, ScoredSplit]:
             "train_runtime_seconds": round(run.state.seconds, 1),
             **chosen,
         }
-        write_json(run.results_file, results)
+        run_folder.write_json(run.results_file, results)
         write_model_card(output_dir)
         write_report(output_dir)
     run.accelerator.wait_for_everyone()
     return splits
 
 
-def _calibrated(run: Run, split: ScoredSplit) -> dict[str, Any]:
+def _calibrated(run: Run, split: evaluation.ScoredSplit) -> dict[str, Any]:
     """Teach the released model how sure it may be; how well it learnt, for `eval_results.json`."""
     texts = (split.sources, split.hypotheses, split.references)
     try:
-        with precision_of_training(run.accelerator, run.bare_model):
+        with evaluation.precision_of_training(run.accelerator, run.bare_model):
             found = calibrate(run.translator, *texts)
     except InputError as error:
         logger.info("%s", error)
         return {}
     path = run.output_dir / "config.json"
-    write_json(path, read_json(path) | {"confidence": run.bare_model.config.confidence})
+    run_folder.write_json(path, read_json(path) | {"confidence": run.bare_model.config.confidence})
     return {"confidence": found}
 
 
@@ -118,11 +105,11 @@ def choose_weights(run: Run) -> dict[str, Any]:
     """
     state, wanted = run.state, run.settings.train.average_last_checkpoints
     best = next(line for line in state.validations if line["step"] == state.best_step)
-    kept = list_checkpoints(run.output_dir)
+    kept = run_folder.list_checkpoints(run.output_dir)
     if best["step"] not in kept:
         raise InputError(f"the best checkpoint, checkpoint-{best['step']}, is gone: restore it")
     folder = kept[best["step"]]
-    verify_checkpoint(folder)
+    run_folder.verify_checkpoint(folder)
     load_weights(run.bare_model, folder)
     result = {"weights": folder.name, "best_step": best["step"], "loss": best["eval_loss"]}
     last = state.validations[-wanted:] if wanted else []
@@ -130,7 +117,7 @@ def choose_weights(run: Run) -> dict[str, Any]:
     if len(steps) < 2:
         return result
     for step in steps:
-        verify_checkpoint(kept[step])
+        run_folder.verify_checkpoint(kept[step])
     mean = mean_weights([kept[step] for step in steps])
     run.bare_model.load_state_dict(mean, strict=False)  # a tied weight is saved once
     scores = run.measure()
@@ -144,17 +131,13 @@ def choose_weights(run: Run) -> dict[str, Any]:
 
 
 def save_release(run: Run, folder: Path | None = None) -> None:
-    """Write the model as it is now, complete and with a card; default: into `output_dir`.
-
-    Raises:
-        InputError: the disk is full, or cannot be written to.
-    """
+    """Write the model as it is now, complete and with a card; default: into `output_dir`."""
     folder = folder or run.output_dir
-    with writing_aside(folder / "model.safetensors") as aside:
+    with run_folder.writing_aside(folder / "model.safetensors") as aside:
         run.bare_model.save_pretrained(aside)
         run.tokenizer.save_pretrained(aside)
-        share_files(aside)
-        move_files(aside, folder)
+        run_folder.share_files(aside)
+        run_folder.move_files(aside, folder)
     write_model_card(folder, name=repository_name(run.settings.train))
     write_notebook(folder)
 
@@ -168,11 +151,7 @@ def repository_name(args: TrainArguments) -> str:
 
 
 def open_hub(accelerator: Accelerator, settings: Settings) -> None:
-    """See, before any work is done, that the Hub will take what the run pushes.
-
-    Raises:
-        InputError: it cannot be reached, or refuses the token, its rights or the name.
-    """
+    """Raise an `InputError`, before any work is done, if the Hub refuses token, rights or name."""
     args = settings.train
     name, private, token = repository_name(args), args.hub_private_repo, args.hub_token
     if args.push_to_hub:
@@ -180,11 +159,10 @@ def open_hub(accelerator: Accelerator, settings: Settings) -> None:
 
 
 def publish_step(run: Run) -> None:
-    """Push the model as it was just validated, while training goes on.
+    """Push the model as it was just validated, complete with a card, scores and an attention map.
 
-    It is complete: with a card, with the scores of this validation and with an attention map, made
-    in a folder of its own. While the last push is on its way, none is started. A Hub or a disk that
-    fails does not end the training.
+    Training goes on meanwhile, and is not ended by a Hub or a disk that fails. While the last push
+    is on its way, none is started.
     """
     if run.pushes is None or not run.accelerator.is_main_process:
         return
@@ -203,10 +181,7 @@ def publish_step(run: Run) -> None:
 
 
 def publish(run: Run) -> str | None:
-    """Push what `output_dir` holds, after what is still on its way.
-
-    Returns:
-        Where the commit can be seen.
+    """Push what `output_dir` holds, after what is on its way; returned is where it can be seen.
 
     Raises:
         InputError: the Hub cannot be reached or refuses.
@@ -241,6 +216,6 @@ def _fill(run: Run, folder: Path) -> None:
         "loss": line["eval_loss"],
     }
     weights = {"steps": line["step"], "weights": f"step {line['step']}"}
-    write_json(folder / "eval_results.json", {"validation": validation, **weights})
-    write_alignments(run, folder, sources, references)
+    run_folder.write_json(folder / "eval_results.json", {"validation": validation, **weights})
+    evaluation.write_alignments(run, folder, sources, references)
     save_release(run, folder)

@@ -17,14 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
 from ..alignment.guided_loss import add_best_sources
-from ..checkpoints.run_folder import (
-    check_room,
-    cut_metrics,
-    list_checkpoints,
-    remove_checkpoints,
-    set_aside_later,
-    verify_checkpoint,
-)
+from ..checkpoints import run_folder
 from ..checkpoints.save_load import TrainerState, load_checkpoint, save_checkpoint
 from ..data.noise import SourceNoise
 from ..data.sources import pair_texts
@@ -45,22 +38,8 @@ logger = logging.getLogger(__name__)
 class Run:
     """A training from its first step to its release: `train`, then `finish`.
 
-    Args:
-        model: as it is; the attribute is what `accelerator.prepare` makes of it.
-        checkpoint: go on as it left the run.
-
-    Attributes:
-        bare_model: the model without what `accelerator.prepare` has put around it.
-        translator: translates with the model as it is.
-        target: language and kind of the targets, as scores want to know them.
-        identity: what a resumed run must share.
-        scheduler: steps once an optimizer step.
-        total_steps: optimizer steps of the whole run.
-        results_file: where the scores of a finished run stand.
-        step_graphs: takes the steps as CUDA graphs; `None`: they run eagerly.
-        has_failed: on the device, 1 once a graph's loss or gradient was not finite; else 0.
-        pushes: what goes to the Hub on the way; `None`: nothing does.
-        reported_at: when `report.html` was last written, in seconds of the run.
+    The attribute `model` is what `accelerator.prepare` makes of the model, `bare_model` is without
+    that. With a `checkpoint` all is as that has left it.
 
     Raises:
         InputError: the checkpoint belongs to another run or folder, the batches cannot be made, or
@@ -79,13 +58,11 @@ class Run:
         train, data, encoded = settings.train, settings.data, pairs.encoded["train"]
         self.accelerator, self.settings, self.pairs = accelerator, settings, pairs
         self.tokenizer, self.state = tokenizer, TrainerState()
-        self.target: dict[str, Any] = {
-            "target_lang": data.target_lang,
-            "target_kind": side_kinds(tokenizer)[1],
-        }
+        kind = side_kinds(tokenizer)[1]
+        self.target: dict[str, Any] = {"target_lang": data.target_lang, "target_kind": kind}
         self.output_dir = Path(train.output_dir)
-        self.results_file = self.output_dir / "eval_results.json"
-        self.total_steps = train.max_train_steps or 0
+        self.results_file = self.output_dir / "eval_results.json"  # the scores of a finished run
+        self.total_steps = train.max_train_steps or 0  # of the optimizer
         share = train.source_noise
         noise = SourceNoise(tokenizer, share, train.seed) if share else None
         self.batches: TrainingBatches | StreamedBatches
@@ -96,14 +73,15 @@ class Run:
                 if not model.config.use_attention:
                     raise InputError("--guided_attention_weight needs a model with attention")
                 encoded = add_best_sources(encoded)
-            reads_padding = model.config.encoder_reads_padding
+            reads = model.config.encoder_reads_padding
             self.batches = TrainingBatches(
-                accelerator, settings, encoded, noise, reads_padding=reads_padding
+                accelerator, settings, encoded, noise, reads_padding=reads
             )
             if train.max_train_steps is None:
                 accumulated = accelerator.gradient_accumulation_steps
                 steps_an_epoch = math.ceil(self.batches.batches_in(0) / accumulated)
                 self.total_steps = math.ceil(train.num_train_epochs * steps_an_epoch)
+        # What a resumed run must share.
         self.identity = setup.run_identity(accelerator, settings, pairs, model)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, train))
         self.bare_model: PreTrainedModel = accelerator.unwrap_model(self.model)
@@ -115,21 +93,19 @@ class Run:
             num_warmup_steps=train.num_warmup_steps,
             num_training_steps=self.total_steps,
         )
-        self.pushes: BackgroundPush | None = None
+        self.pushes: BackgroundPush | None = None  # what goes to the Hub on the way
         if train.push_to_hub:
-            self.pushes = BackgroundPush(
-                release.repository_name(train),
-                private=train.hub_private_repo,
-                token=train.hub_token,
-            )
+            name, private = release.repository_name(train), train.hub_private_repo
+            self.pushes = BackgroundPush(name, private=private, token=train.hub_token)
         model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        on_main_process(accelerator, lambda: check_room(self.output_dir, model_bytes))
+        on_main_process(accelerator, lambda: run_folder.check_room(self.output_dir, model_bytes))
         # From here on the processes draw different dropout.
         set_seed(train.seed, device_specific=True)
         if checkpoint is not None:
             _go_on(self, checkpoint)
+        # On the device, 1 once a graph's loss or gradient was not finite; else 0.
         self.has_failed: torch.Tensor | None = None
-        self.reported_at = -math.inf
+        self.reported_at = -math.inf  # when `report.html` was last written, in seconds of the run
         self.step_graphs: StepGraphs | None = make_step_graphs(self)
 
     # What takes more than a few lines is written in the module that it is named after.
@@ -191,7 +167,7 @@ class Run:
 
     def hint_to_restart(self) -> str:
         """Half a sentence: how to begin anew with what was saved, for a message to go on from."""
-        kept = list(list_checkpoints(self.output_dir).values())
+        kept = list(run_folder.list_checkpoints(self.output_dir).values())
         return f"Go on with --model_name_or_path {kept[-1]} and" if kept else "Try"
 
     def save(self) -> Path:
@@ -212,7 +188,7 @@ class Run:
             number = train.average_last_checkpoints
             recent = self.state.validations[-number:] if number else []
             keep = {self.state.best_step, *(line["step"] for line in recent)}
-            remove_checkpoints(self.output_dir, train.save_total_limit, keep)
+            run_folder.remove_checkpoints(self.output_dir, train.save_total_limit, keep)
         return folder
 
 
@@ -227,8 +203,8 @@ def _go_on(run: Run, checkpoint: Path) -> None:
         run.accelerator, lambda: _best_that_is_there(run, checkpoint)
     )
     if run.accelerator.is_main_process:
-        set_aside_later(run.output_dir, state.step)
-        cut_metrics(run.output_dir, state.step)
+        run_folder.set_aside_later(run.output_dir, state.step)
+        run_folder.cut_metrics(run.output_dir, state.step)
     run.accelerator.wait_for_everyone()
     logger.info("Going on from %s: %d of %d steps", checkpoint, state.step, run.total_steps)
 
@@ -239,12 +215,12 @@ def _best_that_is_there(run: Run, checkpoint: Path) -> tuple[int | None, float |
     Raises:
         InputError: none is, as where the run lies in another folder.
     """
-    state, kept = run.state, list_checkpoints(run.output_dir)
+    state, kept = run.state, run_folder.list_checkpoints(run.output_dir)
     best = state.best_step
     lines = [line for line in state.validations if line["step"] in kept]
     for line in sorted(lines, key=lambda line: (line["step"] != best, -run.ranking(line))):
         try:
-            verify_checkpoint(kept[line["step"]])
+            run_folder.verify_checkpoint(kept[line["step"]])
         except InputError as error:
             logger.warning("%s", error)
             continue

@@ -13,23 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    GradientAccumulationPlugin,
-    parse_choice_from_env,
-    parse_flag_from_env,
-)
+from accelerate.utils import GradientAccumulationPlugin, parse_choice_from_env, parse_flag_from_env
 from datasets import Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..checkpoints.run_folder import (
-    begins_anew,
-    find_checkpoint,
-    list_checkpoints,
-    prepare_output_dir,
-    write_json,
-)
+from ..checkpoints import run_folder
 from ..checkpoints.save_load import STATE
 from ..data.sources import AnyDataset, pair_texts
 from ..data.tokenization import load_tokenizer, target_vocab_size, tokenizer_settings
@@ -72,9 +62,8 @@ def start_accelerator(settings: Settings) -> Accelerator:
     """Make the accelerator that `accelerate launch` has described.
 
     Raises:
-        InputError: a tracker that is unknown, not installed or not there; a precision that
-            contradicts accelerate's or does not exist here; a way of distributing that splits the
-            model's weights, which this trainer cannot save.
+        InputError: a tracker or a precision that cannot be; no token for the Hub; a way of
+            distributing that splits the model's weights, which this trainer cannot save.
     """
     args = settings.train
     trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
@@ -137,7 +126,7 @@ def _training_precision(args: TrainArguments) -> str:
 
 def _begun_precision(args: TrainArguments) -> str | None:
     """The mixed precision of the run that is resumed, as its newest readable checkpoint has it."""
-    wanted, found = args.resume_from_checkpoint, list_checkpoints(Path(args.output_dir))
+    wanted, found = args.resume_from_checkpoint, run_folder.list_checkpoints(Path(args.output_dir))
     for folder in reversed(found.values()) if wanted == "latest" else filter(None, [wanted]):
         try:
             return str(read_json(Path(folder, STATE))["identity"]["recipe"]["mixed_precision"])
@@ -147,24 +136,19 @@ def _begun_precision(args: TrainArguments) -> str | None:
 
 
 def open_output_dir(accelerator: Accelerator, settings: Settings) -> Path | None:
-    """See that the run may write to its folder, and find what it resumes from.
-
-    Returns:
-        The checkpoint to go on from, verified; `None` for a run that starts afresh.
-
-    Raises:
-        InputError: see `prepare_output_dir` and `find_checkpoint`.
-    """
+    """Prepare the run's folder, and give the verified checkpoint that it goes on from, if any."""
     args = settings.train
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
 
     def look() -> Path | None:
-        is_new = wanted is None
-        if wanted == "latest" and begins_anew(output_dir):
+        checkpoint = None
+        if wanted == "latest" and run_folder.begins_anew(output_dir):
             logger.info("There is no checkpoint in %s yet: the run starts", output_dir)
-            is_new = True
-        checkpoint = None if is_new else find_checkpoint(output_dir, str(wanted))
-        prepare_output_dir(output_dir, overwrite=args.overwrite_output_dir, resume=not is_new)
+        elif wanted is not None:
+            checkpoint = run_folder.find_checkpoint(output_dir, wanted)
+        run_folder.prepare_output_dir(
+            output_dir, overwrite=args.overwrite_output_dir, resume=checkpoint is not None
+        )
         return checkpoint
 
     return on_main_process(accelerator, look)
@@ -178,9 +162,8 @@ def prepare_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Load the tokenizer of the checkpoint or as told, and extend it, or train one on the pairs.
 
-    In this order: the `checkpoint` that the run resumes from, `tokenizer_name`,
-    `model_name_or_path`, a new one. Of a stream of pairs the first `shuffle_buffer_size` are used.
-    The main process does the work, the others receive the result.
+    Of a stream of pairs the first `shuffle_buffer_size` are used. The main process does the work,
+    the others receive the result.
 
     Raises:
         InputError: a tokenizer that cannot be loaded, or one for other languages or flags.
@@ -224,10 +207,8 @@ def new_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train the tokenizer that the arguments ask for."""
     options = {name: getattr(data, name) for name in _TOKENIZING}
-    longest = data.max_source_length
-    return train_tokenizer(
-        sources, targets, kind=data.tokenizer_kind, model_max_length=longest, **options
-    )
+    options |= {"kind": data.tokenizer_kind, "model_max_length": data.max_source_length}
+    return train_tokenizer(sources, targets, **options)
 
 
 def prepare_model(
@@ -287,10 +268,7 @@ def shape_of(config: BahdanauConfig) -> dict[str, Any]:
 
 
 def run_settings(run: Run) -> dict[str, Any]:
-    """What `settings.json` holds: what the run uses of each setting, counts, versions.
-
-    A setting that has no effect in this run is `None`.
-    """
+    """What `settings.json` holds: each setting, `None` where it has no effect, counts, versions."""
     train, config = run.settings.train, run.bare_model.config
     used = {name: dataclasses.asdict(group) for name, group in run.settings._asdict().items()}
     del used["train"]["hub_token"]
@@ -324,11 +302,7 @@ def run_settings(run: Run) -> dict[str, Any]:
 
 
 def start_records(run: Run) -> None:
-    """Start the trackers and write `settings.json`; earlier scores no longer hold.
-
-    Raises:
-        InputError: see `start_trackers`; nothing is written then.
-    """
+    """Start the trackers and write `settings.json`; earlier scores no longer hold."""
     run.accelerator.wait_for_everyone()
     for name, why in idle_fields(run.settings, run.bare_model.config).items():
         if name in run.settings.train.by_recipe:
@@ -337,7 +311,7 @@ def start_records(run: Run) -> None:
     start_trackers(run.accelerator, run.output_dir, used, run.state.step)
     if run.accelerator.is_main_process:
         run.results_file.unlink(missing_ok=True)
-        write_json(run.output_dir / "settings.json", used)
+        run_folder.write_json(run.output_dir / "settings.json", used)
 
 
 # What may change when a run goes on is not here: how long, how often to log, validate and save.

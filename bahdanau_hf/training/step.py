@@ -42,25 +42,15 @@ class OutOfMemory(InputError):
 
 @dataclass
 class StepDone:
-    """What an optimizer step did, over all processes.
+    """What an optimizer step did, over all processes."""
 
-    Attributes:
-        loss_sum: cross-entropy summed over the target tokens, smoothing included, guided attention
-            left aside.
-        num_tokens: real target tokens.
-        grad_norm: norm of the gradient before clipping; not finite if the step was skipped.
-        reasons_to_stop: those that any process has.
-        was_skipped: whether the gradient scaler met an overflow and left the weights alone.
-        unread: where a device still computes it, gives `loss_sum` and `grad_norm`.
-    """
-
-    loss_sum: float
-    num_tokens: int
-    grad_norm: float
-    reasons_to_stop: frozenset[str]
+    loss_sum: float  # of the target tokens, with label smoothing, without guided attention
+    num_tokens: int  # real ones of the targets
+    grad_norm: float  # before clipping; not finite if the step was skipped
+    reasons_to_stop: frozenset[str]  # those that any process has
     seconds: float
-    was_skipped: bool = False
-    unread: Callable[[], tuple[float, float]] | None = None
+    was_skipped: bool = False  # the gradient scaler met an overflow: the weights are as they were
+    unread: Callable[[], tuple[float, float]] | None = None  # gives loss and norm, once computed
 
     def read(self) -> None:
         """Wait for loss and norm.
@@ -85,10 +75,9 @@ def take_step(
     Args:
         run: changed in place.
         micro_batches: this process's; as many as every other's, of any size.
-        reasons_to_stop: tells, by name, which this process has after the step; the same names on
-            every process.
-        may_wait: the step is to be `read` later, if a CUDA graph takes it: the device then computes
-            while the next one is prepared.
+        reasons_to_stop: tells which this process has after the step, by names that all have.
+        may_wait: the step is `read` later, if a CUDA graph takes it: the device then computes while
+            the next one is prepared.
 
     Raises:
         NonFiniteError: before the weights are touched, on every process.
@@ -187,9 +176,7 @@ def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
     Weights and moments stay as they are if loss or gradient is not finite, in this step or in one
     before it that was not yet read.
 
-    Args:
-        run: changed in place, but for its schedule.
-        batch: with the number that the loss is divided by, as `divisor`.
+    The schedule does not step. The batch has the number that the loss is divided by, as `divisor`.
 
     Returns:
         The loss before division, and the norm of the gradient: `(2,)`.
@@ -262,10 +249,7 @@ def _add_gradients(run: Run, batches: list[Batch], divisors: list[int]) -> Tenso
     """Sum the gradients of the batches; once in halves, if memory does not suffice.
 
     Halves give the sum of the whole only if nothing is drawn at random, and with several processes
-    the others may have exchanged a part of the failed sum already.
-
-    Returns:
-        The loss of this process before division.
+    the others may have exchanged a part of the failed sum already. Returned is as in `_backward`.
     """
     try:
         return _backward(run, batches, divisors)
@@ -291,6 +275,7 @@ def _add_gradients(run: Run, batches: list[Batch], divisors: list[int]) -> Tenso
 
 
 def _backward(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor:
+    """Sum them; returned is the loss of this process before division."""
     accelerator = run.accelerator
     # Undo what others divide by: gradients are averaged over processes, and `backward` divides by
     # the number of micro-batches, which in the last step of an epoch may not be the true one.

@@ -41,9 +41,7 @@ _OUR_EXTRA = {"tensorboard", "trackio"}
 
 
 def choose_trackers(report_to: str, run_name: str) -> list[str | GeneralTracker]:
-    """The trackers of `--report_to`, as `Accelerator(log_with=…)` takes them.
-
-    Visdom calls the run's environment by `run_name`.
+    """The trackers of `--report_to`, for `Accelerator`; `run_name` is visdom's environment.
 
     Raises:
         InputError: a tracker that is unknown or not installed, or no visdom server that answers.
@@ -73,7 +71,7 @@ def start_trackers(
 ) -> None:
     """Begin to report a run, which stands at `step`, under the name of its folder.
 
-    TensorBoard forgets what it holds of later steps. For `settings` see `run_settings`.
+    TensorBoard forgets what it holds of later steps.
 
     Raises:
         InputError: on every process: a tracker cannot be started, for want of a login, say.
@@ -115,9 +113,16 @@ def log_attention(accelerator: Accelerator, translations: Sequence[Translation],
         for tracker in accelerator.trackers:
             if isinstance(tracker, VisdomTracker):
                 tracker.log_map(name, translation.alignment, caption)
-        pixels = _pixels(translation.alignment) if takers else None
+        pixels: Any = _pixels(translation.alignment) if takers else None
         for tracker in takers if pixels is not None else ():
-            _send_pixels(tracker, name, pixels, caption, step)
+            if tracker.name == "trackio":
+                import trackio
+
+                tracker.log({name: trackio.Image(pixels, caption=caption)}, step=step)
+            elif tracker.name == "tensorboard":
+                tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
+            else:
+                tracker.log_images({name: [pixels]}, step=step)
 
 
 def _pixels(alignment: Alignment) -> Any:
@@ -139,43 +144,24 @@ def _pixels(alignment: Alignment) -> Any:
     return pixels
 
 
-def _send_pixels(tracker: Any, name: str, pixels: Any, caption: str, step: int) -> None:
-    if tracker.name == "trackio":
-        import trackio
-
-        tracker.log({name: trackio.Image(pixels, caption=caption)}, step=step)
-    elif tracker.name == "tensorboard":
-        tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
-    else:
-        tracker.log_images({name: [pixels]}, step=step)
-
-
 class VisdomTracker(GeneralTracker):
     """Draws a run on a visdom server: a window for each number, and the attention maps.
 
     It speaks the server's own JSON over HTTP, so that no package is needed where the training runs.
     Every message holds its whole window: a server that was started anew is soon complete again.
-    A server that goes away does not end the training; it is tried again a minute later.
-
-    Args:
-        env: the environment (a tab of visdom's page) that the windows belong to.
-        url: of the server.
+    A server that goes away does not end the training; it is tried again a minute later. The windows
+    belong to the environment `env`, a tab of visdom's page.
     """
 
     name = "visdom"
     requires_logging_directory = False
 
     def __init__(self, env: str, url: str = VISDOM_URL) -> None:
-        super().__init__()
         self.env = env
-        self.url = url.rstrip("/")
+        self.tracker = self.url = url.rstrip("/")  # `tracker` is what accelerate hands out
+        super().__init__()
         self._traces: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self._rests_until = 0.0
-
-    @property
-    def tracker(self) -> str:
-        """What accelerate hands out as the tracker itself: the server's address."""
-        return self.url
 
     def look_for_server(self) -> None:
         """Raise an `InputError` if the server does not answer."""
