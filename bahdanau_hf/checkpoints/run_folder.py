@@ -91,7 +91,7 @@ def begins_anew(output_dir: Path) -> bool:
 
 
 def check_room(output_dir: Path, model_bytes: int) -> None:
-    """Raise an `InputError` if the disk lacks room for a checkpoint, with moments, and the model."""
+    """Raise an `InputError` if the disk has no room for a checkpoint, with moments, and a model."""
     free, needed = shutil.disk_usage(output_dir).free, 4 * model_bytes
     if free < needed:
         raise InputError(

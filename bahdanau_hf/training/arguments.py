@@ -276,12 +276,10 @@ def read_recipe(recipe: str | Path) -> list[str]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = str(error).replace("\n", " ")
         raise InputError(f"the recipe {path} is not valid YAML: {where}") from None
-    if values is None:
-        return []
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         raise InputError(f"the recipe {path} must be lines of 'name: value'")
     flags: list[str] = []
-    for name, value in values.items():
+    for name, value in (values or {}).items():
         if name not in FIELDS:
             raise InputError(f"unknown key {name!r} in {path}.{suggestion(str(name), FIELDS)}")
         if value is False and "no" in (FIELDS[name].metadata["choices"] or ()):
@@ -300,9 +298,8 @@ def parse_arguments(arguments: Sequence[str], program: str = "bahdanau-hf train"
         InputError: unknown flag or key, a value of the wrong type, or a refusal of ours.
     """
     arguments = [_underscored(argument) for argument in arguments]
-    recipe: list[str] = []
-    if arguments and not arguments[0].startswith("-"):
-        recipe = read_recipe(arguments.pop(0))
+    has_recipe = arguments and not arguments[0].startswith("-")
+    recipe = read_recipe(arguments.pop(0)) if has_recipe else []
     parser = _parser(program)
     by_recipe = vars(parser.parse_known_args(recipe)[0])
     namespace, rest = parser.parse_known_args(arguments)
@@ -320,8 +317,7 @@ def parse_arguments(arguments: Sequence[str], program: str = "bahdanau-hf train"
         raise InputError(f"this recipe needs {' and '.join(needed)}")
     groups: list[Any] = []
     for kind in GROUPS.values():
-        names = [f.name for f in dataclasses.fields(kind) if f.name in values]
-        group = kind(**{name: values[name] for name in names})
+        group = kind(**{name: value for name, value in values.items() if hasattr(kind, name)})
         group.by_flag, group.by_recipe = frozenset(by_flag), frozenset(by_recipe.keys() - by_flag)
         groups.append(group)
     settings = Settings(*groups)
@@ -349,12 +345,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
         for f in dataclasses.fields(dataclass_type):
             convert, metavar = kinds[str(f.type).removesuffix(" | None")]
             shown = "" if f.default is None else f" (default: {f.default})"
-            options: dict[str, Any] = {"choices": f.metadata["choices"]}
-            if options["choices"] is None:
-                options["metavar"] = metavar
+            choices, text = f.metadata["choices"], f.metadata["help"] + shown
+            options: dict[str, Any] = {"choices": choices} if choices else {"metavar": metavar}
             if convert is truth:  # `--flag` alone means yes
                 options |= {"nargs": "?", "const": True}
-            text = f.metadata["help"] + shown
             group.add_argument(f"--{f.name}", type=convert, help=text, **options)
             if f.default is True:
                 group.add_argument(

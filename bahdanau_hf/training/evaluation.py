@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 NUM_ALIGNMENTS = 12
-_TABLE_BREAKS = str.maketrans("\t\n\r", "   ")
 
 
 @dataclass
@@ -63,14 +63,9 @@ def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> I
 def measure(run: Run) -> dict[str, float]:
     """Loss, BLEU and chrF on validation."""
     train = run.settings.train
-    loss = validation_loss(run)
-    scores = score_split(
-        run,
-        "validation",
-        limit=train.max_eval_translations,
-        num_beams=train.eval_num_beams or 1,
-        max_new_tokens=length_limit(run),
-    ).scores
+    loss, limit = validation_loss(run), train.max_eval_translations
+    search = {"num_beams": train.eval_num_beams or 1, "max_new_tokens": length_limit(run)}
+    scores = score_split(run, "validation", limit, **search).scores
     return {"eval_loss": loss, "eval_bleu": scores.bleu, "eval_chrf": scores.chrf}
 
 
@@ -107,18 +102,11 @@ def validation_loss(run: Run) -> float:
     return loss_sum / all_tokens
 
 
-def score_split(
-    run: Run,
-    split: str,
-    *,
-    num_beams: int,
-    limit: int | None = None,
-    max_new_tokens: int | None = None,
-) -> ScoredSplit:
+def score_split(run: Run, split: str, limit: int | None = None, **search: Any) -> ScoredSplit:
     """Translate a split with all processes, in the precision of training, and score it.
 
-    Of `validation` or `test` all sentences, or the first `limit`; searched as by `Translator`. The
-    model's mode is left as it was. Every process gets the same.
+    Of `validation` or `test` all sentences, or the first `limit`; `search` is for
+    `Translator.translate`. The model's mode is left as it was. Every process gets the same.
     """
     sources, references = run.texts(split, limit)
     accelerator = run.accelerator
@@ -126,9 +114,7 @@ def score_split(
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     mine = order[accelerator.process_index :: accelerator.num_processes]
     with precision_of_training(accelerator, run.bare_model):
-        translations = run.translator.translate(
-            [sources[i] for i in mine], num_beams=num_beams, max_new_tokens=max_new_tokens
-        )
+        translations = run.translator.translate([sources[i] for i in mine], **search)
     pairs = [(i, t.text) for i, t in zip(mine, translations, strict=True)]
     hypotheses = [text for _, text in sorted(gather_lists(accelerator, pairs))]
     # In one place, so that all processes decide by the same number.
@@ -141,10 +127,9 @@ def score_split(
 def write_test_results(run: Run, test: ScoredSplit) -> None:
     """Write `test_predictions.tsv`: source, reference, hypothesis and sentence BLEU of each."""
     scores = sentence_scores(test.hypotheses, test.references, **run.target)
-    rows = zip(test.sources, test.references, test.hypotheses, scores, strict=True)
     lines = ["source\treference\thypothesis\tsentence_bleu"]
-    for *texts, score in rows:
-        cells = [text.translate(_TABLE_BREAKS) for text in texts]
+    for *texts, score in zip(test.sources, test.references, test.hypotheses, scores, strict=True):
+        cells = [re.sub("[\t\n\r]", " ", text) for text in texts]
         lines.append("\t".join([*cells, f"{score:.2f}"]))
     write_whole(run.output_dir / "test_predictions.tsv", "\n".join(lines) + "\n")
 

@@ -44,17 +44,13 @@ class TrainingInterrupted(Exception):
 
 @dataclass
 class Control:
-    """What is to be done after a step, in the words of transformers' `TrainerControl`.
-
-    An evaluation may decide to save or to stop; `state.finished` says why to stop.
-    `interrupted_by` is the signal that any process has received, to stop at once.
-    """
+    """What is to be done after a step, in the words of transformers' `TrainerControl`."""
 
     should_log: bool
     should_evaluate: bool
-    should_save: bool
-    interrupted_by: signal.Signals | None
-    should_stop: bool
+    should_save: bool  # an evaluation may decide this, and to stop
+    interrupted_by: signal.Signals | None  # what any process has received, to stop at once
+    should_stop: bool  # `state.finished` says why
 
     @property
     def acts(self) -> bool:
@@ -63,10 +59,9 @@ class Control:
 
 
 def train(run: Run) -> TrainerState:
-    """Train until the steps, the time or the patience are used up.
+    """Train until the steps, the time or the patience are used up; give `run.state`.
 
-    Evaluations, lines of the log and checkpoints come when the arguments say; after the last step
-    there is always an evaluation and a checkpoint. Returns `run.state`.
+    After the last step there is always an evaluation and a checkpoint.
 
     Raises:
         NonFiniteError: loss, gradient or weights are not finite.
@@ -236,8 +231,7 @@ def _log(run: Run, bar: Any, learning_rate: float, grad_norm: float) -> None:
 
 def _record(run: Run, line: dict[str, Any], is_evaluation: bool = False) -> None:
     """Write a line of `metrics.jsonl`, tell the trackers, and keep `report.html` up to date."""
-    values = {name: value for name, value in line.items() if name != "step"}
-    run.accelerator.log(values, step=line["step"])
+    run.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
     if run.accelerator.is_main_process:
         log_metrics(run.output_dir, line)
         if is_evaluation or run.seconds - run.reported_at >= REPORT_SECONDS:

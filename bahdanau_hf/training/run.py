@@ -57,7 +57,7 @@ class Run:
     ) -> None:
         train, data, encoded = settings.train, settings.data, pairs.encoded["train"]
         self.accelerator, self.settings, self.pairs = accelerator, settings, pairs
-        self.tokenizer, self.state = tokenizer, TrainerState()
+        self.tokenizer, self.state, self._started = tokenizer, TrainerState(), 0.0
         kind = side_kinds(tokenizer)[1]
         self.target: dict[str, Any] = {"target_lang": data.target_lang, "target_kind": kind}
         self.output_dir = Path(train.output_dir)
@@ -104,7 +104,7 @@ class Run:
         if checkpoint is not None:
             _go_on(self, checkpoint)
         # On the device, 1 once a graph's loss or gradient was not finite; else 0.
-        self.has_failed: torch.Tensor | None = None
+        self.has_failed = torch.zeros((), device=accelerator.device)
         self.reported_at = -math.inf  # when `report.html` was last written, in seconds of the run
         self.step_graphs: StepGraphs | None = make_step_graphs(self)
 

@@ -19,6 +19,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from .. import precision
 from ..checkpoints import run_folder
 from ..checkpoints.save_load import STATE
 from ..data.sources import AnyDataset, pair_texts
@@ -30,13 +31,6 @@ from ..files import read_json
 from ..inference.loading import check_tokenizer, checkpoint_folder, load_model, quiet_library
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
-from ..precision import (
-    check_precision,
-    choose_precision,
-    fastest_dtype,
-    precision_name,
-    warn_of_slow_training,
-)
 from ..version import __version__
 from .arguments import DataArguments, ModelArguments, Settings, TrainArguments
 from .pairs import RunPairs, data_fingerprint
@@ -107,10 +101,10 @@ def _training_precision(args: TrainArguments) -> str:
     begun, is_fast = None, False
     if args.precision == "auto":
         begun = on_main_process(state, lambda: _begun_precision(args))
-        is_fast_here = fastest_dtype(state.device) is torch.bfloat16
+        is_fast_here = precision.fastest_dtype(state.device) is torch.bfloat16
         is_fast = all(gather_lists(state, [is_fast_here]))
-    precision = choose_precision(args.precision, told, begun, is_fast)
-    check_precision(precision, state.device)
+    chosen = precision.choose_precision(args.precision, told, begun, is_fast)
+    precision.check_precision(chosen, state.device)
     if told != "no":
         reason, advice = "as accelerate says", "Take --precision auto without --mixed_precision"
     elif begun is not None:
@@ -118,10 +112,10 @@ def _training_precision(args: TrainArguments) -> str:
     else:
         reason, advice = "as the hardware does it fastest", "Take --precision auto"
     if args.precision == "auto" and state.is_main_process:
-        logger.info("Training in %s: %s", precision_name(precision), reason)
+        logger.info("Training in %s: %s", precision.precision_name(chosen), reason)
     if state.is_local_main_process:
-        warn_of_slow_training(precision, state.device, advice)
-    return precision
+        precision.warn_of_slow_training(chosen, state.device, advice)
+    return chosen
 
 
 def _begun_precision(args: TrainArguments) -> str | None:
@@ -294,7 +288,7 @@ def run_settings(run: Run) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
-        "precision": precision_name(run.accelerator.mixed_precision),
+        "precision": precision.precision_name(run.accelerator.mixed_precision),
         "num_parameters": run.bare_model.num_parameters(),
         "num_pairs": {name: len(v) for name, v in splits.items() if isinstance(v, Dataset)},
         "dropped": {name: lost.as_dict() for name, lost in run.pairs.dropped.items()},

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -24,7 +24,6 @@ from ..gpu.step_graphs import NotRecorded, StepGraphs
 from .pairs import Batch
 
 if TYPE_CHECKING:
-    from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
     from .run import Run
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def take_step(
         done.seconds = time.monotonic() - began
         return done
     own_loss = _add_gradients(run, micro_batches, divisors)
-    own_norm = accelerator.clip_grad_norm_(run.model.parameters(), _max_norm(run))
+    own_norm = accelerator.clip_grad_norm_(run.model.parameters(), args.max_grad_norm or math.inf)
     own = torch.stack([own_loss, own_norm.to(own_loss)])
     own_reasons = reasons_to_stop()
     # The only numbers of a step that are waited for, in one copy. The norm is everyone's already.
@@ -135,10 +134,6 @@ def _check_finite(run: Run, step: int, grad_norm: float, loss_sum: float, num_to
     return is_skipped
 
 
-def _max_norm(run: Run) -> float:
-    return run.settings.train.max_grad_norm or math.inf
-
-
 # --- the step as a CUDA graph --------------------------------------------------------------------
 
 
@@ -155,7 +150,7 @@ def make_step_graphs(run: Run) -> StepGraphs | None:
 
 def _obstacle_to_graphs(run: Run) -> str | None:
     """Why a step cannot be a CUDA graph; `None` if it can."""
-    accelerator, model = run.accelerator, cast("BahdanauForConditionalGeneration", run.bare_model)
+    accelerator, model = run.accelerator, cast(Any, run.bare_model)
     obstacles = {
         "BAHDANAU_STEP_GRAPHS is 0": os.environ.get("BAHDANAU_STEP_GRAPHS") == "0",
         "several processes": accelerator.num_processes > 1,
@@ -174,20 +169,18 @@ def whole_step(run: Run, batch: Batch) -> tuple[Tensor]:
     """Take a step on one batch of the device, without a look at what is computed.
 
     Weights and moments stay as they are if loss or gradient is not finite, in this step or in one
-    before it that was not yet read.
-
-    The schedule does not step. The batch has the number that the loss is divided by, as `divisor`.
+    before it that was not yet read. The schedule does not step. The batch has the number that the
+    loss is divided by, as `divisor`.
 
     Returns:
         The loss before division, and the norm of the gradient: `(2,)`.
     """
     batch = dict(batch)
     loss = _add_gradient(run, batch, batch.pop("divisor"), factor=1)
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), _max_norm(run)).to(loss)
+    max_norm = run.settings.train.max_grad_norm or math.inf
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), max_norm).to(loss)
     done = torch.stack([loss, norm])
     optimizer = run.optimizer.optimizer
-    if run.has_failed is None:
-        run.has_failed = torch.zeros((), device=done.device)
     optimizer.found_inf = run.has_failed.masked_fill_(~done.isfinite().all(), 1.0)
     try:
         optimizer.step()
@@ -211,7 +204,7 @@ def _graphed_step(run: Run, own: Tensor, num_tokens: int, reasons: Mapping[str, 
         try:
             _check_finite(run, step, grad_norm, loss_sum, num_tokens)
         except NonFiniteError:
-            run.has_failed = None if run.has_failed is None else run.has_failed.zero_()
+            run.has_failed.zero_()
             raise
         return loss_sum, grad_norm
 

@@ -351,7 +351,7 @@ RECORDED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_settings_say_what_was_used(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, Path]
 ) -> None:
-    monkeypatch.setattr(setup, "fastest_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(setup.precision, "fastest_dtype", lambda device: torch.float32)
     changes, expected = RECORDED[case]
     known = {k: places.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
     run = prepare(tmp_path, **known)
