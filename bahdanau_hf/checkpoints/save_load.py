@@ -216,8 +216,7 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     gauss = state["python_gauss"].tolist()
     random.setstate((version, tuple(numbers), gauss[0] if gauss else None))
     *keys, position, has_gauss = state["numpy"].tolist()
-    cached = float(state["numpy_gauss"])
-    values = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached)
-    np.random.set_state(values)  # noqa: NPY002
+    rest = (position, has_gauss, float(state["numpy_gauss"]))
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     if device.type in state:
         torch.get_device_module(device).set_rng_state(state[device.type])

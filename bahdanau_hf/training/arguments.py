@@ -334,19 +334,15 @@ def _parser(program: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # what is there afterwards was told
     )
-    kinds: dict[str, tuple[Callable[[str], Any], str]] = {
-        "int": (int, "N"),
-        "float": (float, "X"),
-        "str": (str, "TEXT"),
-        "bool": (truth, "yes|no"),
-    }
+    kinds: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": truth}
+    metavars = {int: "N", float: "X", str: "TEXT", truth: "yes|no"}
     for name, dataclass_type in GROUPS.items():
         group = parser.add_argument_group(name)
         for f in dataclasses.fields(dataclass_type):
-            convert, metavar = kinds[str(f.type).removesuffix(" | None")]
+            convert = kinds[str(f.type).removesuffix(" | None")]
             shown = "" if f.default is None else f" (default: {f.default})"
             choices, text = f.metadata["choices"], f.metadata["help"] + shown
-            options: dict[str, Any] = {"choices": choices} if choices else {"metavar": metavar}
+            options = {"choices": choices} if choices else {"metavar": metavars[convert]}
             if convert is truth:  # `--flag` alone means yes
                 options |= {"nargs": "?", "const": True}
             group.add_argument(f"--{f.name}", type=convert, help=text, **options)

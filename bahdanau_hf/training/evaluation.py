@@ -49,11 +49,10 @@ def precision_of_training(accelerator: Accelerator, model: PreTrainedModel) -> I
     their steps themselves. So it is taken off meanwhile, and the precision holds for everything.
     """
     wrapper = model.__dict__.pop("forward", None)
+    amp, handler = accelerator.native_amp, accelerator.autocast_handler
     try:
         # With accelerate 1.10 accelerator.autocast() is not left after an error.
-        with get_mixed_precision_context_manager(
-            accelerator.native_amp, accelerator.autocast_handler
-        ):
+        with get_mixed_precision_context_manager(amp, handler):
             yield
     finally:
         if wrapper is not None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ from ..errors import InputError
 from .arguments import DataArguments, Settings
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_OF_STREAM = 2000  # pairs of a streamed validation or test split, if no limit is given
@@ -75,7 +73,8 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
             target_column=data.target_column,
         )
         for dataset, sides in zip(splits.values(), told, strict=True):
-            _log_sides(dataset, languages, [sides])
+            for line in sources.lines_on_sides(dataset, *languages, [sides]):
+                logger.info("%s", line)
     elif not data.train_file:
         splits = dict(sources.bundled_pairs(*languages))
         if data.streaming:
@@ -95,13 +94,9 @@ def _read_files(spec: str, data: DataArguments, streaming: bool, told: list[Told
     languages, before = (data.source_lang, data.target_lang), len(told)
     reading = {name: getattr(data, name) for name in _READING}
     dataset = sources.file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
-    _log_sides(dataset, languages, told[before:])
-    return dataset
-
-
-def _log_sides(dataset: AnyDataset, languages: tuple[str, str], told: list[Told]) -> None:
-    for line in sources.lines_on_sides(dataset, *languages, told):
+    for line in sources.lines_on_sides(dataset, *languages, told[before:]):
         logger.info("%s", line)
+    return dataset
 
 
 def cleaning_options(data: DataArguments) -> dict[str, Any]:
@@ -351,7 +346,7 @@ class TrainingBatches:
         return round(state.epoch + state.batches_done / self.batches_in(state.epoch), 4)
 
 
-def made_ahead(items: Iterable[T], number: int = 4) -> Iterator[T]:
+def made_ahead(items: Iterable[Any], number: int = 4) -> Iterator[Any]:
     """The same items; a thread makes up to `number` ahead while a device uses the last."""
     source = iter(items)
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -362,21 +357,15 @@ def made_ahead(items: Iterable[T], number: int = 4) -> Iterator[T]:
 
 
 class StreamedBatches:
-    """The micro-batches of this process from a stream, which is one epoch without end.
-
-    Workers are refused by an `InputError`: they would read ahead of what is trained on.
-    """
+    """The micro-batches of this process from a stream, which is one epoch without end."""
 
     def __init__(
         self, accelerator: Accelerator, settings: Settings, encoded: Any, noise: SourceNoise | None
     ) -> None:
-        if settings.train.dataloader_num_workers:
+        if settings.train.dataloader_num_workers:  # they would read ahead of what is trained on
             raise InputError("--streaming needs --dataloader_num_workers 0")
-        self.batcher = batching.StreamBatcher(
-            encoded,
-            buffer_size=settings.data.shuffle_buffer_size,
-            **_sampling(accelerator, settings),
-        )
+        sampling, size = _sampling(accelerator, settings), settings.data.shuffle_buffer_size
+        self.batcher = batching.StreamBatcher(encoded, buffer_size=size, **sampling)
         collator = batching.PairCollator(fixed_lengths(settings.data))
         self.collator = (lambda rows: noise(collator(rows))) if noise else collator
 

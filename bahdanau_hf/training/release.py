@@ -35,8 +35,7 @@ logger = logging.getLogger(__name__)
 def finish(run: Run) -> dict[str, evaluation.ScoredSplit]:
     """Turn a trained run into a release: weights, scores, report and card in its `output_dir`.
 
-    Returns:
-        The splits that were scored: `validation` and, unless it is skipped or missing, `test`.
+    Returned are `validation` and, unless it is skipped or missing, `test`.
     """
     output_dir, train, data = run.output_dir, run.settings.train, run.settings.data
     chosen = choose_weights(run)
@@ -199,21 +198,16 @@ def publish(run: Run) -> str | None:
 
 def _fill(run: Run, folder: Path) -> None:
     """Write the present model with its records, as a finished run leaves them."""
-    settings, train = run.output_dir / "settings.json", run.settings.train
-    line = run.state.validations[-1]
-    if settings.is_file():
-        shutil.copy(settings, folder)
+    train, line = run.settings.train, run.state.validations[-1]
+    shutil.copy(run.output_dir / "settings.json", folder)
     sources, references = run.texts("validation", train.max_eval_translations)
     # Signatures do not depend on the sentences.
     signed = score_translations(references[:1], references[:1], **run.target)
-    validation = {
-        "bleu": line["eval_bleu"],
+    validation = {name: line[f"eval_{name}"] for name in ("bleu", "chrf", "loss")} | {
         "bleu_signature": signed.bleu_signature,
-        "chrf": line["eval_chrf"],
         "chrf_signature": signed.chrf_signature,
         "num_sentences": len(references),
         "num_beams": train.eval_num_beams or 1,
-        "loss": line["eval_loss"],
     }
     weights = {"steps": line["step"], "weights": f"step {line['step']}"}
     run_folder.write_json(folder / "eval_results.json", {"validation": validation, **weights})

@@ -174,8 +174,8 @@ class Run:
         """Write the present step's checkpoint, and remove those that are no longer needed.
 
         Raises:
-            NonFiniteError: on every process: the last update has overflown.
-            InputError: the disk is full, or cannot be written to.
+            NonFiniteError: the last update has overflown.
+            InputError: see `save_checkpoint`.
         """
         if not all(bool(p.isfinite().all()) for p in self.bare_model.parameters()):
             raise NonFiniteError(
@@ -210,11 +210,7 @@ def _go_on(run: Run, checkpoint: Path) -> None:
 
 
 def _best_that_is_there(run: Run, checkpoint: Path) -> tuple[int | None, float | None]:
-    """Step and score of the best validation whose checkpoint is whole: the end will need it.
-
-    Raises:
-        InputError: none is, as where the run lies in another folder.
-    """
+    """Step and score of the best validation whose checkpoint is whole: the end will need it."""
     state, kept = run.state, run_folder.list_checkpoints(run.output_dir)
     best = state.best_step
     lines = [line for line in state.validations if line["step"] in kept]
@@ -230,7 +226,7 @@ def _best_that_is_there(run: Run, checkpoint: Path) -> tuple[int | None, float |
         return line["step"], run.ranking(line)
     if best is None:
         return None, None
-    raise InputError(
+    raise InputError(  # as where the run lies in another folder
         f"the run's best checkpoint, checkpoint-{best}, is not in {run.output_dir}: go on with "
         f"--output_dir {checkpoint.parent}, or start a new run with --model_name_or_path "
         f"{checkpoint}"
@@ -240,19 +236,11 @@ def _best_that_is_there(run: Run, checkpoint: Path) -> tuple[int | None, float |
 def make_optimizer(model: nn.Module, args: TrainArguments) -> torch.optim.Optimizer:
     """AdamW or Adam; only matrices that are no embeddings decay."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decaying: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-        (decaying if is_matrix else others).append(parameter)
+    parameters = [(p, p.ndim >= 2 and id(p) not in embeddings) for p in model.parameters()]
+    groups = [
+        {"params": [p for p, decays in parameters if decays], "weight_decay": args.weight_decay},
+        {"params": [p for p, decays in parameters if not decays], "weight_decay": 0.0},
+    ]
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
-    return kind(
-        [
-            {"params": decaying, "weight_decay": args.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        fused=True,
-    )
+    betas = (args.adam_beta1, args.adam_beta2)
+    return kind(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon, fused=True)

@@ -309,19 +309,18 @@ def start_records(run: Run) -> None:
 
 
 # What may change when a run goes on is not here: how long, how often to log, validate and save.
-_DATA_IDENTITY = (
+_IDENTITY = (
     *("source_lang", "target_lang", "max_source_length", "max_target_length", "streaming"),
     *("truncate_long_pairs", "pad_to_max_length", "max_tokens_per_batch", "bucket_by_length"),
-    *("shuffle_buffer_size",),
+    *("shuffle_buffer_size", "seed", "per_device_train_batch_size", "learning_rate", "optimizer"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("lr_scheduler_type", "num_warmup_steps", "label_smoothing_factor", "loss_reduction"),
+    *("metric_for_best_model",),
 )
+# What decides which pairs a stream gives; of a table, the fingerprint knows.
 _STREAM_IDENTITY = (
     *("dataset_name", "dataset_config_name", "chinese_script", "max_length_ratio"),
     *("max_train_samples", "validation_split_percentage"),
-)
-_TRAIN_IDENTITY = (
-    *("seed", "per_device_train_batch_size", "learning_rate", "optimizer", "weight_decay"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type"),
-    *("num_warmup_steps", "label_smoothing_factor", "loss_reduction", "metric_for_best_model"),
 )
 
 
@@ -329,26 +328,18 @@ def run_identity(
     accelerator: Accelerator, settings: Settings, pairs: RunPairs, model: PreTrainedModel
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed run to be the same run."""
-    _, data_args, train_args = settings
-    shape = {name: getattr(model.config, name) for name in SHAPE_FIELDS}
-    # What decides which pairs a stream gives; of a table, the fingerprint knows.
-    stream = {name: getattr(data_args, name) for name in _STREAM_IDENTITY}
+    data, train = settings.data, settings.train
+    names = _IDENTITY + (_STREAM_IDENTITY if data.streaming else ())
     later = ("guided_attention_weight", "source_noise")  # runs of earlier versions have none
-    recipe = {
-        **shape,
-        **(stream if data_args.streaming else {}),
-        "vocab_size": model.config.vocab_size,
-        **{name: getattr(data_args, name) for name in _DATA_IDENTITY},
-        **{name: getattr(train_args, name) for name in _TRAIN_IDENTITY},
-        **{name: value for name in later if (value := getattr(train_args, name))},
-        "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
-        "mixed_precision": accelerator.mixed_precision,
-    }
+    splits = pairs.encoded.items()
     return {
         "world_size": accelerator.num_processes,
-        "data_fingerprints": {
-            name: data_fingerprint(split, data_args.train_file)
-            for name, split in pairs.encoded.items()
+        "data_fingerprints": {k: data_fingerprint(v, data.train_file) for k, v in splits},
+        "recipe": {
+            **{name: getattr(model.config, name) for name in (*SHAPE_FIELDS, "vocab_size")},
+            **{name: getattr(settings.group_of(name), name) for name in names},
+            **{name: value for name in later if (value := getattr(train, name))},
+            "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
+            "mixed_precision": accelerator.mixed_precision,
         },
-        "recipe": recipe,
     }

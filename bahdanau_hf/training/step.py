@@ -213,10 +213,8 @@ def _graphed_step(run: Run, own: Tensor, num_tokens: int, reasons: Mapping[str, 
 
 
 def _take_graphed(run: Run, batches: list[Batch], divisors: list[int]) -> Tensor | None:
-    """Take the step as a graph: what `whole_step` returns, or `None` if it has to be eager.
-
-    A run's first step is eager: the optimizer makes its moments.
-    """
+    """Take the step as a graph: what `whole_step` returns, or `None` if it has to be eager."""
+    # A run's first step is eager: the optimizer makes its moments.
     if run.step_graphs is None or not run.optimizer.optimizer.state:
         return None
     divisor = torch.tensor(float(divisors[0]))

@@ -51,11 +51,7 @@ def choose_trackers(report_to: str, run_name: str) -> list[str | GeneralTracker]
     chosen: list[str | GeneralTracker] = []
     for name in dict.fromkeys(names):
         if name == "visdom":
-            tracker = VisdomTracker(run_name, os.environ.get("VISDOM_URL", VISDOM_URL))
-            # Only the first process of all speaks to the server.
-            if os.environ.get("RANK", "0") == "0":
-                tracker.look_for_server()
-            chosen.append(tracker)
+            chosen.append(VisdomTracker(run_name, os.environ.get("VISDOM_URL", VISDOM_URL)))
             continue
         if name not in known:
             raise InputError(f"--report_to {name}: choose among {', '.join(known)}, visdom, none")
@@ -151,6 +147,9 @@ class VisdomTracker(GeneralTracker):
     Every message holds its whole window: a server that was started anew is soon complete again.
     A server that goes away does not end the training; it is tried again a minute later. The windows
     belong to the environment `env`, a tab of visdom's page.
+
+    Raises:
+        InputError: no server answers.
     """
 
     name = "visdom"
@@ -162,11 +161,10 @@ class VisdomTracker(GeneralTracker):
         super().__init__()
         self._traces: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self._rests_until = 0.0
-
-    def look_for_server(self) -> None:
-        """Raise an `InputError` if the server does not answer."""
+        if os.environ.get("RANK", "0") != "0":  # only the first process of all speaks to the server
+            return
         try:
-            self._post("win_exists", {"win": "settings", "eid": self.env})
+            self._post("win_exists", {"win": "settings", "eid": env})
         except (OSError, ValueError) as error:
             raise InputError(
                 f"--report_to visdom: no visdom server answers at {self.url} "
@@ -217,13 +215,8 @@ class VisdomTracker(GeneralTracker):
     def _draw(self, window: str, data: list[Any], axes: dict[str, Any], title: str) -> None:
         if time.monotonic() < self._rests_until:
             return
-        message = {
-            "win": window,
-            "eid": self.env,
-            "data": data,
-            "layout": {"title": _plotly_text(title), **axes},
-            "opts": {"title": title},
-        }
+        layout, opts = {"title": _plotly_text(title), **axes}, {"title": title}
+        message = {"win": window, "eid": self.env, "data": data, "layout": layout, "opts": opts}
         try:
             self._post("events", message)
         except (OSError, ValueError) as error:
@@ -231,11 +224,8 @@ class VisdomTracker(GeneralTracker):
             self._rests_until = time.monotonic() + _REST_SECONDS
 
     def _post(self, endpoint: str, message: dict[str, Any]) -> None:
-        request = urllib.request.Request(
-            f"{self.url}/{endpoint}",
-            data=json.dumps(message).encode(),
-            headers={"Content-Type": "application/json"},
-        )
+        body, headers = json.dumps(message).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/{endpoint}", body, headers)
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             answer.read()
 
