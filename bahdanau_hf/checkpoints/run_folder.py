@@ -190,10 +190,9 @@ def seal_checkpoint(folder: Path) -> None:
     """Write the manifest and flush everything to the disk; a thread flushes, another sums up."""
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor(max_workers=1) as thread:
-        flushed = [thread.submit(flush_to_disk, path) for path in paths]
+        flushed = thread.map(flush_to_disk, paths)
         sums = {p.name: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in paths}
-        for flush in flushed:
-            flush.result()
+        list(flushed)  # what could not be is raised
     files.write_json(folder / MANIFEST, {"format": FORMAT, "files": sums})
     for path in (folder / MANIFEST, folder):
         flush_to_disk(path)

@@ -70,7 +70,8 @@ def train(run: Run) -> TrainerState:
         TrainingInterrupted: SIGINT or SIGTERM came; the run is saved.
     """
     state, accelerator = run.state, run.accelerator
-    per_step, unread = accelerator.gradient_accumulation_steps, list[StepDone]()
+    per_step = accelerator.gradient_accumulation_steps
+    unread: list[StepDone] = []
     run.start_clock()
     run.model.train()
     bar = tqdm(

@@ -58,7 +58,8 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
     Raises:
         InputError: see `file_pairs` and `hub_pairs`.
     """
-    languages, told = (data.source_lang, data.target_lang), list[Told]()
+    languages = (data.source_lang, data.target_lang)
+    told: list[Told] = []
     splits: dict[str, AnyDataset] = {}
     if data.dataset_name:
         splits = sources.hub_pairs(
