@@ -9,7 +9,6 @@ Dimensions: T target tokens, M target words.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,15 +20,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..alignment.words import (
-    Span,
-    Word,
-    read_spans,
-    split_words,
-    words_of_tokens,
-    written_spans,
-)
+from ..alignment.words import Span, Word, read_spans, split_words, words_of_tokens, written_spans
 from ..errors import InputError
+from ..files import is_number
 from ..metrics.calibration import fit_logistic, predict_logistic, reliability
 from ..modeling.pipeline_bahdanau import Rows, encode_sentences, evaluating, source_batch
 from ..modeling.text_bahdanau import PAD_ID, UNK_ID
@@ -86,34 +79,22 @@ def read_log_probs(
 
 
 def confidence_weights(model: PreTrainedModel) -> list[float]:
-    """The weights that a checkpoint keeps.
-
-    Raises:
-        InputError: it has none.
-    """
+    """The weights that a checkpoint keeps; an `InputError` if it has none."""
     weights = getattr(model.config, "confidence", None)
-    if (
-        not isinstance(weights, list)
-        or len(weights) != _NUM_WEIGHTS
-        or not all(isinstance(w, float | int) and math.isfinite(w) for w in weights)
-    ):
-        raise InputError(
-            "this checkpoint has no calibrated confidence: a training calibrates it at its end, "
-            "bahdanau_hf.inference.confidence.calibrate for any checkpoint"
-        )
-    return weights
+    if isinstance(weights, list) and len(weights) == _NUM_WEIGHTS and all(map(is_number, weights)):
+        return weights
+    raise InputError(
+        "this checkpoint has no calibrated confidence: a training calibrates it at its end, "
+        "bahdanau_hf.inference.confidence.calibrate for any checkpoint"
+    )
 
 
 def word_confidences(
     weights: Sequence[float], text: str, spans: Sequence[Span | None], log_probs: np.ndarray
 ) -> list[WordConfidence]:
-    """State for each word of a translation how sure it is.
+    """State for each word of a translation how sure it is, by a checkpoint's `confidence`.
 
-    Args:
-        weights: the checkpoint's `confidence`.
-        text: the translation.
-        spans: where each of its T tokens stands in it.
-        log_probs: of its tokens, `(T,)`.
+    `spans` say where each of its T tokens stands in it, `log_probs` are theirs, `(T,)`.
     """
     words, features = _features(text, spans, log_probs)
     stated = predict_logistic(np.asarray(weights), features).tolist()
@@ -146,9 +127,7 @@ def _features(
     words, members = words_of_tokens(text, spans)
     means = members @ log_probs / members.sum(axis=1)
     sentence = [_log_odds(log_probs.mean()), _log_odds(log_probs.min()), np.log(len(log_probs))]
-    return words, np.column_stack(
-        [_log_odds(means), *(np.full(len(words), value) for value in sentence)]
-    )
+    return words, np.column_stack([_log_odds(means), np.tile(sentence, (len(words), 1))])
 
 
 def _log_odds(log_probs: np.ndarray | float) -> np.ndarray:
@@ -197,10 +176,8 @@ def calibrate(
         ids = ([sentences[i].ids for i in kept] for sentences in (read, written))
         log_probs = read_log_probs(models, tokenizer, *ids)
     for i, row in zip(kept, log_probs, strict=True):
-        text = hypotheses[i]
-        words, features = _features(
-            text, read_spans(translator.target_tokenizer, text, len(row)), row
-        )
+        spans = read_spans(translator.target_tokenizer, hypotheses[i], len(row))
+        words, features = _features(hypotheses[i], spans, row)
         tables.append(features)
         outcomes.append(_right([word.text for word in words], references[i]))
     translator.model.config.confidence = None
@@ -215,10 +192,8 @@ def calibrate(
         return fit_logistic(np.concatenate(tables[members]), np.concatenate(outcomes[members]))
 
     stated = [np.zeros(0)] * len(tables)
-    for half, other in (
-        (slice(0, None, 2), slice(1, None, 2)),
-        (slice(1, None, 2), slice(0, None, 2)),
-    ):
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    for half, other in ((even, odd), (odd, even)):
         weights = fitted(other)
         stated[half] = [predict_logistic(weights, table) for table in tables[half]]
     translator.model.config.confidence = [round(w, 6) for w in fitted(slice(None)).tolist()]

@@ -77,12 +77,10 @@ def make_request(
     given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     check_positive(**{name: value for name, value in given.items() if value is not None})
     generate_kwargs = search_arguments(defaults, num_return_sequences, **generate_kwargs, **given)
-    limit = generate_kwargs.get("max_new_tokens") or generate_kwargs["max_length"] - 1
+    name = "max_length" if "max_length" in generate_kwargs else "max_new_tokens"
+    limit = generate_kwargs[name] - (name == "max_length")
     check_positive(max_new_tokens=limit)
-    limits = ("max_length", "max_new_tokens")  # numbers of NumPy would not do
-    generate_kwargs |= {
-        name: int(generate_kwargs[name]) for name in limits if name in generate_kwargs
-    }
+    generate_kwargs[name] = int(generate_kwargs[name])  # a number of NumPy would not do
     num_beams = generate_kwargs.pop("num_beams")
     is_sampling = generate_kwargs.get("do_sample", defaults.do_sample)
     if num_return_sequences > num_beams and not is_sampling:
@@ -128,21 +126,13 @@ def make_request(
 
 
 def check_attention(model: PreTrainedModel) -> None:
-    """Refuse a model that looks nowhere.
-
-    Raises:
-        InputError: it has no attention.
-    """
+    """Refuse (`InputError`) a model that looks nowhere."""
     if not model.config.use_attention:
         raise InputError("this model has no attention (use_attention is false)")
 
 
 def check_positive(**values: int) -> None:
-    """Refuse what is not a whole number of at least 1, by its name.
-
-    Raises:
-        InputError: one is not.
-    """
+    """Refuse (`InputError`), by its name, what is not a whole number of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")

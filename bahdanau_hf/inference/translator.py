@@ -26,7 +26,6 @@ from ..errors import InputError
 from ..modeling.matmul_bahdanau import fixed_weights
 from ..modeling.pipeline_bahdanau import (
     EncodedSentence,
-    Rows,
     encode_sentences,
     evaluating,
     max_source_length,
@@ -38,7 +37,7 @@ from .glossary import Glossary, keep_terms, without_words
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
-from .segmentation import Piece, join_pieces, split_text
+from .segmentation import Piece, join_pieces, split_clauses, split_sentences, without_marks
 from .translation import Draft, Translation, make_alignment, make_translation
 
 logger = logging.getLogger(__name__)
@@ -134,8 +133,7 @@ class Translator:
                 the constructor.
         """
         hub: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
-        place: dict[str, Any] = {"revision": revision, "subfolder": subfolder, **hub}
-        model = load_model(path_or_repo, variant=variant, **place)
+        model = load_model(path_or_repo, revision, variant=variant, subfolder=subfolder, **hub)
         others = [load_model(other, **hub) for other in ensemble]
         tokenizer, *tokenizers = (load_tokenizer(one.name_or_path) for one in (model, *others))
         check_tokens([model, *others], [tokenizer, *tokenizers])
@@ -258,22 +256,23 @@ class Translator:
         pieces = self.split_text(text)
         translations = self.translate([piece.text for piece in pieces], **options)
         written = join_pieces(pieces, [translation.text for translation in translations])
-        copied = [t.copied for t in translations if t.text]
-        return Translation(
-            text,
-            written,
-            truncated=any(t.truncated for t in translations),
-            copied=bool(copied) and all(copied),
-        )
+        is_cut = any(t.truncated for t in translations)
+        copied = {t.copied for t in translations if t.text}
+        return Translation(text, written, truncated=is_cut, copied=copied == {True})
 
     def split_text(self, text: str) -> list[Piece]:
         """Cut a text into sentences, and one that is longer than the model reads into clauses."""
 
         def fits(part: str) -> bool:
-            (read,) = encode_sentences(self.tokenizer, [part], self.max_source_length, True)
+            bare = [without_marks(part)]
+            (read,) = encode_sentences(self.tokenizer, bare, self.max_source_length, True)
             return not read.truncated
 
-        return split_text(text, fits)
+        pieces: list[Piece] = []
+        for sentence in split_sentences(text):
+            *parts, last = split_clauses(sentence.text, fits)
+            pieces += [*parts, Piece(last.text, sentence.space)]
+        return pieces
 
     def align(self, source: str, target: str | None = None) -> Alignment:
         """Say where the model looks while it writes a translation.
@@ -304,16 +303,16 @@ class Translator:
             InputError: as `align`.
         """
         check_attention(self.model)
-        sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
-        target_ids = [target.ids for target in encode_sentences(self.target_tokenizer, targets)]
+        tok, target_tok = self.tokenizer, self.target_tokenizer
+        sentences = encode_sentences(tok, sources, self.max_source_length)
+        target_ids = [target.ids for target in encode_sentences(target_tok, targets)]
         if not all(sentence.ids for sentence in sentences) or not all(target_ids):
             raise InputError("one of the sentences is blank: there is nothing to align")
         cut = [number for number, s in enumerate(sentences, start=1) if s.truncated]
-        if cut:
-            self._announce_truncated(len(cut), len(sentences), cut[0])
+        self._announce_truncated(len(cut), len(sentences), *cut[:1])
         with evaluating(self.model):
-            weights = list(self._attend([sentence.ids for sentence in sentences], target_ids))
-        tok, target_tok = self.tokenizer, self.target_tokenizer
+            pairs = zip((s.ids for s in sentences), target_ids, strict=True)
+            weights = list(self._attend(list(pairs)))
         return [
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(target_tok, text, len(t)))
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
@@ -337,14 +336,14 @@ class Translator:
                     yield alternatives if request.num_return_sequences > 1 else alternatives[0]
                 self._kept_memory.give_back()
         finally:
-            if num_truncated:
-                self._announce_truncated(num_truncated, num_read, first_truncated)
+            self._announce_truncated(num_truncated, num_read, first_truncated)
 
-    def _announce_truncated(self, num_truncated: int, num_read: int, first: int) -> None:
-        logger.warning(
-            f"{num_truncated} of {num_read} sentences had more than {self.max_source_length} "
-            f"tokens and lost their end; the first is number {first}"
-        )
+    def _announce_truncated(self, num_truncated: int, num_read: int, first: int = 0) -> None:
+        if num_truncated:
+            logger.warning(
+                f"{num_truncated} of {num_read} sentences had more than {self.max_source_length} "
+                f"tokens and lost their end; the first is number {first}"
+            )
 
     def _translations(
         self, sentences: Sequence[EncodedSentence], request: SearchRequest
@@ -406,31 +405,26 @@ class Translator:
 
     def _log_probs(self, drafts: Sequence[Draft]) -> list[np.ndarray]:
         """How probable the tokens of all translations of drafts are, `(T,)` each."""
-        pairs = [(draft.sentence.ids, found.ids) for draft in drafts for found in draft.found]
-        sources, targets = [ids for ids, _ in pairs], [ids for _, ids in pairs]
+        sources = [draft.sentence.ids for draft in drafts for _ in draft.found]
+        targets = [found.ids for draft in drafts for found in draft.found]
         return read_log_probs([self.model, *self.ensemble], self.tokenizer, sources, targets)
 
-    def _attend(self, sources: Rows, targets: Rows) -> Iterator[np.ndarray]:
-        """Where the model looks while it writes targets, `(T, S)` each."""
-        start = 0
-        while start < len(sources):
-            longest = max(map(len, sources[start : start + self.batch_size]))
-            rows = slice(start, start + self._batch_rows(longest))
-            found = read_attention(self.model, self.tokenizer, sources[rows], targets[rows])
+    def _attend(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[np.ndarray]:
+        """Where the model looks in sources while it writes targets, `(T, S)` each."""
+        while pairs:
+            longest = max(len(source) for source, _ in pairs[: self.batch_size])
+            size = self._batch_rows(longest)
+            sources, targets = zip(*pairs[:size], strict=True)
+            found = read_attention(self.model, self.tokenizer, sources, targets)
             yield from (weights.numpy() for weights in found)
-            start = rows.stop
+            pairs = pairs[size:]
 
     def _finish(
         self, drafts: Sequence[Draft], request: SearchRequest
     ) -> Iterator[list[Translation]]:
         """Write out all translations of each draft."""
-        looked = [
-            (draft.sentence.ids, found.ids)
-            for draft in drafts
-            for found in draft.found
-            if request.looks_up(found.ids)
-        ]
-        weights = self._attend([ids for ids, _ in looked], [ids for _, ids in looked])
+        pairs = [(draft.sentence.ids, found.ids) for draft in drafts for found in draft.found]
+        weights = self._attend([(source, ids) for source, ids in pairs if request.looks_up(ids)])
         log_probs = iter(self._log_probs(drafts) if request.return_confidence else [])
         for draft in drafts:
             translations = []
