@@ -52,8 +52,7 @@ def write_model_card(
     """Fill the template `model_card.md` from a checkpoint's own files and save it as `README.md`.
 
     Reads `config.json` and, where they exist, `settings.json`, `eval_results.json`,
-    `tokenizer_config.json` and the attention map.
-    What they do not state is left out of the card.
+    `tokenizer_config.json` and the attention map; leaves out what they do not state.
 
     Args:
         folder: a checkpoint of ours, as a run ends with.
@@ -73,15 +72,16 @@ def write_model_card(
         str(data.get(side) or tokenizer.get(side) or "") for side in ("source_lang", "target_lang")
     ]
     name = (name or train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
-    scores = {
-        split: results[split]
-        for split in _SPLITS
-        if is_number(as_mapping(results.get(split)).get("bleu"))
-    }
+    splits = {split: as_mapping(results.get(split)) for split in _SPLITS}
+    scores = {split: values for split, values in splits.items() if is_number(values.get("bleu"))}
+    # Validation chose the weights: it counts only where nothing else was measured.
+    judged, first_scores = next(iter(scores.items()), ("", {}))
     has_attention = config.get("use_attention", True)
     num_pairs = as_mapping(settings.get("num_pairs"))
     hub_data = _on_hub(data.get("dataset_name"))
     start = as_mapping(settings.get("model")).get("model_name_or_path")
+    limit = tokenizer.get("model_max_length")  # the library writes a huge one where there is none
+    few = any(few_sentences(values.get("num_sentences")) for values in scores.values())
     card_data = ModelCardData(
         language=[code for code in languages if language_of(code)] or None,
         license=license,
@@ -92,8 +92,7 @@ def write_model_card(
         base_model=_on_hub(start),
         metrics=list(_METRICS) if scores else None,
         model_name=name,
-        # Validation chose the weights: it counts only where nothing else was measured.
-        eval_results=_eval_results(dict(list(scores.items())[:1]), data) or None,
+        eval_results=_eval_results(judged, first_scores, data) or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -117,15 +116,13 @@ def write_model_card(
         procedure=_procedure(settings, results, tokenizer, config) if settings else {},
         alignment=_alignment(results.get("alignment")),
         confidence=_confidence(results.get("confidence")),
-        few_sentences=FEW_SENTENCES
-        if any(few_sentences(values.get("num_sentences")) for values in scores.values())
-        else None,
+        few_sentences=FEW_SENTENCES if few else None,
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
-        groups=group_tables(next(iter(scores.values()), {}), source_lang),
-        grouped_split=next(iter(scores), ""),
-        max_source_length=_length_limit(tokenizer),
+        groups=group_tables(first_scores, source_lang),
+        grouped_split=judged,
+        max_source_length=int(limit) if is_number(limit) and limit < 1e6 else None,
     )
     path = folder / "README.md"
     write_whole(path, card.content.rstrip("\n") + "\n")
@@ -154,12 +151,6 @@ def _number(value: Any) -> str | None:
     return f"{value:,}" if is_number(value) else None
 
 
-def _length_limit(tokenizer: Mapping[str, Any]) -> int | None:
-    """Tokens after which a source is cut; the library writes a huge number where there is none."""
-    limit = tokenizer.get("model_max_length")
-    return int(limit) if limit is not None and is_number(limit) and limit < 1e6 else None
-
-
 def _on_hub(name: Any) -> str | None:
     """The name of a data set or model, if it is one on the Hub and no folder that is here."""
     if not name or Path(name).exists():
@@ -182,14 +173,9 @@ def _data_name(data: Mapping[str, Any]) -> str:
 def _dropped(value: Any) -> str:
     """Pairs of the training split left out, by reason."""
     counts = as_mapping(as_mapping(value).get("train") or value)
-    shown = [
-        f"{count:,} {reason.replace('_', ' ')}"
-        for reason, count in counts.items()
-        if is_number(count)
-        and count
-        and reason in ("empty", "too_long", "unequal_lengths", "bad_rows")
-    ]
-    return ", ".join(shown)
+    reasons = ("empty", "too_long", "unequal_lengths", "bad_rows")
+    told = [(n, name) for name, n in counts.items() if name in reasons and is_number(n) and n]
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for n, name in told)
 
 
 def _procedure(
@@ -263,26 +249,24 @@ def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _eval_results(
-    scores: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]
+    split: str, scores: Mapping[str, Any], data: Mapping[str, Any]
 ) -> list[EvalResult]:
-    results = []
-    for split, values in scores.items():
-        own_file = data.get(f"{split}_file")
-        name = Path(own_file).name if own_file else _data_name(data)
-        for metric, label in _METRICS.items():
-            signature = values.get(f"{metric}_signature")
-            if is_number(values.get(metric)):
-                result = EvalResult(
-                    task_type="translation",
-                    task_name="Translation",
-                    dataset_type=_on_hub(data.get("dataset_name")) or name.replace(" ", "-"),
-                    dataset_name=name,
-                    dataset_config=data.get("dataset_config_name"),
-                    dataset_split=split,
-                    metric_type=metric,
-                    metric_name=label,
-                    metric_value=round(float(values[metric]), 2),
-                    metric_args={"signature": signature} if signature else None,
-                )
-                results.append(result)
-    return results
+    own_file = data.get(f"{split}_file")
+    name = Path(own_file).name if own_file else _data_name(data)
+    signatures = {metric: scores.get(f"{metric}_signature") for metric in _METRICS}
+    return [
+        EvalResult(
+            task_type="translation",
+            task_name="Translation",
+            dataset_type=_on_hub(data.get("dataset_name")) or name.replace(" ", "-"),
+            dataset_name=name,
+            dataset_config=data.get("dataset_config_name"),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(float(scores[metric]), 2),
+            metric_args={"signature": signatures[metric]} if signatures[metric] else None,
+        )
+        for metric, label in _METRICS.items()
+        if is_number(scores.get(metric))
+    ]

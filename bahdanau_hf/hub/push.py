@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
@@ -95,7 +96,8 @@ def push_folder(
     if create_pr and tag:
         raise InputError("a pull request has no commit to tag yet: leave out --tag or --create_pr")
     if dry_run:
-        _check_name(repo_id)
+        with _clear_errors(repo_id):
+            validate_repo_id(repo_id)
         return None
     api = HfApi(token=token)
     # Anybody may open a pull request in a repository that he can read.
@@ -126,11 +128,10 @@ def push_space(
 ) -> str | None:
     """Publish a folder that is a page as a static Space; arguments as those of `push_folder`."""
     if dry_run:
-        _check_name(repo_id)
+        with _clear_errors(repo_id):
+            validate_repo_id(repo_id)
         return None
-    repo_id = open_repository(
-        repo_id, private=private, token=token, repo_type="space", space_sdk="static"
-    )
+    repo_id = open_repository(repo_id, private=private, token=token, space_sdk="static")
     with _clear_errors(repo_id):
         commit = HfApi(token=token).upload_folder(
             repo_id=repo_id, folder_path=folder, repo_type="space", commit_message=message
@@ -144,13 +145,12 @@ def open_repository(
     private: bool = False,
     token: str | None = None,
     write: bool = True,
-    repo_type: str | None = None,
     space_sdk: str | None = None,
 ) -> str:
     """See that a push will be let in, and make the repository, of a model, if it does not exist.
 
-    The first arguments are those of `push_folder`; `write` asks for a token that may write there,
-    the others are those of `HfApi.create_repo`.
+    The first arguments are those of `push_folder`; `write` asks for a token that may write there;
+    `space_sdk`: it is a Space of this kind.
 
     Returns:
         The name with its owner.
@@ -158,20 +158,13 @@ def open_repository(
     Raises:
         InputError: a name that cannot be, or what the Hub refused and why.
     """
-    _check_name(repo_id)
-    api = HfApi(token=token)
+    api, kind = HfApi(token=token), "space" if space_sdk else None
+    asked: dict[str, Any] = {"private": private or None, "space_sdk": space_sdk}
     with _clear_errors(repo_id):
-        made = api.create_repo(
-            repo_id,
-            private=private or None,
-            exist_ok=True,
-            repo_type=repo_type,
-            space_sdk=space_sdk,
-        )
-        repo_id = made.repo_id
+        made = api.create_repo(repo_id, exist_ok=True, repo_type=kind, **asked)
         if write:  # one that exists may be somebody else's
-            api.auth_check(repo_id, write=True, repo_type=repo_type)
-    return str(repo_id)
+            api.auth_check(made.repo_id, write=True, repo_type=kind)
+    return str(made.repo_id)
 
 
 class BackgroundPush:
@@ -208,13 +201,6 @@ class BackgroundPush:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_name(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise InputError(_one_line(error)) from None
-
-
 def _travelling_code(folder: Path, entries: Iterable[str]) -> list[str]:
     """The files of `auto_map`'s entries and, all the way down, those that they import."""
     found: set[str] = set()
@@ -239,6 +225,8 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
     """Turn what the Hub and its client complain of into one line that says what to do."""
     try:
         yield
+    except HFValidationError as error:
+        raise InputError(_one_line(error)) from None
     except LocalTokenNotFoundError:
         reason = "the Hub wants to know who pushes: run `hf auth login`, or set HF_TOKEN"
         raise InputError(reason) from None

@@ -7,7 +7,6 @@ the input, choose the tokenizer fit for the target language and arrange the refe
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -48,23 +47,16 @@ class TranslationScores:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values, under the attributes' names; error rates if there."""
-        values = {**dataclasses.asdict(self), "precisions": list(self.precisions)}
+        values = {**vars(self), "precisions": list(self.precisions)}
         return {name: value for name, value in values.items() if value is not None}
 
     def __str__(self) -> str:
-        return (
-            f"BLEU {self.bleu:.2f} ({self.bleu_signature}), "
-            f"chrF {self.chrf:.2f} ({self.chrf_signature}), {self.num_sentences} sentences"
-            + self._error_rates()
-        )
-
-    def _error_rates(self) -> str:
-        if self.error_rate is None:
-            return ""
-        return (
-            f", {self.error_rate:.2f} % of lines not wholly right, "
-            f"token error rate {self.token_error_rate:.2f}"
-        )
+        told = f"BLEU {self.bleu:.2f} ({self.bleu_signature}), chrF {self.chrf:.2f} "
+        told += f"({self.chrf_signature}), {self.num_sentences} sentences"
+        if self.error_rate is not None:
+            told += f", {self.error_rate:.2f} % of lines not wholly right"
+            told += f", token error rate {self.token_error_rate:.2f}"
+        return told
 
 
 class TutorialCounts(NamedTuple):
