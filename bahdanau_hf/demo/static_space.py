@@ -29,34 +29,35 @@ _LIBRARIES = (
     "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
 )
-_SIDES = ("source", "target")
 _README = """---
 title: {title}
 emoji: 👀
 colorFrom: blue
 colorTo: gray
-sdk: static
-app_file: index.html
+sdk: {sdk}
+app_file: {app}
 pinned: false
 ---
 
 # {title}
 
 A recurrent translation model with additive attention
-([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)) that runs in your browser: nothing that
-you type leaves it. On your own machine: `python -m http.server --bind 127.0.0.1`.
+([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)){more}
 """
+_MORE = """ that runs in your browser: nothing that
+you type leaves it. On your own machine: `python -m http.server --bind 127.0.0.1`."""
+
+
+def space_readme(title: str, **more: str) -> str:
+    """The `README.md` of a Space; of a title, which a checkpoint may have named, only letters."""
+    safe = "".join(c for c in title if c.isalnum() or c in " -_")
+    return _README.format(title=safe, **more)
 
 
 def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
-    """Lay the page out for a model: a folder that any file server can serve.
+    """Lay the page out for what `bahdanau-hf export` has written, and name its files.
 
-    Args:
-        exported: what `bahdanau-hf export` has written.
-        space_dir: the folder; files of the page that are there are replaced.
-
-    Returns:
-        The names of its files.
+    Any file server can serve the folder; files of the page that are there are replaced.
 
     Raises:
         InputError: the model is none, npm is missing or fails, or the folder cannot be written.
@@ -65,12 +66,11 @@ def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
         raise InputError(f"{exported} is not an exported model: no {' and no '.join(missing)}")
     folder, libraries = Path(space_dir), fetched_libraries()
     settings = json.loads((exported / "translation.json").read_text(encoding="utf-8"))
-    names = [language_name(str(settings.get(f"{side}_lang") or side)) for side in _SIDES]
-    # A name of a language comes from the checkpoint: only letters may enter the front matter.
-    title = "".join(c for c in " to ".join(names) if c.isalnum() or c in " -_")
+    names = [language_name(str(settings.get(f"{s}_lang") or s)) for s in ("source", "target")]
+    about = {"sdk": "static", "app": "index.html", "more": _MORE}
     lighting = _PAGE.with_name("page.js").read_text(encoding="utf-8")
     texts = {
-        "README.md": _README.format(title=title),
+        "README.md": space_readme(" to ".join(names), **about),
         "words.json": json.dumps(CHINESE, ensure_ascii=False, indent=0),
         "map.css": ALIGNMENT_CSS,
         "map.js": f"export function lightWords(element) {{\n{lighting}}}\n",

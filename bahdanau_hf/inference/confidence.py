@@ -119,11 +119,8 @@ def sentence_confidence(words: Sequence[WordConfidence]) -> float:
 def _features(
     text: str, spans: Sequence[Span | None], log_probs: np.ndarray
 ) -> tuple[list[Word], np.ndarray]:
-    """The words of a translation, and what is known of each, `(M, 4)`.
-
-    These are the log-odds of the word (by the mean of its tokens), of the sentence's mean token and
-    of its least probable one, and the logarithm of the sentence's length in tokens.
-    """
+    """The words of a translation, and what is known of each, `(M, 4)`."""
+    # Log-odds of the word, of the sentence's mean and least probable token; logarithm of its length.
     words, members = words_of_tokens(text, spans)
     means = members @ log_probs / members.sum(axis=1)
     sentence = [_log_odds(log_probs.mean()), _log_odds(log_probs.min()), np.log(len(log_probs))]
@@ -145,17 +142,11 @@ def calibrate(
     hypotheses: Sequence[str],
     references: Sequence[str],
 ) -> dict[str, Any]:
-    """Fit the confidence of a translator's model to sentences that it was not trained on.
+    """Fit the confidence of a translator's model to its hypotheses of what it was not trained on.
 
     A word is right if the reference has it too, each of the reference's words counting once, and
     case left aside. The weights are put into the model's configuration, so that `save_pretrained`
     keeps them.
-
-    Args:
-        translator: its model learns what to state.
-        sources: sentences.
-        hypotheses: its translations of them.
-        references: what they should have been.
 
     Returns:
         `words` and `sentences`: how far what is stated can be believed, as `Reliability.as_dict`

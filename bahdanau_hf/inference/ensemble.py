@@ -57,14 +57,11 @@ class EnsembleLogitsProcessor(LogitsProcessor):
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Log of the mean probability of each next word.
+        """Log of the mean probability of each next word, `(R, V)`, in float32 or wider.
 
         Args:
             input_ids: words so far, `(R, T)`; the rows of a sentence stand side by side.
             scores: logits or log-probabilities of the model that searches, `(R, V)`.
-
-        Returns:
-            `(R, V)`, in float32 or wider.
 
         Raises:
             ValueError: the words do not go on from those of the call before.
@@ -103,11 +100,8 @@ class EnsembleLogitsProcessor(LogitsProcessor):
 
 
 def _origins(words: Tensor, before: Tensor, repeats: int) -> Tensor:
-    """For each row the one of the same sentence, a step ago, that it goes on from; `(R,)`.
-
-    A search does not say which rows it has kept; their words do. Of rows with the same words any
-    will do.
-    """
+    """For each row the one of the same sentence, a step ago, that it goes on from; `(R,)`."""
+    # A search does not say which rows it has kept; their words do. Of those with the same any will.
     length = before.shape[1]
     if words.shape == (len(before), length + 1):
         now = words[:, :length].unflatten(0, (-1, repeats, 1))
@@ -124,10 +118,7 @@ def search_batch(
     drafts: Sequence[Draft],
     request: SearchRequest,
 ) -> None:
-    """Look for the translations of drafts, which were begun with equally many tokens.
-
-    The first of the models searches; the others mix their probabilities in.
-    """
+    """Look, by the first model, for translations of drafts begun with equally many tokens."""
     model, *others = models
     ids, options = [draft.sentence.ids for draft in drafts], dict(request.generate_kwargs)
     if num_begun := len(drafts[0].begun):

@@ -24,9 +24,9 @@ from ..data.tokenization import for_targets
 from ..errors import InputError
 from ..files import text_lines
 from ..languages import CJK
-from ..modeling.pipeline_bahdanau import EncodedSentence, Hypothesis, encode_sentences
+from ..modeling.pipeline_bahdanau import Hypothesis, encode_sentences
 from ..modeling.text_bahdanau import ADDRESS, EOS_ID, UNK_ID, clean_text
-from .translation import Draft, Given, Translation, join_tokens, put_given
+from .translation import Draft, Given, join_tokens, put_given
 
 _INSIDE_WORD = re.compile(rf"[^\W{CJK}]{{2}}|.[\u0300-\u036f]")
 
@@ -153,15 +153,6 @@ def _cuts(text: str, place: int) -> bool:
     return not _INSIDE_WORD.match(text[max(0, place - 1) : place + 1])
 
 
-def without_words(
-    sentence: EncodedSentence, glossary: Glossary | None, score: float | None, sure: float | None
-) -> Translation:
-    """What becomes of a sentence in which there is nothing to translate: it is blank, or copied."""
-    text = sentence.copy if glossary is None else glossary.replace(sentence.copy)
-    copied, cut = bool(text) and text == sentence.copy, sentence.truncated
-    return Translation(sentence.text, text, score, None, cut, sure, copied=copied, log_prob=score)
-
-
 # --- into the translations -----------------------------------------------------------------------
 
 
@@ -173,16 +164,11 @@ def keep_terms(
     search: Callable[[Sequence[Draft]], None],
     attend: Callable[[list[tuple[list[int], list[int]]]], Iterator[np.ndarray]] | None,
 ) -> None:
-    """Search again for translations that lack a term, so that each has it.
+    """Search again for translations that lack a term: those drafts are begun anew.
 
-    Args:
-        drafts: sentences and what was found for them; those that lack a term are begun anew.
-        glossary: what has to be there.
-        tokenizer: the model's.
-        vocab_size: tokens that the decoder knows.
-        search: looks for the translations of drafts that go on from where they were begun.
-        attend: where the model looked, `(T, S)`, for each pair of source and target; `None`: it has
-            no attention, and a term stands as far from the start as in the source.
+    `search` goes on from where drafts were begun. `attend` says where the model looked, `(T, S)`,
+    for each pair of source and target; without attention it is `None`, and a term stands as far
+    from the start as in the source.
     """
     found = ((draft, glossary.find(draft.sentence.text)) for draft in drafts)
     waiting = [_Constraint(draft, terms, tokenizer, vocab_size) for draft, terms in found if terms]
@@ -237,10 +223,8 @@ class _Constraint:
     def place_next(self, weights: np.ndarray | None) -> bool:
         """Begin the translation with what stands before the first missing term, and this term.
 
-        Terms of which the model has read nothing are put behind the best translation at last.
-
-        Returns:
-            Whether the search has to go on from there.
+        Terms of which the model has read nothing are put behind the best translation at last; then
+        the search has not to go on from there, and it returns `False`.
         """
         best, missing = self.draft.found[0], self.missing()
         end = len(best.ids) - (best.ids[-1:] == [EOS_ID])

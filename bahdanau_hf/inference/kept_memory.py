@@ -19,14 +19,10 @@ class KeptMemory:
         self._least = _bytes_held()
 
     def give_back(self) -> bool:
-        """Give free memory back if the process has grown by more than `MOST_KEPT`.
-
-        Returns:
-            Whether it was asked for; psutil before 7.2 cannot do that.
-        """
+        """Ask for free memory to be given back, and say so, after growth by over `MOST_KEPT`."""
         held = _bytes_held()
         self._least = min(self._least, held)
-        if held - self._least <= MOST_KEPT or not hasattr(psutil, "heap_trim"):
+        if held - self._least <= MOST_KEPT or not hasattr(psutil, "heap_trim"):  # before 7.2
             return False
         psutil.heap_trim()
         self._least = _bytes_held()

@@ -158,9 +158,8 @@ def checkpoint_folder(
 ) -> Path:
     """The folder of a checkpoint: one that is here, or where a repository's was downloaded to.
 
-    Of a repository what a model and its tokenizer need is fetched, and nothing that is here
-    already. The Hub is asked once: where there is no network, the answer does not take half a
-    minute. `hub` are `token` and `local_files_only` of `Translator.from_pretrained`.
+    Fetched is what a model and its tokenizer need, and is not here already. The Hub is asked once:
+    without a network, the answer takes no half minute. `hub`: `token` and `local_files_only`.
 
     Raises:
         InputError: no such folder, and no such repository that can be read.

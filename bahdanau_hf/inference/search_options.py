@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
-from ..modeling.pipeline_bahdanau import Hypothesis, search_arguments
+from ..modeling.pipeline_bahdanau import EncodedSentence, Hypothesis, search_arguments
 from .confidence import confidence_weights
 from .glossary import Glossary
 from .translation import Translation
@@ -45,6 +45,14 @@ class SearchRequest(NamedTuple):
         length = len(found.ids) - (0 if given is None else given.shape[-1] - 1)
         log_prob = found.score * length**self.length_penalty
         return replace(translation, score=log_prob / max(1, length), log_prob=log_prob)
+
+    def untranslated(self, sentence: EncodedSentence) -> Translation:
+        """What becomes of a sentence without words to translate: it is blank, or copied."""
+        text = sentence.copy if self.glossary is None else self.glossary.replace(sentence.copy)
+        found = Translation(sentence.text, text, truncated=sentence.truncated)
+        score, sure = 0.0 if self.return_scores else None, 1.0 if self.return_confidence else None
+        copied = bool(text) and text == sentence.copy
+        return replace(found, score=score, log_prob=score, confidence=sure, copied=copied)
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""

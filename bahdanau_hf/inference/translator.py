@@ -33,7 +33,7 @@ from ..modeling.pipeline_bahdanau import (
 )
 from .confidence import read_log_probs, with_confidence
 from .ensemble import check_padding, check_tokens, search_batch
-from .glossary import Glossary, keep_terms, without_words
+from .glossary import Glossary, keep_terms
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
@@ -349,9 +349,7 @@ class Translator:
         self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
         """Translate a window; the alternatives of each sentence, in their order."""
-        score = 0.0 if request.return_scores else None
-        sure = 1.0 if request.return_confidence else None
-        results = [[without_words(s, request.glossary, score, sure)] for s in sentences]
+        results = [[request.untranslated(sentence)] for sentence in sentences]
         # Longest first: if memory does not suffice, it shows at once.
         order = sorted(
             (i for i, sentence in enumerate(sentences) if sentence.ids),

@@ -69,11 +69,9 @@ class TutorialCounts(NamedTuple):
 def bleu_tokenizer(target_lang: str, target_kind: str | None = None) -> str:
     """Name sacrebleu's tokenizer for a language: `zh` for Chinese, `13a` for spaced scripts.
 
-    Targets of the tokenizer's kind `word` are compared as they are cut (`none`), those of `char` by
-    characters.
-
-    Script and region after the language do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao,
-    Khmer and Burmese are compared by characters (`char`).
+    Script and region do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao, Khmer and Burmese are
+    compared by characters (`char`), and so are targets of that kind; of kind `word`, as they are
+    cut (`none`).
     """
     if target_kind in _BY_TOKEN:
         return _BY_TOKEN[target_kind]
@@ -147,10 +145,6 @@ def error_rates(
     Both times 100: the word and the phone error rate of grapheme-to-phoneme conversion (Gorman et
     al. 2020), where a line is a word and a token a phone. Of several references the one that needs
     the fewest edits counts.
-
-    Args:
-        predictions: tokens of each line.
-        references: for each line one or more references' tokens.
     """
     wrong = edits = length = 0
     for prediction, alternatives in zip(predictions, references, strict=True):
