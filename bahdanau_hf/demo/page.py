@@ -68,22 +68,10 @@ def stream_translation(translator: Translator, text: str) -> Iterator[str | Tran
         Beginnings of the translation, each another than the one before; at last the `Translation`,
         with its score and, if the model has attention, its alignment: the same as `translate`'s.
     """
-    visitor = _Visitor()
-
-    def work() -> None:
-        try:
-            [translation] = translator.translate(
-                text,
-                num_beams=1,
-                return_scores=True,
-                return_alignments=translator.model.config.use_attention,
-                streamer=visitor,
-            )
-            visitor.events.put(translation)
-        except BaseException as error:
-            visitor.events.put(error)
-
-    _WORKERS.submit(work)
+    visitor, has_attention = _Visitor(), translator.model.config.use_attention
+    options = {"num_beams": 1, "return_scores": True, "return_alignments": has_attention}
+    work = _WORKERS.submit(translator.translate, text, streamer=visitor, **options)
+    work.add_done_callback(visitor.events.put)
     ids: list[int] = []
     shown = ""
     try:
@@ -96,17 +84,11 @@ def stream_translation(translator: Translator, text: str) -> Iterator[str | Tran
                 yield shown
     finally:
         visitor.has_left = True
-    if isinstance(event, BaseException):
-        raise event
-    yield event
+    yield work.result()[0]
 
 
 class Answers:
-    """What the page answers: for each request the parts of the page that change, as HTML or text.
-
-    Args:
-        translator: the model; several threads may ask at once.
-    """
+    """What the page answers, also to several threads at once: the parts of it that change."""
 
     def __init__(self, translator: Translator) -> None:
         self.translator = translator
@@ -165,8 +147,8 @@ class Answers:
         if not written.strip():
             yield "", _note([say("Type a sentence first.")]), "", ""
             return
-        choices = _bounded_number(num_choices, MAX_BEAMS)
-        beams = max(choices, _bounded_number(num_beams, MAX_BEAMS))
+        choices = _bounded_beams(num_choices)
+        beams = max(choices, _bounded_beams(num_beams))
         found: Sequence[Translation] = []
         in_parts = sum(bool(sentence.text) for sentence in split_sentences(written)) > 1
         try:
@@ -177,12 +159,9 @@ class Answers:
                     else:
                         found = [part]
             elif not in_parts:
-                [found] = self.translator.translate(
-                    [written],
-                    num_beams=beams,
-                    num_return_sequences=max(2, choices),
-                    return_alignments=self.has_attention,
-                )
+                options: dict[str, Any] = {"num_return_sequences": max(2, choices)}
+                options["return_alignments"] = self.has_attention
+                [found] = self.translator.translate([written], num_beams=beams, **options)
             if in_parts := in_parts or found[0].truncated:
                 found = [self.translator.translate_text(written, num_beams=beams)]
         except (InputError, ValueError) as error:
@@ -242,8 +221,8 @@ def _bounded(written: Any) -> tuple[str, list[str]]:
     return written[:MAX_CHARACTERS], [note]
 
 
-def _bounded_number(value: Any, most: int) -> int:
-    return min(most, max(1, int(value))) if isinstance(value, int | float) else 1
+def _bounded_beams(value: Any) -> int:
+    return min(MAX_BEAMS, max(1, int(value))) if isinstance(value, int | float) else 1
 
 
 def _note(notes: Sequence[str]) -> str:

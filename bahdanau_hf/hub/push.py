@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_imports
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .model_card import REPO_PLACEHOLDER, attention_map, read_model_config
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ def release_files(folder: str | Path) -> list[str]:
     files exactly those that loading the checkpoint needs.
 
     Raises:
-        InputError: the folder holds no checkpoint of ours, or a file that a release needs is
-            missing.
+        InputError: the folder holds no checkpoint of ours, or a needed file is missing.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -52,9 +51,8 @@ def release_files(folder: str | Path) -> list[str]:
         raise InputError(
             f"{folder} is not a complete release: it lacks {what}; bahdanau-hf train writes it"
         )
-    names = [*_REQUIRED, *(name for name in _OPTIONAL if (folder / name).is_file()), *code]
-    picture = attention_map(folder)
-    return [*names, picture] if picture else names
+    names = (*_REQUIRED, *_OPTIONAL, *code, attention_map(folder))
+    return [name for name in names if name and (folder / name).is_file()]
 
 
 def push_folder(
@@ -147,13 +145,10 @@ def open_repository(
     write: bool = True,
     space_sdk: str | None = None,
 ) -> str:
-    """See that a push will be let in, and make the repository, of a model, if it does not exist.
+    """See that a push will be let in, make the repository if need be, and name it with its owner.
 
     The first arguments are those of `push_folder`; `write` asks for a token that may write there;
-    `space_sdk`: it is a Space of this kind.
-
-    Returns:
-        The name with its owner.
+    with a `space_sdk` it is a Space of this kind, else a model.
 
     Raises:
         InputError: a name that cannot be, or what the Hub refused and why.
@@ -196,7 +191,7 @@ class BackgroundPush:
             )
             logger.info("%s is published: %s", message, url)
         except Exception as error:
-            logger.warning("%s was not published: %s", message, _one_line(error))
+            logger.warning("%s was not published: %s", message, first_line(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -226,7 +221,7 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise InputError(_one_line(error)) from None
+        raise InputError(first_line(error)) from None
     except LocalTokenNotFoundError:
         reason = "the Hub wants to know who pushes: run `hf auth login`, or set HF_TOKEN"
         raise InputError(reason) from None
@@ -234,7 +229,7 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
         raise InputError("HF_HUB_OFFLINE is set: unset it to push to the Hub") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        said = error.server_message or _one_line(error)
+        said = error.server_message or first_line(error)
         reasons = {
             401: "the token is missing or not valid: run `hf auth login`, or set HF_TOKEN",
             403: "the token may not write there: make one with write access, or name another owner",
@@ -250,10 +245,6 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
             raise error.__cause__ from None
     except (HTTPError, OSError) as error:
         raise InputError(
-            f"cannot push to {repo_id}: the connection failed ({_one_line(error)}); the folder is "
+            f"cannot push to {repo_id}: the connection failed ({first_line(error)}); the folder is "
             "as it was, so try again"
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

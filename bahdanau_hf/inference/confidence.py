@@ -67,8 +67,7 @@ def read_log_probs(
         labels = pad_sequence(known, batch_first=True, padding_value=PAD_ID)
         means = []
         for model in models:
-            first = torch.full((len(known), 1), model.config.decoder_start_token_id)
-            read = torch.cat([first, labels[:, :-1]], dim=1).to(model.device)
+            read = model.prepare_decoder_input_ids_from_labels(labels).to(model.device)
             batch = source_batch(model, tokenizer, sources[rows])
             logits = model(**batch, decoder_input_ids=read, use_cache=False).logits.float()
             chosen = logits.gather(2, labels.to(model.device)[..., None])[..., 0]
@@ -120,7 +119,7 @@ def _features(
     text: str, spans: Sequence[Span | None], log_probs: np.ndarray
 ) -> tuple[list[Word], np.ndarray]:
     """The words of a translation, and what is known of each, `(M, 4)`."""
-    # Log-odds of the word, of the sentence's mean and least probable token; logarithm of its length.
+    # Log-odds of the word, the sentence's mean and least probable token; logarithm of its length.
     words, members = words_of_tokens(text, spans)
     means = members @ log_probs / members.sum(axis=1)
     sentence = [_log_odds(log_probs.mean()), _log_odds(log_probs.min()), np.log(len(log_probs))]

@@ -120,7 +120,8 @@ def search_batch(
 ) -> None:
     """Look, by the first model, for translations of drafts begun with equally many tokens."""
     model, *others = models
-    ids, options = [draft.sentence.ids for draft in drafts], dict(request.generate_kwargs)
+    ids = [draft.sentence.ids for draft in drafts]
+    options = {"num_beams": request.num_beams, **request.generate_kwargs}
     if num_begun := len(drafts[0].begun):
         if num_begun >= request.max_new_tokens:
             score = 0.0 if request.return_scores else None
@@ -138,9 +139,7 @@ def search_batch(
         processors = LogitsProcessorList([EnsembleLogitsProcessor(others, **batch)])
         options["logits_processor"] = processors + (options.get("logits_processor") or [])
     wanted = (request.num_return_sequences, request.return_scores)
-    found = find_translations(
-        model, tokenizer, ids, *wanted, num_beams=request.num_beams, **options
-    )
+    found = find_translations(model, tokenizer, ids, *wanted, **options)
     for draft, hypotheses in zip(drafts, found, strict=True):
         draft.found = hypotheses
 

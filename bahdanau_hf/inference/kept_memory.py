@@ -1,8 +1,7 @@
 """Memory that the C library keeps for later, given back before it becomes much.
 
-Batches of ever new shapes want pieces of ever new sizes, while small objects that stay lie between
-those that were freed: the free pieces fit less and less, and the process grows. The system's own
-library gives them back where it is asked to, but they must be fetched again page by page.
+Batches want pieces of ever new sizes, and between freed ones lie small objects that stay: the free
+ones fit less and less, and the process grows. To fetch what was given back costs time.
 """
 
 from __future__ import annotations

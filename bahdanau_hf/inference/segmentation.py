@@ -62,26 +62,20 @@ def split_sentences(text: str) -> list[Piece]:
     Line breaks always cut. Texts and spaces of all pieces, one after the other, are the text again;
     a text that begins with white space begins with a piece without text.
     """
-    pieces, start = [], len(text) - len(text.lstrip())
-    if start:
-        pieces.append(Piece("", text[:start]))
-    for end, after in sorted(_boundaries(text).items()):
+    spaces = {space.start(): space.end() for space in _SPACE.finditer(text)}
+    ends = {end: after for end, after in spaces.items() if _breaks_line(text[end:after])}
+    ends[len(text.rstrip())] = len(text)
+    for mark in _ENDS.finditer(text):
+        after = spaces.get(mark.end(), mark.end())
+        if after < len(text) and not _goes_on(text, mark, after):
+            ends[mark.end()] = after
+    start = len(text) - len(text.lstrip())
+    pieces = [Piece("", text[:start])] if start else []
+    for end, after in sorted(ends.items()):
         if end > start:
             pieces.append(Piece(text[start:end], text[end:after]))
             start = after
     return pieces
-
-
-def _boundaries(text: str) -> dict[int, int]:
-    """Where sentences end, and where the white space behind each of them does."""
-    spaces = {space.start(): space.end() for space in _SPACE.finditer(text)}
-    found = {end: after for end, after in spaces.items() if _breaks_line(text[end:after])}
-    found[len(text.rstrip())] = len(text)
-    for mark in _ENDS.finditer(text):
-        after = spaces.get(mark.end(), mark.end())
-        if after < len(text) and not _goes_on(text, mark, after):
-            found[mark.end()] = after
-    return found
 
 
 def _breaks_line(space: str) -> bool:

@@ -189,9 +189,8 @@ def put_given(
 
 def stand_apart(left: str, right: str) -> bool:
     """Whether a space stands between these, neither of which has any on its side."""
-    if not left or left[-1] in _OPENING or right[0] in _CLOSING:
-        return False
-    return not (is_wide(left[-1]) or is_wide(right[0]))
+    is_bound = not left or left[-1] in _OPENING or right[0] in _CLOSING
+    return not (is_bound or is_wide(left[-1]) or is_wide(right[0]))
 
 
 def _touch(left: str, right: str) -> bool:

@@ -206,16 +206,11 @@ class Translator:
     def stream(
         self, texts: Iterable[str], *, window: int | None = None, **options: Any
     ) -> Iterator[Any]:
-        """Translate sentences as they come, in bounded memory.
+        """Translate sentences as they come, in bounded memory; they may never end.
 
-        Args:
-            texts: sentences; they may never end.
-            window: sentences that are read, sorted and translated together; default: 32 batches.
-                1 gives each translation before the next sentence is read.
-            **options: as those of `translate`.
-
-        Returns:
-            An iterator over what `translate` would return.
+        So many sentences as a `window` are read, sorted and translated together, by default 32
+        batches; 1 gives each translation before the next sentence is read. Options and what is
+        yielded are as those of `translate`.
 
         Raises:
             InputError: as `translate`.
@@ -231,19 +226,12 @@ class Translator:
         return self._stream(iter(texts), window, make_request(self.model, **options))
 
     def translate_text(self, text: str, **options: Any) -> Translation:
-        """Translate a text of any length; paragraphs and line breaks stay where they are.
+        """Translate a text of any length as one; paragraphs and line breaks stay where they are.
 
         The text is cut into sentences, and a sentence that is longer than the model reads into
         clauses; their translations are joined again, without spaces where both sides are written
-        without them, as in Chinese.
-
-        Args:
-            text: the text.
-            **options: as those of `translate`, but for `num_return_sequences` and those that begin
-                with `return`, which belong to sentences.
-
-        Returns:
-            The whole text as one `Translation`.
+        without them, as in Chinese. Options are those of `translate`, but for
+        `num_return_sequences` and those that begin with `return`, which belong to sentences.
 
         Raises:
             InputError: as `translate`.
@@ -275,16 +263,11 @@ class Translator:
         return pieces
 
     def align(self, source: str, target: str | None = None) -> Alignment:
-        """Say where the model looks while it writes a translation.
+        """Say where the model looks while it writes a translation, its own or one handed to it.
 
-        Args:
-            source: a sentence.
-            target: the translation, word by word handed to the model; default: the model's own.
-
-        Returns:
-            Weights with a row for each target token and a column for each source token, the ends
-            included; `words` says the same of words. The bytes of a character that is spelt in
-            bytes are shown as this character.
+        The weights have a row for each target token and a column for each source token, the ends
+        included; `words` says the same of words. The bytes of a character that is spelt in bytes
+        are shown as this character.
 
         Raises:
             InputError: nothing to align, or a model without attention.
@@ -297,11 +280,7 @@ class Translator:
         return self.align_pairs([source], [target])[0]
 
     def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
-        """Align sentences with given translations, as `align` does one.
-
-        Raises:
-            InputError: as `align`.
-        """
+        """Align sentences with given translations, as `align` does one, with the same errors."""
         check_attention(self.model)
         tok, target_tok = self.tokenizer, self.target_tokenizer
         sentences = encode_sentences(tok, sources, self.max_source_length)
@@ -351,19 +330,15 @@ class Translator:
         """Translate a window; the alternatives of each sentence, in their order."""
         results = [[request.untranslated(sentence)] for sentence in sentences]
         # Longest first: if memory does not suffice, it shows at once.
-        order = sorted(
-            (i for i, sentence in enumerate(sentences) if sentence.ids),
-            key=lambda i: len(sentences[i].ids),
-            reverse=True,
-        )
+        order = [i for i, sentence in enumerate(sentences) if sentence.ids]
+        order.sort(key=lambda i: len(sentences[i].ids), reverse=True)
         drafts = [Draft(sentences[i]) for i in order]
         with ExitStack() as stack:
             stack.enter_context(fixed_weights())
             for model in (self.model, *self.ensemble):
                 stack.enter_context(evaluating(model))
             self._search(drafts, request)
-            if request.glossary is not None:
-                self._keep_terms(drafts, request.glossary, request)
+            self._keep_terms(drafts, request)
             for i, translations in zip(order, self._finish(drafts, request), strict=True):
                 results[i] = translations
         return results
@@ -387,13 +362,13 @@ class Translator:
             rows = min(rows, _SCORE_BYTES // (4 * outputs * words))
         return max(1, rows)
 
-    def _keep_terms(
-        self, drafts: Sequence[Draft], glossary: Glossary, request: SearchRequest
-    ) -> None:
+    def _keep_terms(self, drafts: Sequence[Draft], request: SearchRequest) -> None:
         """Search again where a term is missing; scores are those of whole translations."""
+        if request.glossary is None:
+            return
         search, config = partial(self._search, request=request), self.model.config
         attend = self._attend if config.use_attention else None
-        keep_terms(drafts, glossary, self.tokenizer, config.vocab_size, search, attend)
+        keep_terms(drafts, request.glossary, self.tokenizer, config.vocab_size, search, attend)
         if request.return_scores:
             changed = [draft for draft in drafts if draft.given]
             log_probs = iter(self._log_probs(changed))
@@ -424,11 +399,11 @@ class Translator:
         pairs = [(draft.sentence.ids, found.ids) for draft in drafts for found in draft.found]
         weights = self._attend([(source, ids) for source, ids in pairs if request.looks_up(ids)])
         log_probs = iter(self._log_probs(drafts) if request.return_confidence else [])
+        asked = (request.replacements, request.return_alignments)
         for draft in drafts:
             translations = []
             for found in draft.found:
                 seen = next(weights) if request.looks_up(found.ids) else None
-                asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
                 translation = request.scored(translation, found)
                 if request.return_confidence:

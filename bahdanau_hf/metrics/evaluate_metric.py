@@ -60,13 +60,8 @@ class TranslationMetric(evaluate.Metric):
         reference: str | list[str] | None = None,
         **plural: Any,
     ) -> None:
-        """Add one sentence.
-
-        `evaluate.combine` names the two `predictions` and `references`; that is understood too.
-
-        Raises:
-            InputError: as `score_translations`.
-        """
+        """Add one sentence; errors are those of `score_translations`."""
+        # `evaluate.combine` has other names for the two.
         prediction = plural.pop("predictions", prediction)
         reference = plural.pop("references", reference)
         if plural:

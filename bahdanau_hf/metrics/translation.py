@@ -288,8 +288,7 @@ def check_translations(
 ) -> tuple[list[str], list[list[str]]]:
     """Read both sides to the end: the predictions, and for each a list of at least one reference.
 
-    Raises:
-        InputError: as `score_translations`.
+    Errors are those of `score_translations`.
     """
     hypotheses = _sentences(predictions, "predictions")
     entries = _sentences(references, "references")
@@ -310,10 +309,7 @@ def check_translations(
 
 
 def reference_streams(reference_lists: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """References as sacrebleu takes them: the first of every sentence, the second, and so on.
-
-    `None` stands where a sentence has fewer.
-    """
+    """References as sacrebleu takes them: every sentence's first, and so on; `None` for no more."""
     return [list(stream) for stream in zip_longest(*reference_lists)]
 
 
