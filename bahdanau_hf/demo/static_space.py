@@ -95,11 +95,7 @@ def libraries_folder() -> Path:
 
 
 def fetched_libraries() -> Path:
-    """The folder `node_modules`, filled by npm if it is not there yet.
-
-    Raises:
-        InputError: npm is missing or fails.
-    """
+    """The folder `node_modules`, filled if need be; `InputError` if npm is missing or fails."""
     folder = libraries_folder()
     packages = folder / "node_modules"
     if not all((packages / name).is_file() for name in _LIBRARIES):

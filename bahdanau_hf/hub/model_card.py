@@ -20,6 +20,7 @@ from ..metrics.translation import FEW_SENTENCES, few_sentences
 REPO_PLACEHOLDER = "OWNER/NAME"
 """Stands in a card for the repository until it is pushed to one."""
 
+_Json = Mapping[str, Any]
 _ATTENTION_MAPS = ("alignment.svg", "alignment.png")
 _SPLITS = {"test": "test", "validation": "validation (the weights were chosen by it)"}
 _METRICS = {"bleu": "BLEU", "chrf": "chrF"}
@@ -130,11 +131,7 @@ def write_model_card(
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`.
-
-    Raises:
-        InputError: it is missing, damaged, or that of another kind of model.
-    """
+    """Read `config.json`; `InputError` if it is missing, damaged or of another kind of model."""
     config = read_json(folder / "config.json")
     if config.get("model_type") != "bahdanau":
         found = f"one of type {config['model_type']!r}" if "model_type" in config else "none"
@@ -162,7 +159,7 @@ def _on_hub(name: Any) -> str | None:
     return str(name)
 
 
-def _data_name(data: Mapping[str, Any]) -> str:
+def _data_name(data: _Json) -> str:
     specs = filter(None, (data.get("train_file"), data.get("mix_file")))
     names = [Path(file).name for spec in specs for file in str(spec).split(",")]
     if not data.get("train_file"):
@@ -178,12 +175,7 @@ def _dropped(value: Any) -> str:
     return ", ".join(f"{n:,} {name.replace('_', ' ')}" for n, name in told)
 
 
-def _procedure(
-    settings: Mapping[str, Any],
-    results: Mapping[str, Any],
-    tokenizer: Mapping[str, Any],
-    config: Mapping[str, Any],
-) -> dict[str, str]:
+def _procedure(settings: _Json, results: _Json, tokenizer: _Json, config: _Json) -> dict[str, str]:
     rows = {}
     for group, fields in _PROCEDURE.items():
         values = as_mapping(settings.get(group))
@@ -195,17 +187,16 @@ def _procedure(
         rows.pop("batch, pairs per process", None)
     if "steps, at most" in rows:
         rows.pop("epochs, at most", None)
-    sizes = [config.get("encoder_vocab_size") or config.get("vocab_size"), config.get("vocab_size")]
+    size = _number(config.get("vocab_size"))
+    whole = _number(config.get("encoder_vocab_size") or config.get("vocab_size"))
     seconds, best_step = results.get("train_runtime_seconds"), results.get("best_step")
+    weights = f"step {best_step}" if is_number(best_step) else ""
     versions = as_mapping(settings.get("versions"))
     found = {
-        "vocabulary": f"{sizes[0]:,} tokens, {sizes[1]:,} of them in the target"
-        if all(map(is_number, sizes))
-        else "",
+        "vocabulary": f"{whole} tokens, {size} of them in the target" if whole and size else "",
         "tokenizer": tokenizer.get("tokenizer_kind"),
         "steps taken": _number(results.get("steps")),
-        "weights taken": results.get("weights")
-        or (f"step {best_step}" if is_number(best_step) else ""),
+        "weights taken": results.get("weights") or weights,
         "training time": f"{seconds:,.0f} s" if is_number(seconds) else "",
         "precision": settings.get("precision"),
         "software": ", ".join(f"{name} {number}" for name, number in versions.items()),
@@ -213,12 +204,12 @@ def _procedure(
     return rows | {label: str(value) for label, value in found.items() if value}
 
 
-def _score_row(scores: Mapping[str, Any], **labels: str) -> dict[str, str]:
+def _score_row(scores: _Json, **labels: str) -> dict[str, str]:
     row = {key: f"{scores[key]:.2f}" for key in _METRICS if is_number(scores.get(key))}
     return {**labels, **row, "num_sentences": _number(scores.get("num_sentences")) or ""}
 
 
-def _alignment(value: Any) -> Mapping[str, Any]:
+def _alignment(value: Any) -> _Json:
     """Alignment error rates, the model's and what knows nothing of the words, if all are there."""
     names = ("error_rate", "diagonal_error_rate", "uniform_error_rate", "num_sentences")
     return value if all(is_number(as_mapping(value).get(name)) for name in names) else {}
@@ -230,14 +221,14 @@ def _confidence(value: Any) -> str:
     return ", ".join(f"{name} {error:.3f}" for name, error in parts.items() if is_number(error))
 
 
-def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:
+def _search(scores: Mapping[str, _Json]) -> str:
     """How the splits were translated, where that is recorded."""
     beams = [values["num_beams"] for values in scores.values() if values.get("num_beams")]
     words = ["greedy search" if n == 1 else f"beam search with {n} beams" for n in beams]
     return " and ".join(dict.fromkeys(words))
 
 
-def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _signatures(scores: Mapping[str, _Json]) -> list[str]:
     """Each signature once; splits are scored alike unless their references differ in number."""
     lines = [
         f"{name} {values[f'{metric}_signature']}"
@@ -248,9 +239,7 @@ def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _eval_results(
-    split: str, scores: Mapping[str, Any], data: Mapping[str, Any]
-) -> list[EvalResult]:
+def _eval_results(split: str, scores: _Json, data: _Json) -> list[EvalResult]:
     own_file = data.get(f"{split}_file")
     name = Path(own_file).name if own_file else _data_name(data)
     signatures = {metric: scores.get(f"{metric}_signature") for metric in _METRICS}

@@ -49,10 +49,9 @@ class SearchRequest(NamedTuple):
     def untranslated(self, sentence: EncodedSentence) -> Translation:
         """What becomes of a sentence without words to translate: it is blank, or copied."""
         text = sentence.copy if self.glossary is None else self.glossary.replace(sentence.copy)
-        found = Translation(sentence.text, text, truncated=sentence.truncated)
         score, sure = 0.0 if self.return_scores else None, 1.0 if self.return_confidence else None
-        copied = bool(text) and text == sentence.copy
-        return replace(found, score=score, log_prob=score, confidence=sure, copied=copied)
+        copied, cut = bool(text) and text == sentence.copy, sentence.truncated
+        return Translation(sentence.text, text, score, None, cut, sure, (), copied, score)
 
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""

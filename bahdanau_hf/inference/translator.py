@@ -209,11 +209,8 @@ class Translator:
         """Translate sentences as they come, in bounded memory; they may never end.
 
         So many sentences as a `window` are read, sorted and translated together, by default 32
-        batches; 1 gives each translation before the next sentence is read. Options and what is
-        yielded are as those of `translate`.
-
-        Raises:
-            InputError: as `translate`.
+        batches; 1 gives each translation before the next sentence is read. Options, errors and what
+        is yielded are those of `translate`.
         """
         if isinstance(texts, str):
             raise InputError("stream takes an iterable of sentences; translate takes a single one")
@@ -230,11 +227,8 @@ class Translator:
 
         The text is cut into sentences, and a sentence that is longer than the model reads into
         clauses; their translations are joined again, without spaces where both sides are written
-        without them, as in Chinese. Options are those of `translate`, but for
+        without them, as in Chinese. Options and errors are those of `translate`, but for
         `num_return_sequences` and those that begin with `return`, which belong to sentences.
-
-        Raises:
-            InputError: as `translate`.
         """
         if not isinstance(text, str):
             raise InputError(f"a text must be text, not {text!r:.60}")

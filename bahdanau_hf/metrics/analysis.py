@@ -208,10 +208,8 @@ def compare_systems(
     """Ask whether two systems differ by more than chance: sacrebleu's paired bootstrap.
 
     `baseline` are the other system's translations of the same sentences. The same `num_samples`
-    resamples are drawn every time (`SACREBLEU_SEED`, 12345). Returned are `bleu` and `chrf`.
-
-    Raises:
-        InputError: as `score_translations`, for either system.
+    resamples are drawn every time (`SACREBLEU_SEED`, 12345). Returned are `bleu` and `chrf`; errors
+    are those of `score_translations`, for either system.
     """
     from sacrebleu.metrics import BLEU, CHRF
     from sacrebleu.significance import PairedTest
@@ -219,14 +217,13 @@ def compare_systems(
     entries = list(references)
     hypotheses, reference_lists = check_translations(predictions, entries)
     others, _ = check_translations(baseline, entries)
-    test = PairedTest(
+    signatures, scores = PairedTest(
         [("baseline", others), ("system", hypotheses)],
         {"bleu": BLEU(tokenize=bleu_tokenizer(target_lang, target_kind)), "chrf": CHRF()},
         reference_streams(reference_lists),
         test_type="bs",
         n_samples=num_samples,
-    )
-    signatures, scores = test()
+    )()
     comparisons = {}
     for name, title in (("bleu", "BLEU"), ("chrf", "chrF2")):
         before, after = scores[title]
