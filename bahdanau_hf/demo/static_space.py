@@ -6,7 +6,6 @@ ONNX Runtime and the tokenizer for browsers come from npm, with the versions and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import writing
+from ..files import read_json, sha256_of, writing
 from ..languages import language_name
 from ..reporting.attention_markup import ALIGNMENT_CSS
 from ..reporting.wording import CHINESE
@@ -65,7 +64,7 @@ def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
     if missing := [name for name in _MODEL_FILES if not (exported / name).is_file()]:
         raise InputError(f"{exported} is not an exported model: no {' and no '.join(missing)}")
     folder, libraries = Path(space_dir), fetched_libraries()
-    settings = json.loads((exported / "translation.json").read_text(encoding="utf-8"))
+    settings = read_json(exported / "translation.json")
     names = [language_name(str(settings.get(f"{s}_lang") or s)) for s in ("source", "target")]
     about = {"sdk": "static", "app": "index.html", "more": _MORE}
     lighting = _PAGE.with_name("page.js").read_text(encoding="utf-8")
@@ -90,8 +89,7 @@ def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
 def libraries_folder() -> Path:
     """Where the packages of npm are kept, apart for each state of the lock file."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    lock = (_PAGE / "package-lock.json").read_bytes()
-    return cache / "bahdanau_hf" / f"npm-{hashlib.sha256(lock).hexdigest()[:12]}"
+    return cache / "bahdanau_hf" / f"npm-{sha256_of(_PAGE / 'package-lock.json')[:12]}"
 
 
 def fetched_libraries() -> Path:

@@ -141,7 +141,7 @@ def calibrate(
     hypotheses: Sequence[str],
     references: Sequence[str],
 ) -> dict[str, Any]:
-    """Fit the confidence of a translator's model to its hypotheses of what it was not trained on.
+    """Fit a model's confidence to its translations, `hypotheses`, of sentences that are new to it.
 
     A word is right if the reference has it too, each of the reference's words counting once, and
     case left aside. The weights are put into the model's configuration, so that `save_pretrained`

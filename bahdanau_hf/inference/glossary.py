@@ -223,8 +223,8 @@ class _Constraint:
     def place_next(self, weights: np.ndarray | None) -> bool:
         """Begin the translation with what stands before the first missing term, and this term.
 
-        Terms of which the model has read nothing are put behind the best translation at last; then
-        the search has not to go on from there, and it returns `False`.
+        Terms of which the model has read nothing are put behind the best translation at last.
+        Returned is whether the search has to go on from there.
         """
         best, missing = self.draft.found[0], self.missing()
         end = len(best.ids) - (best.ids[-1:] == [EOS_ID])

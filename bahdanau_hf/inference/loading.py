@@ -158,8 +158,8 @@ def checkpoint_folder(
 ) -> Path:
     """The folder of a checkpoint: one that is here, or where a repository's was downloaded to.
 
-    Fetched is what a model and its tokenizer need, and is not here already. The Hub is asked once:
-    without a network, the answer takes no half minute. `hub`: `token` and `local_files_only`.
+    What a model and its tokenizer need is fetched unless it is here. The Hub is asked once, so that
+    no network is told in less than half a minute. `hub` are `token` and `local_files_only`.
 
     Raises:
         InputError: no such folder, and no such repository that can be read.

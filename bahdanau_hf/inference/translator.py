@@ -208,9 +208,9 @@ class Translator:
     ) -> Iterator[Any]:
         """Translate sentences as they come, in bounded memory; they may never end.
 
-        So many sentences as a `window` are read, sorted and translated together, by default 32
-        batches; 1 gives each translation before the next sentence is read. Options, errors and what
-        is yielded are those of `translate`.
+        Of them `window` are read, sorted and translated together, by default 32 batches; 1 gives
+        each translation before the next sentence is read. Options, errors and what is yielded are
+        those of `translate`.
         """
         if isinstance(texts, str):
             raise InputError("stream takes an iterable of sentences; translate takes a single one")
@@ -223,7 +223,7 @@ class Translator:
         return self._stream(iter(texts), window, make_request(self.model, **options))
 
     def translate_text(self, text: str, **options: Any) -> Translation:
-        """Translate a text of any length as one; paragraphs and line breaks stay where they are.
+        """Translate a text of any length as a whole; paragraphs and line breaks stay where they are.
 
         The text is cut into sentences, and a sentence that is longer than the model reads into
         clauses; their translations are joined again, without spaces where both sides are written
