@@ -223,7 +223,7 @@ class Translator:
         return self._stream(iter(texts), window, make_request(self.model, **options))
 
     def translate_text(self, text: str, **options: Any) -> Translation:
-        """Translate a text of any length as a whole; paragraphs and line breaks stay where they are.
+        """Translate a whole text of any length; paragraphs and line breaks stay where they are.
 
         The text is cut into sentences, and a sentence that is longer than the model reads into
         clauses; their translations are joined again, without spaces where both sides are written
