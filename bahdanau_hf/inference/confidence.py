@@ -177,20 +177,17 @@ def calibrate(
             f"{num_words} words of validation in {len(tables)} sentences are too few to calibrate "
             f"confidence: at least {_FEWEST_WORDS} words in 2 sentences are needed"
         )
-
-    def fitted(members: slice) -> np.ndarray:
-        return fit_logistic(np.concatenate(tables[members]), np.concatenate(outcomes[members]))
-
-    stated = [np.zeros(0)] * len(tables)
-    even, odd = slice(0, None, 2), slice(1, None, 2)
-    for half, other in ((even, odd), (odd, even)):
-        weights = fitted(other)
-        stated[half] = [predict_logistic(weights, table) for table in tables[half]]
-    translator.model.config.confidence = [round(w, 6) for w in fitted(slice(None)).tolist()]
-    has_words = [i for i, row in enumerate(outcomes) if len(row)]
-    means = [np.array([rows[i].mean() for i in has_words]) for rows in (stated, outcomes)]
+    x, y = np.concatenate(tables), np.concatenate(outcomes)
+    number = np.repeat(np.arange(len(tables)), [len(row) for row in outcomes])  # of the sentence
+    stated = np.zeros(len(y))
+    for half in (0, 1):
+        own = number % 2 == half
+        stated[own] = predict_logistic(fit_logistic(x[~own], y[~own]), x[own])
+    translator.model.config.confidence = [round(w, 6) for w in fit_logistic(x, y).tolist()]
+    counts = np.bincount(number)
+    means = [np.bincount(number, row)[counts > 0] / counts[counts > 0] for row in (stated, y)]
     return {
-        "words": reliability(np.concatenate(stated), np.concatenate(outcomes)).as_dict(),
+        "words": reliability(stated, y).as_dict(),
         "sentences": reliability(*means).as_dict(),
     }
 
