@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..version import __version__
-from .options import standard_output
+from .options import add_flags, standard_output
 
 PROGRAM = "bahdanau-hf"
 COMMANDS = {
@@ -86,12 +86,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read_flags(name: str, command: ModuleType, arguments: list[str]) -> Any:
     """What a command's `run` takes; one that has no flags of its own gets the words as they are."""
-    if not hasattr(command, "add_flags"):
+    if not hasattr(command, "FLAGS"):
         return arguments
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} {name}", description=command.__doc__, allow_abbrev=False
     )
-    command.add_flags(parser)
+    add_flags(parser, command.FLAGS, getattr(command, "REQUIRED", ()))
     return parser.parse_args(arguments)
 
 

@@ -7,7 +7,6 @@ model computes.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..version import __version__
-from .options import add_model, standard_output
+from .options import MODEL, load_checkpoint, standard_output, write_json
 
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -38,10 +37,7 @@ _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 Facts = dict[str, str | int | None]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser, required=False, on_device=False)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+FLAGS = {**MODEL, "--json": "print one JSON object"}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,21 +46,13 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: the checkpoint that the flags name cannot be loaded.
     """
-    model = None
-    if args.model is not None:
-        from transformers.utils.logging import disable_progress_bar
-
-        from ..inference.loading import load_model
-
-        disable_progress_bar()
-        model = load_model(args.model, args.revision)
-    facts = environment(model)
+    facts = environment(None if args.model is None else load_checkpoint(args))
     if args.json:
-        text = json.dumps(facts, ensure_ascii=False, indent=2)
-    else:
-        shown = {name: "not installed" if v is None else v for name, v in facts.items()}
-        text = "\n".join(f"{name}: {value}" for name, value in shown.items())
-    standard_output().write(f"{text}\n".encode())
+        write_json(facts)
+        return
+    shown = {name: "not installed" if v is None else v for name, v in facts.items()}
+    text = "".join(f"{name}: {value}\n" for name, value in shown.items())
+    standard_output().write(text.encode())
 
 
 def environment(model: BahdanauForConditionalGeneration | None = None) -> Facts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..files import checked_encoding
 from .options import (
-    add_encoding,
-    add_model,
-    add_search,
+    DEVICE,
+    ENCODING,
+    MODEL,
+    SEARCH,
     load_translator,
     read_lines,
     search_options,
-    standard_output,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -27,85 +27,40 @@ if TYPE_CHECKING:
     from ..inference.translator import Translator
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser, required=False)
-    add_search(parser)
-    add_encoding(parser)
-    parser.add_argument(
-        "--test_file",
-        metavar="FILE",
-        help="files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as "
-        "a.en,a.zh",
-    )
-    parser.add_argument(
-        "--train_file",
-        metavar="FILE",
-        help="what the model was trained on, files as in --test_file: adds scores by novelty, the "
-        "largest word overlap of a test sentence with a training sentence",
-    )
-    for side in ("source", "target"):
-        parser.add_argument(
-            f"--{side}_column",
-            metavar="NAME",
-            help=f"name or number of the {side}'s column in the test file; default: told by "
-            "header, names, script",
-        )
-    parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
-    parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
-    parser.add_argument(
-        "--target_kind",
-        choices=["word", "char"],
-        help="with --predictions: compare by words between spaces, or by characters, and add error "
-        "rates; a model says so itself",
-    )
-    parser.add_argument(
-        "--chinese_script",
-        choices=["keep", "simplified", "traditional"],
-        default="keep",
-        help="convert the Chinese of the test file to one script (extra [zh])",
-    )
-    parser.add_argument(
-        "--unescape_html",
-        action="store_true",
-        help="turn HTML entities of the test file, such as &amp;, into what they stand for",
-    )
-    parser.add_argument(
-        "--skip_bad_rows",
-        action="store_true",
-        help="leave rows out that cannot be read, and name the first, instead of ending there",
-    )
-    parser.add_argument(
-        "--predictions", metavar="FILE", help="translations, one per line; -: stdin"
-    )
-    parser.add_argument(
-        "--references",
-        metavar="FILE",
-        nargs="+",
-        help="one or more files of references, one per line",
-    )
-    parser.add_argument(
-        "--sources",
-        metavar="FILE",
-        help="with --predictions: source sentences, one per line; adds scores by length",
-    )
-    parser.add_argument(
-        "--alignments",
-        action="store_true",
-        help="with --model: alignment error rate of its attention on the 150 bundled hand-made "
-        "alignments (English and Chinese, either direction)",
-    )
-    parser.add_argument(
-        "--backward_model",
-        metavar="DIR",
-        help="with --alignments: a model of the other direction; scores only links of both models",
-    )
-    parser.add_argument(
-        "--compare",
-        metavar="FILE",
-        help="another system's translations of the same sentences, one per line; adds a paired "
-        "bootstrap significance test",
-    )
+FLAGS = {
+    **MODEL,
+    **DEVICE,
+    **SEARCH,
+    **ENCODING,
+    "--test_file FILE": "files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text "
+    "files, as a.en,a.zh",
+    "--train_file FILE": "what the model was trained on, files as in --test_file: adds scores by "
+    "novelty, the largest word overlap of a test sentence with a training sentence",
+    **{
+        f"--{side}_column NAME": f"name or number of the {side}'s column in the test file; "
+        "default: told by header, names, script"
+        for side in ("source", "target")
+    },
+    "--source_lang CODE": "default: the model's, or en",
+    "--target_lang CODE": "default: the model's, or zh",
+    "--target_kind {word,char}": "with --predictions: compare by words between spaces, or by "
+    "characters, and add error rates; a model says so itself",
+    "--chinese_script {keep,simplified,traditional}=keep": "convert the Chinese of the test file "
+    "to one script (extra [zh])",
+    "--unescape_html": "turn HTML entities of the test file, such as &amp;, into what they stand "
+    "for",
+    "--skip_bad_rows": "leave rows out that cannot be read, and name the first, instead of ending "
+    "there",
+    "--predictions FILE": "translations, one per line; -: stdin",
+    "--references FILE ...": "one or more files of references, one per line",
+    "--sources FILE": "with --predictions: source sentences, one per line; adds scores by length",
+    "--alignments": "with --model: alignment error rate of its attention on the 150 bundled "
+    "hand-made alignments (English and Chinese, either direction)",
+    "--backward_model DIR": "with --alignments: a model of the other direction; scores only links "
+    "of both models",
+    "--compare FILE": "another system's translations of the same sentences, one per line; adds a "
+    "paired bootstrap significance test",
+}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -134,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             "give --model and --test_file, or --predictions and --references: one of the two"
         )
-    standard_output().write(json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+    write_json(result)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
