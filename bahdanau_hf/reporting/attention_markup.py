@@ -13,6 +13,8 @@ import html
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from string import Template
 
 from ..alignment.record import Alignment
 from .wording import SPEAK, Text, say, text
@@ -40,52 +42,15 @@ _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
-ALIGNMENT_CSS = f"""
-.alignment {{ --hot: {" ".join(map(str, LIGHT_HOT))}; --map-page: #ffffff; --map-ink: #0b0b0b;
-  --map-quiet: #6b6a63; --map-empty: rgb{EMPTY}; overflow-x: auto; }}
-@media (prefers-color-scheme: dark) {{
-  .alignment {{ --hot: {" ".join(map(str, _DARK_HOT))}; --map-page: #1a1a19; --map-ink: #f6f5f1;
-    --map-quiet: #a3a199; --map-empty: rgb{_DARK_EMPTY}; }} }}
-.alignment table {{ border-collapse: separate; border-spacing: 2px; font: 0.95rem/1.2 {FONT_STACK};
-  color: var(--map-ink); background: var(--map-page); }}
-.alignment th {{ font-weight: 500; padding: 0; white-space: pre; }}
-.alignment th[scope=row] {{ text-align: right; padding: 0 0.5rem 0 0.25rem; position: sticky;
-  left: 0; background: var(--map-page); }}
-.alignment th[scope=col] {{ vertical-align: bottom; padding: 0.25rem 0 0.35rem; }}
-.alignment .stacked {{ writing-mode: vertical-rl; }}
-.alignment .turned {{ writing-mode: vertical-rl; transform: rotate(180deg); }}
-.alignment .axes {{ font-size: 0.75rem; color: var(--map-quiet); text-align: right;
-  vertical-align: bottom; padding: 0 0.5rem 0.35rem 0.25rem; white-space: nowrap;
-  position: sticky; left: 0; background: var(--map-page); }}
-.alignment .weights td {{ width: 2.1rem; min-width: 2.1rem; height: 2.1rem; padding: 0;
-  border-radius: 3px; text-align: center; font-size: 0.72rem; color: transparent; cursor: default;
-  font-variant-numeric: tabular-nums; background-color: var(--map-empty);
-  background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
-.alignment .weights .number {{ color: var(--map-ink); }}
-.alignment .weights .hot {{ color: var(--map-page); }}
-.alignment .weights td:hover {{ color: var(--map-ink); outline: 2px solid var(--map-ink); }}
-.alignment .weights td.hot:hover {{ color: var(--map-page); }}
-.alignment .weights tr:hover th {{ font-weight: 700; }}
-.alignment p {{ font: 0.9rem/1.4 {FONT_STACK}; margin: 0 0 0.25rem; max-width: 40rem; }}
-.alignment p:not(.legend) {{ padding-left: 5.2rem; text-indent: -5.2rem; }}
-.alignment p .name, .alignment .legend {{ font-size: 0.8rem; color: var(--map-quiet); }}
-.alignment p .name {{ display: inline-block; min-width: 5.2rem; text-indent: 0; }}
-.alignment .legend i {{ display: inline-block; width: 1rem; height: 0.7rem; border-radius: 2px;
-  background-color: var(--map-empty); vertical-align: -0.05rem;
-  background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
-"""
 
-_SVG_CSS = f"""
-.map {{ font-family: {FONT_STACK.replace('"', "'")}; font-size: 15px; }}
-.page {{ fill: #ffffff; }} .empty {{ fill: rgb{EMPTY}; }} .word, .text {{ fill: #0b0b0b; }}
-.quiet {{ fill: #6b6a63; font-size: 12px; }} .number {{ fill: #0b0b0b; font-size: 10px; }}
-.weight {{ fill: rgb{LIGHT_HOT}; }} .hot {{ fill: #ffffff; }}
-.title {{ fill: #0b0b0b; font-size: 16px; font-weight: 600; }}
-@media (prefers-color-scheme: dark) {{
-.page {{ fill: #1a1a19; }} .empty {{ fill: rgb{_DARK_EMPTY}; }} .word, .text {{ fill: #f6f5f1; }}
-.quiet {{ fill: #a3a199; }} .number {{ fill: #f6f5f1; }} .title {{ fill: #f6f5f1; }}
-.weight {{ fill: rgb{_DARK_HOT}; }} .hot {{ fill: #1a1a19; }} }}
-"""
+def _style_sheet(name: str) -> str:
+    css = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    ramp = {"empty": EMPTY, "hot": LIGHT_HOT, "dark_empty": _DARK_EMPTY, "dark_hot": _DARK_HOT}
+    channels = {f"{step}_channels": " ".join(map(str, colour)) for step, colour in ramp.items()}
+    return Template(css).substitute({**ramp, **channels}, fonts=FONT_STACK.replace('"', "'"))
+
+
+ALIGNMENT_CSS, _SVG_CSS = map(_style_sheet, ("alignment.css", "alignment_svg.css"))
 
 
 def visible(token: str) -> str:
@@ -121,22 +86,16 @@ def alignment_text(alignment: Alignment) -> str:
     """
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
-    first = max(map(display_width, target))
-    widths = [max(4, display_width(token)) for token in source]
-    lines = [
-        [
-            " " * first,
-            *(_pad(token, width) for token, width in zip(source, widths, strict=True)),
-        ]
-    ]
-    for token, row in zip(target, alignment.weights, strict=True):
-        cells = (
-            _pad(f"{w:.2f}" if w >= 0.05 else "·", n) for w, n in zip(row, widths, strict=True)
-        )
-        lines.append([_pad(token, first), *cells])
+    widths = [max(map(display_width, target)), *(max(4, display_width(t)) for t in source)]
+    rows = [["", *source]]
+    for token, weights in zip(target, alignment.weights, strict=True):
+        rows.append([token, *(f"{weight:.2f}" if weight >= 0.05 else "·" for weight in weights)])
     head = [f"{name}: {text}\n" for name, text in sentences(alignment)]
-    body = ("  ".join(line).rstrip() + "\n" for line in lines)
-    return "".join([*head, f"{HOW_TO_READ} · is less than 0.05.\n\n", *body])
+    head.append(f"{HOW_TO_READ} · is less than 0.05.\n\n")
+    for row in rows:
+        cells = (" " * (n - display_width(c)) + c for c, n in zip(row, widths, strict=True))
+        head.append("  ".join(cells).rstrip() + "\n")
+    return "".join(head)
 
 
 def alignment_html(
@@ -240,7 +199,7 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="map" width="{width:.0f}" '
         f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n'
-        f"<title>{_escape(title or 'Attention map')}</title>\n<style>{_SVG_CSS}</style>\n"
+        f"<title>{_escape(title or 'Attention map')}</title>\n<style>\n{_SVG_CSS}</style>\n"
         f'<rect class="page" width="100%" height="100%"/>\n'
     ]
     if title:
@@ -280,10 +239,6 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     for number, line in enumerate(_LEGEND):
         parts.append(_svg_text(16, y + 32 + 16 * number, line, "quiet"))
     return "".join(parts) + "</svg>\n"
-
-
-def _pad(text: str, width: int) -> str:
-    return " " * (width - display_width(text)) + text
 
 
 def wrapped(sentence: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from .charts import line_chart
 from .report_page import flat_items, group, section, shown_value, write_page
-from .run_report import logged_series, logged_steps, read_part
+from .run_report import logged_series, logged_steps, read_part, read_predictions
 from .wording import say, text
 
 _NUM_TRANSLATIONS = 10
@@ -90,7 +88,7 @@ def _curves(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
             line_chart(
                 title,
                 [
-                    logged_series(name, rows, key, key != "loss")
+                    logged_series(rows, name, key, key != "loss")
                     for name, rows in zip(names, logs, strict=True)
                 ],
             )
@@ -101,39 +99,31 @@ def _curves(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
 
 def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
     """The sentences of the test split whose scores differ most."""
-    first, second = (dict(read_predictions(f / "test_predictions.tsv")) for f in folders)
-    pairs = [(key, first[key], second[key]) for key in first if key in second]
-    pairs = [pair for pair in pairs if pair[1][0] != pair[2][0]]
-    pairs.sort(key=lambda pair: -abs(pair[1][1] - pair[2][1]))
+    first, second = (
+        {(row.source, row.reference): row for row in read_predictions(folder)[0]}
+        for folder in folders
+    )
+    pairs = [(row, second[key]) for key, row in first.items() if key in second]
+    pairs = [(one, other) for one, other in pairs if one.hypothesis != other.hypothesis]
+    pairs.sort(key=lambda pair: -abs(pair[0].sentence_bleu - pair[1].sentence_bleu))
     if not pairs:
         note = say("No sentence of a test split was translated differently by the two.")
         return f'<p class="quiet">{note}</p>\n'
     items = []
-    for (source, reference), *found in pairs[:_NUM_TRANSLATIONS]:
+    for found in pairs[:_NUM_TRANSLATIONS]:
         written = "".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(hypothesis)} <b>{score:.0f}</b></dd>\n"
-            for name, (hypothesis, score) in zip(names, found, strict=True)
+            f"<dt>{escape(name)}</dt><dd>{escape(row.hypothesis)} "
+            f"<b>{row.sentence_bleu:.0f}</b></dd>\n"
+            for name, row in zip(names, found, strict=True)
         )
         items.append(
-            f'<li><dl translate="no">\n{text("source").html("dt")}<dd>{escape(source)}</dd>\n'
-            f"{text('reference').html('dt')}<dd>{escape(reference)}</dd>\n{written}</dl></li>\n"
+            f'<li><dl translate="no">\n'
+            f"{text('source').html('dt')}<dd>{escape(found[0].source)}</dd>\n"
+            f"{text('reference').html('dt')}<dd>{escape(found[0].reference)}</dd>\n"
+            f"{written}</dl></li>\n"
         )
     note = say(
         "{count} sentences are translated differently; sentence BLEU differs most in",
         count=f"{len(pairs):,}",
     )
     return f'<p class="quiet">{note}</p>\n<ol class="pairs two">\n{"".join(items)}</ol>\n'
-
-
-def read_predictions(path: Path) -> Iterator[tuple[tuple[str, str], tuple[str, float]]]:
-    """Translation and score by source and reference, of each line that can be read."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a sentence may hold other breaks
-    except (OSError, ValueError):
-        return
-    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-        try:
-            score = float(row["sentence_bleu"])
-        except (KeyError, TypeError, ValueError):
-            continue
-        yield (row["source"], row["reference"]), (row["hypothesis"], score)

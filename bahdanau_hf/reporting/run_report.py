@@ -9,10 +9,11 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ..alignment.record import Alignment
 from ..errors import InputError
@@ -24,6 +25,7 @@ from .charts import Series, line_chart
 from .report_page import group, section, shown_value, values_table, write_page
 from .wording import Text, say, text
 
+T = TypeVar("T")
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
 _SOURCE, _REFERENCE, _TRANSLATION = (
@@ -35,7 +37,15 @@ _FILES = (
     ("test_predictions.tsv", "translations of the test split"),
     ("model.safetensors", "weights of the model"),
 )
-_COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
+
+
+class Prediction(NamedTuple):
+    """A line of `test_predictions.tsv`, by the names of its columns."""
+
+    source: str
+    reference: str
+    hypothesis: str
+    sentence_bleu: float
 
 
 def write_report(output_dir: str | Path) -> Path:
@@ -77,24 +87,37 @@ def write_report(output_dir: str | Path) -> Path:
 
 
 def read_part(path: Path, kind: type) -> tuple[Any, str]:
-    """What a file holds and "", or an empty value and what is wrong with the file, as HTML."""
+    """What a file holds and "", or an empty value and what is wrong with the file, as HTML.
+
+    A `str` is all its text, anything else what its JSON holds.
+    """
     if not path.exists():
         return kind(), say("{file} is not there yet.", file=path.name)
     try:
+        if kind is str:
+            return path.read_text(encoding="utf-8", errors="replace"), ""
         value = read_json(path, kind)
-    except InputError as error:
-        return kind(), say(str(error).replace(str(path), path.name))
+    except (InputError, OSError) as error:
+        reason = str(error).removeprefix(f"cannot read {path}: ")
+        return kind(), say("cannot read {file}: {reason}", file=path.name, reason=reason)
     return value, "" if value else say("{file} is empty.", file=path.name)
 
 
-def _read_text(path: Path) -> tuple[str, str]:
-    """What a file holds, and what is wrong with it, as HTML."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace"), ""
-    except FileNotFoundError:
-        return "", say("{file} is not there yet.", file=path.name)
-    except OSError as error:
-        return "", say("cannot read {file}: {reason}", file=path.name, reason=error)
+def _read_lines(
+    path: Path, text: str, read: Callable[[str], T], nothing: str
+) -> tuple[list[T], str]:
+    """What `read` makes of a file's lines, and what is wrong: no line, or some that it refuses."""
+    rows, num_bad = [], 0
+    for line in filter(str.strip, text.split("\n")):  # a sentence may hold other breaks
+        try:
+            rows.append(read(line))
+        except ValueError:
+            num_bad += 1
+    problem = "" if rows else say(nothing, file=path.name)
+    if num_bad:
+        bad = say("Unreadable lines in {file}: {number}.", file=path.name, number=num_bad)
+        problem = f"{problem} {bad}".strip()
+    return rows, problem
 
 
 def _duration(seconds: float) -> str:
@@ -107,11 +130,8 @@ def _duration(seconds: float) -> str:
 
 
 def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    splits = {
-        key: value
-        for key, value in results.items()
-        if isinstance(value, Mapping) and key != "confidence"
-    }
+    results = {key: value for key, value in results.items() if key != "confidence"}
+    splits = {key: value for key, value in results.items() if isinstance(value, Mapping)}
     tiles: list[tuple[str, Text]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
@@ -135,13 +155,13 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     blocks = []
     for split, scores in splits.items():
         signatures = "".join(
-            f'<p class="signature">{escape(str(key).removesuffix("_signature"))} '
+            f'<p class="signature">{escape(key.removesuffix("_signature"))} '
             f"{escape(str(value))}</p>\n"
             for key, value in scores.items()
-            if str(key).endswith("_signature")
+            if key.endswith("_signature")
         )
-        rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
-        rest = {key: value for key, value in rest.items() if not str(key).startswith("by_")}
+        rest = {key: v for key, v in scores.items() if not key.endswith("_signature")}
+        rest = {key: v for key, v in rest.items() if not key.startswith("by_")}
         blocks.append(_table(split, rest, signatures, digits=3))
         lang = str(as_mapping(settings.get("data")).get("source_lang") or "")
         for title, rows in group_tables(scores, lang):
@@ -153,7 +173,7 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             ]
             table = f'<table class="values">\n{"".join(cells)}</table>\n'
             blocks.append(f"<div>{said.html('h3')}\n{table}</div>\n")
-    others = {k: v for k, v in results.items() if k not in splits and k != "confidence"}
+    others = {key: value for key, value in results.items() if key not in splits}
     if others:
         blocks.append(_table("run", others, digits=3))
     note = say(
@@ -199,32 +219,44 @@ def _table(title: str, values: Mapping[str, Any], below: str = "", digits: int =
 
 def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
     """What a run has logged, by step, and what is wrong with the log."""
-    text, problem = _read_text(path)
+    text, problem = read_part(path, str)
     if problem:
         return [], problem
-    rows, num_bad = [], 0
-    for line in filter(str.strip, text.splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict) and is_number(row.get("step")):
-            rows.append(row)
-        else:
-            num_bad += 1
-    rows.sort(key=lambda row: row["step"])
-    problem = "" if rows else say("{file} holds no steps yet.", file=path.name)
-    return rows, f"{problem} {_unreadable(path, num_bad)}".strip()
+    rows, problem = _read_lines(path, text, _logged_step, "{file} holds no steps yet.")
+    return sorted(rows, key=lambda row: row["step"]), problem
 
 
-def _unreadable(path: Path, number: int) -> str:
-    return say("Unreadable lines in {file}: {number}.", file=path.name, number=number) * (
-        number > 0
-    )
+def _logged_step(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict) or not is_number(row.get("step")):
+        raise ValueError(line)
+    return row
+
+
+def read_predictions(folder: Path) -> tuple[list[Prediction], str]:
+    """A run's translations of its test split, and what is wrong with their file, as HTML."""
+    path = folder / "test_predictions.tsv"
+    content, problem = read_part(path, str)
+    if problem:
+        return [], problem
+    header, _, text = content.partition("\n")
+    if header.rstrip("\r").split("\t") != list(Prediction._fields):
+        return [], say(
+            "{file} cannot be read: its first line must be {columns}",
+            file=path.name, columns=", ".join(Prediction._fields),
+        )  # fmt: skip
+    return _read_lines(path, text, _prediction, "{file} holds no translations yet.")
+
+
+def _prediction(line: str) -> Prediction:
+    source, reference, hypothesis, score = line.rstrip("\r").split("\t")
+    if not math.isfinite(float(score)):
+        raise ValueError(line)
+    return Prediction(source, reference, hypothesis, float(score))
 
 
 def logged_series(
-    name: str, rows: Iterable[Mapping[str, Any]], key: str, has_dots: bool = False
+    rows: Iterable[Mapping[str, Any]], name: str, key: str, has_dots: bool = False
 ) -> Series:
     """One line of a chart from what was logged."""
     points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
@@ -234,10 +266,7 @@ def logged_series(
 def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
     """Charts of what was logged, and what is wrong with the log."""
     rows, problem = logged_steps(path)
-
-    def series(name: str, key: str, has_dots: bool = False) -> Series:
-        return logged_series(name, rows, key, has_dots)
-
+    series = partial(logged_series, rows)
     large = [
         line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),
         line_chart(
@@ -264,43 +293,22 @@ def _translations(
     folder: Path, languages: tuple[str, str], results: Mapping[str, Any]
 ) -> tuple[str, str]:
     """Worst and best translations with the spread of scores, and what is wrong with the file."""
-    path = folder / "test_predictions.tsv"
-    content, problem = _read_text(path)
-    if problem and results and "test" not in results:
+    rows, problem = read_predictions(folder)
+    if not rows and results and "test" not in results:
         return "", say("This run has no test split: no translations of it are kept.")
-    if problem:
-        return "", problem
-    lines = content.split("\n")
-    if lines[0].rstrip("\r").split("\t") != _COLUMNS:
-        return "", say(
-            "{file} cannot be read: its first line must be {columns}",
-            file=path.name, columns=", ".join(_COLUMNS),
-        )  # fmt: skip
-    rows: list[tuple[float, list[str]]] = []
-    num_bad = 0
-    for line in filter(str.strip, lines[1:]):
-        cells = line.rstrip("\r").split("\t")
-        try:
-            score = float(cells[3]) if len(cells) == 4 else math.nan
-        except ValueError:
-            score = math.nan
-        if math.isfinite(score):
-            rows.append((score, cells[:3]))
-        else:
-            num_bad += 1
-    problem = _unreadable(path, num_bad)
     if not rows:
-        return "", say("{file} holds no translations yet.", file=path.name) + f" {problem}"
+        return "", problem
     # Among equals the longer sentence tells more.
-    worst = sorted(rows, key=lambda row: (row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
-    best = sorted(rows, key=lambda row: (-row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
+    worst = sorted(rows, key=lambda row: (row.sentence_bleu, -len(row.reference)))
+    best = sorted(rows, key=lambda row: (-row.sentence_bleu, -len(row.reference)))
     body = (
         f'<p class="quiet">{say("By sentence BLEU.")} <mark>{say("Marked")}</mark> '
         f"{say('is what the reference does not have,')} <u>{say('underlined')}</u> "
         f"{say('what the translation does not have.')}</p>\n"
         f"<h3>{say('Spread of {count} sentence scores', count=f'{len(rows):,}')}</h3>\n"
-        f"{_spread(score for score, _ in rows)}<h3>{say('Worst')}</h3>\n"
-        f"{_pairs(worst, languages)}<h3>{say('Best')}</h3>\n{_pairs(best, languages)}"
+        f"{_spread(row.sentence_bleu for row in rows)}"
+        f"<h3>{say('Worst')}</h3>\n{_pairs(worst[:_NUM_TRANSLATIONS], languages)}"
+        f"<h3>{say('Best')}</h3>\n{_pairs(best[:_NUM_TRANSLATIONS], languages)}"
     )
     return body, problem
 
@@ -309,21 +317,21 @@ def _spread(scores: Iterable[float]) -> str:
     counts = [0] * 10
     for score in scores:
         counts[min(9, max(0, int(score // 10)))] += 1
-    labels = [f"<span>{count:,}</span>" if count else "" for count in counts]
     bars = "".join(
         f'<i style="height:{100 * count / max(counts):.1f}%" '
-        f'title="BLEU {10 * i}–{10 * i + 10}: {count:,}">{shown}</i>'
-        for i, (count, shown) in enumerate(zip(counts, labels, strict=True))
+        f'title="BLEU {10 * i}–{10 * i + 10}: {count:,}">'
+        f"{f'<span>{count:,}</span>' if count else ''}</i>"
+        for i, count in enumerate(counts)
     )
     return (
         f'<div class="bars">{bars}</div><div class="scale"><span>0</span><span>100</span></div>\n'
     )
 
 
-def _pairs(rows: list[tuple[float, list[str]]], languages: tuple[str, str]) -> str:
+def _pairs(rows: list[Prediction], languages: tuple[str, str]) -> str:
     source_lang, target_lang = (f' lang="{escape(code)}"' if code else "" for code in languages)
     items = []
-    for score, (source, reference, hypothesis) in rows:
+    for source, reference, hypothesis, score in rows:
         shown = f"{score:.1f}" if score < 99.95 else "100"
         expected, written = _compared(reference, hypothesis)
         items.append(

@@ -12,21 +12,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_LINES = Path(__file__).with_name("words.tsv").read_text(encoding="utf-8").splitlines()
+_HERE = Path(__file__).parent
+_LINES = (_HERE / "words.tsv").read_text(encoding="utf-8").splitlines()
 CHINESE = dict(line.split("\t") for line in _LINES)
-
-SPEAK = """
-(() => {
-  if (!/^zh\\b/i.test(navigator.language)) return;
-  const speak = () => document.querySelectorAll("[data-zh]").forEach(element => {
-    element.textContent = element.dataset.zh;
-    element.removeAttribute("data-zh");
-  });
-  document.documentElement.lang = "zh";
-  speak();
-  new MutationObserver(speak).observe(document.documentElement, { childList: true, subtree: true });
-})();
-"""
+SPEAK = (_HERE / "speak.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
