@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -104,9 +104,17 @@ def read_part(path: Path, kind: type) -> tuple[Any, str]:
 
 
 def _read_lines(
-    path: Path, text: str, read: Callable[[str], T], nothing: str
+    path: Path, read: Callable[[str], T], nothing: str, columns: Sequence[str] = ()
 ) -> tuple[list[T], str]:
-    """What `read` makes of a file's lines, and what is wrong: no line, or some that it refuses."""
+    """What `read` makes of a file's lines, below the names of its columns, and what is wrong."""
+    text, problem = read_part(path, str)
+    if problem:
+        return [], problem
+    if columns:
+        names, _, text = text.partition("\n")
+        if names.rstrip("\r").split("\t") != [*columns]:
+            said = "{file} cannot be read: its first line must be {columns}"
+            return [], say(said, file=path.name, columns=", ".join(columns))
     rows, num_bad = [], 0
     for line in filter(str.strip, text.split("\n")):  # a sentence may hold other breaks
         try:
@@ -219,10 +227,7 @@ def _table(title: str, values: Mapping[str, Any], below: str = "", digits: int =
 
 def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
     """What a run has logged, by step, and what is wrong with the log."""
-    text, problem = read_part(path, str)
-    if problem:
-        return [], problem
-    rows, problem = _read_lines(path, text, _logged_step, "{file} holds no steps yet.")
+    rows, problem = _read_lines(path, _logged_step, "{file} holds no steps yet.")
     return sorted(rows, key=lambda row: row["step"]), problem
 
 
@@ -235,17 +240,8 @@ def _logged_step(line: str) -> dict[str, Any]:
 
 def read_predictions(folder: Path) -> tuple[list[Prediction], str]:
     """A run's translations of its test split, and what is wrong with their file, as HTML."""
-    path = folder / "test_predictions.tsv"
-    content, problem = read_part(path, str)
-    if problem:
-        return [], problem
-    header, _, text = content.partition("\n")
-    if header.rstrip("\r").split("\t") != list(Prediction._fields):
-        return [], say(
-            "{file} cannot be read: its first line must be {columns}",
-            file=path.name, columns=", ".join(Prediction._fields),
-        )  # fmt: skip
-    return _read_lines(path, text, _prediction, "{file} holds no translations yet.")
+    path, nothing = folder / "test_predictions.tsv", "{file} holds no translations yet."
+    return _read_lines(path, _prediction, nothing, Prediction._fields)
 
 
 def _prediction(line: str) -> Prediction:
