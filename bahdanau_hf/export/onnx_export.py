@@ -119,18 +119,8 @@ def export_search(
 ) -> Agreement:
     """Write the whole search as one graph, and compare it with the model's.
 
-    Args:
-        model: the model; it is left as it is.
-        tokenizer: the one it was trained with.
-        output_dir: where the files go; those of an earlier export are replaced.
-        dtype: `"float32"` or `"int8"`, as `export_onnx` has them.
-        num_beams: beams that the graph searches with; 1: greedily; default: the checkpoint's.
-
-    Returns:
-        As `export_onnx`, by the search of the graph.
-
-    Raises:
-        InputError: as in `export_onnx`.
+    Arguments, result and errors are those of `export_onnx`, but for the search, which is the
+    graph's: with `num_beams`, 1 for greedily, by default the checkpoint's.
     """
     settings = _checked_settings(model, tokenizer, dtype, num_beams)
     folder = Path(output_dir)

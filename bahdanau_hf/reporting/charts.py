@@ -9,7 +9,7 @@ import html
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .wording import Text, say, text
 
@@ -18,19 +18,12 @@ _MAX_POINTS = 240
 _MAX_STRIPS = 120
 
 
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart.
+class Series(NamedTuple):
+    """One line of a chart."""
 
-    Attributes:
-        name: what the key says: a text of the table, or a name.
-        points: (x, y) pairs, x ascending, y finite.
-        has_dots: mark each point, for series of few points.
-    """
-
-    name: str
-    points: list[tuple[float, float]]
-    has_dots: bool = False
+    name: str  # what the key says: a text of the table, or a name
+    points: list[tuple[float, float]]  # x ascending, y finite
+    has_dots: bool = False  # mark each point, for series of few points
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -75,14 +68,9 @@ def line_chart(
 ) -> str:
     """Draw a chart as a `<figure>`; the page has to hold `report.css`.
 
-    Args:
-        name: heading; a text of the table, or a name, as are the series' names.
-        series: at most two lines; those without points are left out.
-        from_zero: let the vertical axis begin at zero.
-        mark_highest: mark and name the first series' highest point.
-        x_name: what the horizontal axis counts.
-        width: of the drawing in its own units; about its width on the page.
-        height: of the drawing.
+    Names are texts of the table, or names. Of the series, two at most, those without points are
+    left out; `mark_highest` names the first one's highest point. Width and height are in the
+    drawing's own units, about those of the page.
     """
     lines = [Series(s.name, _thin(s.points, _MAX_POINTS), s.has_dots) for s in series if s.points]
     if not lines:

@@ -24,13 +24,7 @@ _CHARTS = (
 def write_comparison(first: str | Path, second: str | Path, path: str | Path) -> Path:
     """Lay two runs side by side: scores, curves, settings that differ, translations that differ.
 
-    Args:
-        first: folder of a run.
-        second: folder of another.
-        path: the page to write.
-
-    Returns:
-        The path of the page.
+    The runs are folders; returned is the path of the page.
 
     Raises:
         InputError: a folder without a run, or the page cannot be written.
