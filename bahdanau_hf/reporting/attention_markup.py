@@ -13,11 +13,10 @@ import html
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from string import Template
 
 from ..alignment.record import Alignment
-from .wording import SPEAK, Text, say, text
+from .wording import SPEAK, Text, read_asset, say, text
 
 FONT_STACK = (
     'system-ui, "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", '
@@ -44,13 +43,13 @@ _BIDI_CONTROLS = frozenset(
 
 
 def _style_sheet(name: str) -> str:
-    css = Path(__file__).with_name(name).read_text(encoding="utf-8")
     ramp = {"empty": EMPTY, "hot": LIGHT_HOT, "dark_empty": _DARK_EMPTY, "dark_hot": _DARK_HOT}
     channels = {f"{step}_channels": " ".join(map(str, colour)) for step, colour in ramp.items()}
-    return Template(css).substitute({**ramp, **channels}, fonts=FONT_STACK.replace('"', "'"))
+    fonts = FONT_STACK.replace('"', "'")
+    return Template(read_asset(name)).substitute(fonts=fonts, **ramp, **channels)
 
 
-ALIGNMENT_CSS, _SVG_CSS = map(_style_sheet, ("alignment.css", "alignment_svg.css"))
+ALIGNMENT_CSS, _SVG_CSS = map(_style_sheet, ("pages/alignment.css", "pages/alignment_svg.css"))
 
 
 def visible(token: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..files import is_number, write_whole
 from .attention_markup import FONT_STACK, html_page
-from .wording import Text, text
+from .wording import Text, read_asset, text
 
 _HEADING = re.compile('<h2 id="([^"]+)"')
-_CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+_CSS = read_asset("pages/report.css")
 
 
 def write_page(

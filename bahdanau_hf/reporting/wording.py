@@ -12,10 +12,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_HERE = Path(__file__).parent
-_LINES = (_HERE / "words.tsv").read_text(encoding="utf-8").splitlines()
-CHINESE = dict(line.split("\t") for line in _LINES)
-SPEAK = (_HERE / "speak.js").read_text(encoding="utf-8")
+
+def read_asset(name: str) -> str:
+    """The text of a file that stands beside this one, or below."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+CHINESE = dict(line.split("\t") for line in read_asset("words.tsv").splitlines())
+SPEAK = read_asset("pages/speak.js")
 
 
 @dataclass(frozen=True)
