@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .options import DEVICE, DTYPE, MODEL, NUM_BEAMS, load_translator, standard_output, write_json
+from .options import DTYPE, MODEL, NUM_BEAMS, load_translator, standard_output, write_json
 
 if TYPE_CHECKING:
     from ..alignment.record import Alignment
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FLAGS = {
     **MODEL,
-    **DEVICE,
     "sentence SENTENCE": "the sentence to translate",
     "--target TEXT": "its translation; default: the model's own",
     **DTYPE,

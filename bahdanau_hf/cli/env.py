@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..version import __version__
-from .options import MODEL, load_checkpoint, standard_output, write_json
+from .options import CHECKPOINT, load_checkpoint, standard_output, write_json
 
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -37,7 +37,7 @@ _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 Facts = dict[str, str | int | None]
 
 
-FLAGS = {**MODEL, "--json": "print one JSON object"}
+FLAGS = {**CHECKPOINT, "--json": "print one JSON object"}
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from .options import MODEL, load_checkpoint
+from .options import CHECKPOINT, load_checkpoint
 
 FLAGS = {
-    **MODEL,
+    **CHECKPOINT,
     "--format {onnx,onnx-search,onnx-greedy}=onnx": "onnx: two graphs for ONNX Runtime, the "
     "tokenizer and the search's settings; onnx-search: one graph that is the whole search, ids in, "
     "ids out; onnx-greedy: the same with --num_beams 1 (default: onnx)",

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from ..inference.translator import Translator
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 
-MODEL = {
+CHECKPOINT = {
     "--model DIR": "folder or Hub repository of a checkpoint",
     "--revision REVISION": "branch, tag or commit of the repository",
 }
-DEVICE = {"--device DEVICE": "cpu, cuda, cuda:1, ...; default: the GPU, if any"}
+MODEL = CHECKPOINT | {"--device DEVICE": "cpu, cuda, cuda:1, ...; default: the GPU, if any"}
 DTYPE = {
     "--dtype {auto,float32,bfloat16,float16,int8}": "number format to compute in; auto: bfloat16 "
     "where the hardware has it, else float32; int8: fastest on CPUs; default: as saved",
 }
 NUM_BEAMS = {"--num_beams N": "beams; default: the checkpoint's"}
-SEARCH = {
+TRANSLATING = {
     "--ensemble DIR ...": "further checkpoints with the same tokenizer, decoded together with "
     "--model",
     "--batch_size N=64": "sentences per batch (default: 64); 1: answer each line before reading "
@@ -38,8 +38,8 @@ SEARCH = {
     "--glossary FILE": "words whose translation is given: lines of 'source term<TAB>translation', "
     "or of a term alone that is copied",
     **DTYPE,
+    "--encoding NAME": "encoding of the text; default: utf-8",
 }
-ENCODING = {"--encoding NAME": "encoding of the text; default: utf-8"}
 
 
 def add_flags(
@@ -107,7 +107,7 @@ def load_translator(args: argparse.Namespace) -> Translator:
 
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of `add_search` say, as arguments of `Translator.translate`."""
+    """What the flags `TRANSLATING` say of the search, as arguments of `Translator.translate`."""
     names = ("num_beams", "max_new_tokens", "length_penalty")
     options = {name: getattr(args, name) for name in names}
     given = args.replace_unknown

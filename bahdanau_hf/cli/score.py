@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import checked_encoding
-from .options import (
-    DEVICE,
-    ENCODING,
-    MODEL,
-    SEARCH,
-    load_translator,
-    read_lines,
-    search_options,
-    write_json,
-)
+from .options import MODEL, TRANSLATING, load_translator, read_lines, search_options, write_json
 
 if TYPE_CHECKING:
     from ..data.columns import Told
@@ -29,9 +20,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     **MODEL,
-    **DEVICE,
-    **SEARCH,
-    **ENCODING,
+    **TRANSLATING,
     "--test_file FILE": "files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text "
     "files, as a.en,a.zh",
     "--train_file FILE": "what the model was trained on, files as in --test_file: adds scores by "

@@ -16,15 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import checked_encoding, read_text, text_lines, writing_whole
-from .options import (
-    DEVICE,
-    ENCODING,
-    MODEL,
-    SEARCH,
-    load_translator,
-    search_options,
-    standard_output,
-)
+from .options import MODEL, TRANSLATING, load_translator, search_options, standard_output
 
 if TYPE_CHECKING:
     from ..inference.translator import Translation
@@ -32,12 +24,10 @@ if TYPE_CHECKING:
 
 FLAGS = {
     **MODEL,
-    **DEVICE,
     "file [FILE=-]": "plain text (.txt), or a document of which all but its text is kept: .srt, "
     ".vtt, .po, .json, .md, .html; default: standard input, plain text",
     "--output FILE": "default: standard output",
-    **SEARCH,
-    **ENCODING,
+    **TRANSLATING,
     "--text": "the input is running text: split its lines into sentences, and too long sentences "
     "at clauses; line breaks stay",
     "--n_best N=1": "print up to N translations per line, best first: 'line "
