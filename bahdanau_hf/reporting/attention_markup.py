@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from string import Template
 
 from ..alignment.record import Alignment
-from .wording import SPEAK, Text, read_asset, say, text
+from .wording import SPEAK, Text, read_asset, render, text
 
 FONT_STACK = (
     'system-ui, "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", '
@@ -114,34 +114,20 @@ def alignment_html(
         reference: another translation to show beside the map's own.
         focusable: the Tab key goes from row to row.
     """
-    focus = ' tabindex="0"' if focusable else ""
-    source = alignment.source_tokens
-    columns = "".join(
-        f'<th scope="col"><span class="{way}">{_escape(token)}</span></th>'
-        for token, way in zip(source, directions(source), strict=True)
-    )
-    rows = []
-    for target, weights in zip(alignment.target_tokens, alignment.weights, strict=True):
-        cells = "".join(
-            f'<td{_hot(weight)} style="--w:{weight:.3f}" title="{_escape(target)} ← '
-            f'{_escape(source)}: {weight:.2f}">{weight:.2f}</td>'
-            for source, weight in zip(alignment.source_tokens, weights, strict=True)
-        )
-        rows.append(f'<tr><th scope="row"{focus}>{_escape(target)}</th>{cells}</tr>\n')
-    caption = f"<h3>{html.escape(title)}</h3>\n" if title else ""
-    shown = [*sentences(alignment), *([("reference", visible(reference))] if reference else [])]
-    caption += "".join(
-        f"<p>{text(name).html(kind='name')} "
-        f'<span translate="no">{html.escape(sentence)}</span></p>\n'
-        for name, sentence in shown
-    )
-    steps = "".join(f'<i style="--w:{step / 4}"></i>' for step in range(5))
-    element = (
-        f'<div class="alignment">\n{caption}<table translate="no">\n'
-        f'<thead><tr><td class="axes">{say("source →")}<br>{say("target ↓")}</td>{columns}</tr>'
-        f'</thead>\n<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n'
-        f'<p class="legend">0 {steps} 1 {say("attention weight")}</p>\n'
-        f'<p class="legend">{say(HOW_TO_READ)}</p>\n</div>\n'
+    source = [visible(token) for token in alignment.source_tokens]
+    rows = [
+        (visible(token), [*zip(source, map(_kind, weights), weights, strict=True)])
+        for token, weights in zip(alignment.target_tokens, alignment.weights, strict=True)
+    ]
+    known = [*sentences(alignment), ("reference", visible(reference))]
+    element = render(
+        "alignment.html",
+        title=title,
+        sentences=known if reference else known[:-1],
+        columns=zip(source, directions(source), strict=True),
+        rows=rows,
+        focusable=focusable,
+        how_to_read=HOW_TO_READ,
     )
     if not standalone:
         return element
@@ -155,15 +141,8 @@ def alignment_html(
 
 def html_page(title: Text, css: str, body: str) -> str:
     """A whole page with `ALIGNMENT_CSS`, in the browser's language; the body is HTML."""
-    # The policy makes sure of what escaping promises: nothing else runs, nothing is fetched.
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"style-src 'unsafe-inline'; script-src 'sha256-{_POLICY}'\">\n"
-        f"{title.html('title')}\n<style>{ALIGNMENT_CSS}{css}</style>\n"
-        f"</head>\n<body>\n{body}<script>{SPEAK}</script>\n</body>\n</html>\n"
-    )
+    css = ALIGNMENT_CSS + css
+    return render("page.html", title=title, css=css, body=body, script=SPEAK, policy=_POLICY)
 
 
 def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
@@ -246,10 +225,9 @@ def wrapped(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, max(1, width))
 
 
-def _hot(weight: float) -> str:
-    if weight < NUMBER_FROM:
-        return ""
-    return ' class="hot"' if weight >= HOT_FROM else ' class="number"'
+def _kind(weight: float) -> str:
+    """Of a cell, by its weight: one with a number, in either colour, or without."""
+    return "hot" if weight >= HOT_FROM else "number" if weight >= NUMBER_FROM else ""
 
 
 def _escape(token: str) -> str:

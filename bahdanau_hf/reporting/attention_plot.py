@@ -147,9 +147,7 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
     tall, wide = len(target), len(source)
     figure = Figure(figsize=(2.2 + 0.42 * wide, 1.8 + 0.42 * tall), layout="constrained")
     axes = figure.add_subplot()
-    ramp = [
-        tuple(channel / 255 for channel in colour) for colour in (markup.EMPTY, markup.LIGHT_HOT)
-    ]
+    ramp = [[n / 255 for n in colour] for colour in (markup.EMPTY, markup.LIGHT_HOT)]
     colours = LinearSegmentedColormap.from_list("attention", ramp)
     image = axes.imshow(alignment.weights, cmap=colours, vmin=0, vmax=1, aspect="equal")
     heads = ["\n".join(t) if w == "stacked" else t for t, w in zip(source, ways, strict=True)]

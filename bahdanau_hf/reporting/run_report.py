@@ -22,15 +22,12 @@ from ..metrics.analysis import group_tables
 from ..metrics.translation import few_sentences
 from .attention_markup import alignment_html
 from .charts import Series, line_chart
-from .report_page import group, section, shown_value, values_table, write_page
-from .wording import Text, say, text
+from .report_page import shown_items, shown_value, write_page
+from .wording import Text, render, say, text
 
 T = TypeVar("T")
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
-_SOURCE, _REFERENCE, _TRANSLATION = (
-    text(name).html("dt") for name in ("source", "reference", "translation")
-)
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
 _FILES = (
     ("README.md", "model card"),
@@ -72,14 +69,23 @@ def write_report(output_dir: str | Path) -> Path:
     languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
     name = folder.resolve().name
     direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
-    sections = [
-        section("Scores", _scores(results, settings), results_problem),
-        section("Learning", *_curves(folder / "metrics.jsonl", as_mapping(settings.get("train")))),
-        section("Translations", *_translations(folder, languages, results)),
-        *_confidence(results.get("confidence")),
-        section("Attention", _maps(alignments), alignments_problem),
-        section("Settings", _settings(settings), settings_problem),
-    ]
+    learning, translations = as_mapping(settings.get("train")), _translations(folder, results)
+    sections = render(
+        "report.html",
+        tiles=_tiles(results, settings),
+        weights=results.get("weights"),
+        scores=_scores(results, languages[0]),
+        results_problem=results_problem,
+        **_curves(folder / "metrics.jsonl", learning),
+        **translations,
+        source_lang=languages[0],
+        target_lang=languages[1],
+        reliability=_reliability(results.get("confidence")),
+        **_maps(alignments),
+        alignments_problem=alignments_problem,
+        settings=_settings(settings),
+        settings_problem=settings_problem,
+    )
     links = [(file, said) for file, said in _FILES if (folder / file).is_file()]
     title = text("{name}: training report", name=name)
     header = say("Training report") + f' <span translate="no">{escape(direction)}</span>'
@@ -137,9 +143,9 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    results = {key: value for key, value in results.items() if key != "confidence"}
-    splits = {key: value for key, value in results.items() if isinstance(value, Mapping)}
+def _tiles(results: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Text]]:
+    """The numbers on top, and what they are."""
+    splits = {key: v for key, v in results.items() if isinstance(v, Mapping)}
     tiles: list[tuple[str, Text]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
@@ -155,42 +161,22 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     pairs = as_mapping(settings.get("num_pairs")).get("train")
     if is_number(pairs):
         tiles.append((shown_value(pairs), text("training pairs")))
-    boxes = (
-        f"<div{' class=first' if number == 0 else ''}>{label.html()}"
-        f'<b translate="no">{escape(value)}</b></div>\n'
-        for number, (value, label) in enumerate(tiles)
-    )
-    blocks = []
-    for split, scores in splits.items():
-        signatures = "".join(
-            f'<p class="signature">{escape(key.removesuffix("_signature"))} '
-            f"{escape(str(value))}</p>\n"
-            for key, value in scores.items()
-            if key.endswith("_signature")
-        )
-        rest = {key: v for key, v in scores.items() if not key.endswith("_signature")}
+    return tiles
+
+
+def _scores(results: Mapping[str, Any], source_lang: str) -> list[tuple[str, Any, Any, Any]]:
+    """Of each split, and of the run: scores, their signatures and tables of groups."""
+    others = {key: v for key, v in results.items() if not isinstance(v, Mapping)}
+    parts = {key: v for key, v in results.items() if key not in others and key != "confidence"}
+    scores = []
+    for title, values in [*parts.items(), *([("run", others)] if others else [])]:
+        signed = [(key, v) for key, v in values.items() if key.endswith("_signature")]
+        signatures = [(key.removesuffix("_signature"), v) for key, v in signed]
+        rest = {key: v for key, v in values.items() if not key.endswith("_signature")}
         rest = {key: v for key, v in rest.items() if not key.startswith("by_")}
-        blocks.append(_table(split, rest, signatures, digits=3))
-        lang = str(as_mapping(settings.get("data")).get("source_lang") or "")
-        for title, rows in group_tables(scores, lang):
-            said = text("BLEU, {split}. {group}", split=text(split), group=text(title))
-            cells = [
-                f'<tr><th translate="no">{escape(members)}</th>'
-                f"<td>{say('{bleu} of {count} sentences', bleu=bleu, count=number)}</td></tr>\n"
-                for members, number, bleu, _ in rows
-            ]
-            table = f'<table class="values">\n{"".join(cells)}</table>\n'
-            blocks.append(f"<div>{said.html('h3')}\n{table}</div>\n")
-    others = {key: value for key, value in results.items() if key not in splits}
-    if others:
-        blocks.append(_table("run", others, digits=3))
-    note = say(
-        "The scores on top are those of the finished model ({weights}); the curves below show the "
-        "training on the way.",
-        weights=results.get("weights"),
-    )
-    note = f'<p class="quiet">{note}</p>\n' if tiles and results.get("weights") else ""
-    return group("tiles", boxes) + note + group("settings", blocks)
+        groups = group_tables(values, source_lang)
+        scores.append((title, shown_items(rest, 3), signatures, groups))
+    return scores
 
 
 def _conditions(name: str, split: str, scores: Mapping[str, Any]) -> Text:
@@ -219,10 +205,6 @@ def _validation(train: Mapping[str, Any]) -> Text:
     return text(
         "Validation scores on the way, {search}, the first {most}", search=search, most=f"{most:,}"
     )
-
-
-def _table(title: str, values: Mapping[str, Any], below: str = "", digits: int = 6) -> str:
-    return f"<div><h3>{escape(title)}</h3>\n{values_table(values, digits)}{below}</div>\n"
 
 
 def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
@@ -259,7 +241,7 @@ def logged_series(
     return Series(name, points, has_dots)
 
 
-def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
+def _curves(path: Path, train: Mapping[str, Any]) -> dict[str, Any]:
     """Charts of what was logged, and what is wrong with the log."""
     rows, problem = logged_steps(path)
     series = partial(logged_series, rows)
@@ -280,63 +262,29 @@ def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
             ("Tokens per second", "tokens_per_second"),
         )
     ]
-    body = group("charts", large) + group("charts small", small)
-    nothing = say("{file} holds no steps yet.", file=path.name) if rows and not body else ""
-    return body, f"{nothing} {problem}".strip()
+    if rows and not any(large + small):
+        problem = f"{say('{file} holds no steps yet.', file=path.name)} {problem}"
+    return {"curves": large, "small_curves": small, "log_problem": problem}
 
 
-def _translations(
-    folder: Path, languages: tuple[str, str], results: Mapping[str, Any]
-) -> tuple[str, str]:
-    """Worst and best translations with the spread of scores, and what is wrong with the file."""
+def _translations(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Worst and best translations, the spread of scores, and what is wrong with the file."""
     rows, problem = read_predictions(folder)
     if not rows and results and "test" not in results:
-        return "", say("This run has no test split: no translations of it are kept.")
-    if not rows:
-        return "", problem
+        problem = say("This run has no test split: no translations of it are kept.")
     # Among equals the longer sentence tells more.
     worst = sorted(rows, key=lambda row: (row.sentence_bleu, -len(row.reference)))
     best = sorted(rows, key=lambda row: (-row.sentence_bleu, -len(row.reference)))
-    body = (
-        f'<p class="quiet">{say("By sentence BLEU.")} <mark>{say("Marked")}</mark> '
-        f"{say('is what the reference does not have,')} <u>{say('underlined')}</u> "
-        f"{say('what the translation does not have.')}</p>\n"
-        f"<h3>{say('Spread of {count} sentence scores', count=f'{len(rows):,}')}</h3>\n"
-        f"{_spread(row.sentence_bleu for row in rows)}"
-        f"<h3>{say('Worst')}</h3>\n{_pairs(worst[:_NUM_TRANSLATIONS], languages)}"
-        f"<h3>{say('Best')}</h3>\n{_pairs(best[:_NUM_TRANSLATIONS], languages)}"
-    )
-    return body, problem
-
-
-def _spread(scores: Iterable[float]) -> str:
-    counts = [0] * 10
-    for score in scores:
-        counts[min(9, max(0, int(score // 10)))] += 1
-    bars = "".join(
-        f'<i style="height:{100 * count / max(counts):.1f}%" '
-        f'title="BLEU {10 * i}–{10 * i + 10}: {count:,}">'
-        f"{f'<span>{count:,}</span>' if count else ''}</i>"
-        for i, count in enumerate(counts)
-    )
-    return (
-        f'<div class="bars">{bars}</div><div class="scale"><span>0</span><span>100</span></div>\n'
-    )
-
-
-def _pairs(rows: list[Prediction], languages: tuple[str, str]) -> str:
-    source_lang, target_lang = (f' lang="{escape(code)}"' if code else "" for code in languages)
-    items = []
-    for source, reference, hypothesis, score in rows:
-        shown = f"{score:.1f}" if score < 99.95 else "100"
-        expected, written = _compared(reference, hypothesis)
-        items.append(
-            f'<li><b>{shown}</b><dl translate="no">\n'
-            f"{_SOURCE}<dd{source_lang}>{escape(source)}</dd>\n"
-            f"{_REFERENCE}<dd{target_lang}>{expected}</dd>\n"
-            f"{_TRANSLATION}<dd{target_lang}>{written}</dd></dl></li>\n"
-        )
-    return f'<ol class="pairs">\n{"".join(items)}</ol>\n'
+    spread = [0] * 10
+    for row in rows:
+        spread[min(9, max(0, int(row.sentence_bleu // 10)))] += 1
+    return {
+        "worst": worst[:_NUM_TRANSLATIONS],
+        "best": best[:_NUM_TRANSLATIONS],
+        "spread": spread,
+        "compared": _compared,
+        "translations_problem": problem,
+    }
 
 
 def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
@@ -352,9 +300,9 @@ def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
     return "".join(expected), "".join(written) or nothing
 
 
-def _confidence(found: Any) -> list[str]:
-    """The section of reliability diagrams, where a run has calibrated its confidence."""
-    charts, errors = [], []
+def _reliability(found: Any) -> list[tuple[str, str, str]]:
+    """Reliability diagrams with name and error, where a run has calibrated its confidence."""
+    diagrams = []
     for name, part in as_mapping(found).items():
         columns = [as_mapping(part).get(key) for key in ("confidences", "accuracies", "counts")]
         numbers = [c for c in columns if isinstance(c, list) and c and all(map(is_number, c))]
@@ -363,42 +311,26 @@ def _confidence(found: Any) -> list[str]:
         right = Series("right", list(zip(numbers[0], numbers[1], strict=False)), True)
         series = [right, Series("ideal", [(0.0, 0.0), (1.0, 1.0)])]
         title = text("{name}: {number}", name=text(name), number=f"{sum(numbers[2]):,.0f}")
-        charts.append(line_chart(title, series, from_zero=True, x_name="stated"))
-        errors.append(f"{say(name)} {shown_value(part.get('ece'), 3)}")
-    if not charts:
-        return []
-    note = say(
-        "The confidence of a word is the probability that the reference has it too, that of a "
-        "sentence the share of such words. Each half of the validation split was judged by what "
-        "was fitted to the other half. Expected calibration error:"
-    )
-    body = f'<p class="quiet">{note} {", ".join(errors)}.</p>\n{group("charts", charts)}'
-    return [section("Confidence", body)]
+        chart = line_chart(title, series, from_zero=True, x_name="stated")
+        diagrams.append((name, shown_value(part.get("ece"), 3), chart))
+    return diagrams
 
 
-def _maps(entries: list[Any]) -> str:
+def _maps(entries: list[Any]) -> dict[str, Any]:
     maps, num_bad = [], 0
     for entry in entries[:_NUM_ALIGNMENTS]:
         try:
-            expected = entry.get("reference") if isinstance(entry, Mapping) else ""
+            expected = as_mapping(entry).get("reference")
             reference = expected if isinstance(expected, str) else ""
             maps.append(alignment_html(Alignment.from_dict(entry), reference=reference))
         except ValueError:
             num_bad += 1
-    notes = []
-    if maps:
-        notes.append(say("Point at a cell, or touch it, for its number."))
-    if len(entries) > _NUM_ALIGNMENTS:
-        shown, total = _NUM_ALIGNMENTS, len(entries)
-        notes.append(say("The first {shown} of {total} maps are shown.", shown=shown, total=total))
-    if num_bad:
-        notes.append(say("Unreadable maps: {number}.", number=num_bad))
-    note = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
-    return note + group("maps", maps)
+    counts = {"num_bad_maps": num_bad, "num_maps": len(entries), "most_maps": _NUM_ALIGNMENTS}
+    return {"maps": maps, **counts}
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     others = {key: value for key, value in settings.items() if key not in groups}
-    tables = [("run", others), *groups.items()]
-    return group("settings", (_table(k.replace("_", " "), v) for k, v in tables if v))
+    tables = {"run": others, **groups}.items()
+    return [(key.replace("_", " "), shown_items(values)) for key, values in tables if values]

@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader
+
 
 def read_asset(name: str) -> str:
     """The text of a file that stands beside this one, or below."""
@@ -28,6 +30,9 @@ class Text:
 
     en: str
     zh: str = ""
+
+    def __html__(self) -> str:  # what a template shows
+        return self.html()
 
     def html(self, tag: str = "span", **attributes: str) -> str:
         """An element that holds the text and nothing else; its class is named `kind`."""
@@ -58,3 +63,18 @@ def text(said: str | Text, **values: Any) -> Text:
 def say(said: str, **values: Any) -> str:
     """A text of the table as HTML; arguments as those of `text`."""
     return text(said, **values).html()
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "pages"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.globals["text"] = text
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `pages/` as HTML: values are escaped, and texts stand in both languages."""
+    return _TEMPLATES.get_template(template).render(values)
