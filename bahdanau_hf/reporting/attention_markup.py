@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -115,17 +114,13 @@ def alignment_html(
         focusable: the Tab key goes from row to row.
     """
     source = [visible(token) for token in alignment.source_tokens]
-    rows = [
-        (visible(token), [*zip(source, map(_kind, weights), weights, strict=True)])
-        for token, weights in zip(alignment.target_tokens, alignment.weights, strict=True)
-    ]
     known = [*sentences(alignment), ("reference", visible(reference))]
     element = render(
         "alignment.html",
         title=title,
         sentences=known if reference else known[:-1],
         columns=zip(source, directions(source), strict=True),
-        rows=rows,
+        rows=_rows(alignment),
         focusable=focusable,
         how_to_read=HOW_TO_READ,
     )
@@ -153,7 +148,7 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     """
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
-    longest = max(len(source), len(target))
+    longest = max(alignment.weights.shape)
     cell = 36 if longest <= 24 else 28 if longest <= 48 else 18
     ways = directions(source)
     tall = max(
@@ -174,49 +169,14 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     )
     width = max(left + max(cell * len(source), 210), longest_text) + 20
     height = top + cell * len(target) + 80
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="map" width="{width:.0f}" '
-        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n'
-        f"<title>{_escape(title or 'Attention map')}</title>\n<style>\n{_SVG_CSS}</style>\n"
-        f'<rect class="page" width="100%" height="100%"/>\n'
-    ]
-    if title:
-        parts.append(_svg_text(16, 28, title, "title"))
-    y: float
-    for number, (name, line) in enumerate(lines, start=1):
-        y = heading - 20 * (len(lines) - number) - 6
-        parts.append(_svg_text(16, y, name, "quiet") if name else "")
-        parts.append(_svg_text(_NAMES, y, line, "text"))
-    parts.append(_svg_text(left - 10, top - 22, "source →", "quiet", "end"))
-    parts.append(_svg_text(left - 10, top - 7, "target ↓", "quiet", "end"))
-    for column, (token, way) in enumerate(zip(source, ways, strict=True)):
-        x, y = left + (column + 0.5) * cell, top - 9
-        if way == "turned":
-            turn = f' transform="rotate(-90 {x + 4.5:.1f} {y:.1f})"'
-            parts.append(_svg_text(x + 4.5, y, token, "word", more=turn))
-        elif way == "stacked" and len(token) > 1:
-            down = ' style="writing-mode: vertical-rl"'
-            parts.append(_svg_text(x, y, token, "word", "end", down))
-        else:
-            parts.append(_svg_text(x, y, token, "word", "middle"))
-    for row, token in enumerate(target):
-        y = top + (row + 0.5) * cell
-        parts.append(_svg_text(left - 10, y + 5, token, "word", "end"))
-        for column, weight in enumerate(alignment.weights[row]):
-            x = left + column * cell
-            hint = f"{_escape(token)} ← {_escape(source[column])}: {weight:.2f}"
-            box = _svg_cell(weight, x + 1, y - cell / 2 + 1, cell - 2, cell - 2)
-            parts.append(f"<g><title>{hint}</title>{box}</g>\n")
-            if cell >= 28 and weight >= NUMBER_FROM:
-                name = "number hot" if weight >= HOT_FROM else "number"
-                parts.append(_svg_text(x + cell / 2, y + 4, f"{weight:.2f}", name, "middle"))
-    y = top + cell * len(target) + 20
-    parts += [_svg_cell(step / 4, left + 1 + 18 * step, y, 16, 12) + "\n" for step in range(5)]
-    parts.append(_svg_text(left - 10, y + 10, "0", "quiet", "end"))
-    parts.append(_svg_text(left + 96, y + 10, "1 attention weight", "quiet"))
-    for number, line in enumerate(_LEGEND):
-        parts.append(_svg_text(16, y + 32 + 16 * number, line, "quiet"))
-    return "".join(parts) + "</svg>\n"
+    return render(
+        "alignment.svg",
+        **{"title": visible(title) if title else "", "css": _SVG_CSS, "legend": _LEGEND},
+        **{"width": width, "height": height, "left": left, "top": top, "cell": cell},
+        **{"lines": lines, "heading": heading, "names": _NAMES},
+        columns=zip(source, ways, strict=True),
+        rows=_rows(alignment),
+    )
 
 
 def wrapped(sentence: str) -> list[str]:
@@ -225,13 +185,14 @@ def wrapped(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, max(1, width))
 
 
-def _kind(weight: float) -> str:
-    """Of a cell, by its weight: one with a number, in either colour, or without."""
-    return "hot" if weight >= HOT_FROM else "number" if weight >= NUMBER_FROM else ""
-
-
-def _escape(token: str) -> str:
-    return html.escape(visible(token))
+def _rows(alignment: Alignment) -> list[tuple[str, list[tuple[str, str, float]]]]:
+    """Target tokens with their cells: source token, whether and how a number shows, weight."""
+    source = [visible(token) for token in alignment.source_tokens]
+    rows = []
+    for token, weights in zip(alignment.target_tokens, alignment.weights.tolist(), strict=True):
+        kinds = ["hot" if w >= HOT_FROM else "number" if w >= NUMBER_FROM else "" for w in weights]
+        rows.append((visible(token), [*zip(source, kinds, weights, strict=True)]))
+    return rows
 
 
 def directions(tokens: Sequence[str]) -> list[str]:
@@ -259,17 +220,3 @@ def sentences(alignment: Alignment) -> list[tuple[str, str]]:
 def _text_pixels(token: str) -> float:
     """About the width of a token at 15 pixels; no font can be asked."""
     return 8.2 * display_width(token)
-
-
-def _svg_cell(weight: float, x: float, y: float, width: int, height: int) -> str:
-    box = f'x="{x:.1f}" y="{y:.1f}" width="{width}" height="{height}" rx="3"'
-    return f'<rect class="empty" {box}/><rect class="weight" fill-opacity="{weight:.3f}" {box}/>'
-
-
-def _svg_text(
-    x: float, y: float, text: str, name: str, anchor: str = "start", more: str = ""
-) -> str:
-    return (
-        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more} '
-        f'xml:space="preserve">{_escape(text)}</text>\n'
-    )
