@@ -131,19 +131,14 @@ def write_json(value: Any) -> None:
     standard_output().write(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\n")
 
 
-def read_lines(name: str, encoding: str | None = None) -> list[str]:
-    """Read a text file, or standard input if its name is `-`, to the end; see `text_lines`."""
-    return [*text_lines(name, encoding)]
-
-
 def read_dictionary(name: str) -> dict[str, str]:
     """Read lines of a source word, a tab and a target word; of a word's entries the first counts.
 
     Raises:
-        InputError: as `read_lines`; or a line that is not made so.
+        InputError: as `text_lines`; or a line that is not made so.
     """
     entries: dict[str, str] = {}
-    for number, line in enumerate(read_lines(name), start=1):
+    for number, line in enumerate(text_lines(name), start=1):
         word, tab, translation = line.partition("\t")
         if not tab or "\t" in translation or not word.strip():
             raise InputError(

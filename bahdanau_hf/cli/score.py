@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import checked_encoding
-from .options import MODEL, TRANSLATING, load_translator, read_lines, search_options, write_json
+from ..files import checked_encoding, text_lines
+from .options import MODEL, TRANSLATING, load_translator, search_options, write_json
 
 if TYPE_CHECKING:
     from ..data.columns import Told
@@ -106,7 +106,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--sources goes with --predictions: a test file has its own")
     if args.target_kind is not None:
         raise InputError("--target_kind goes with --predictions: the model has its own")
-    other = None if args.compare is None else read_lines(args.compare, args.encoding)
+    other = None if args.compare is None else [*text_lines(args.compare, args.encoding)]
     options = search_options(args)
     translator = load_translator(args)
     source_lang = _language(translator, args, "source_lang")
@@ -207,7 +207,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     names = [args.predictions, *args.references, args.sources, args.compare]
     if names.count("-") > 1:
         raise InputError("only one of the files can be standard input")
-    columns = {name: read_lines(name, args.encoding) for name in names if name is not None}
+    columns = {name: [*text_lines(name, args.encoding)] for name in names if name is not None}
     predictions = columns[args.predictions]
     for name, column in columns.items():
         if len(column) != len(predictions):

@@ -23,9 +23,7 @@ from .onnx_nodes import RUNTIME, Nodes
 class WholeSearch:
     """Translates ids by such a graph; ONNX Runtime and NumPy are all that runs.
 
-    Args:
-        graph: the file's path, or its content.
-        num_threads: threads of ONNX Runtime; 0: its own choice.
+    The graph is a file's path, or its content; of 0 threads ONNX Runtime makes its own choice.
     """
 
     def __init__(self, graph: str | bytes, num_threads: int = 0) -> None:

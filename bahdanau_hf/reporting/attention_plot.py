@@ -41,14 +41,8 @@ def plot_alignment(
 ) -> Figure:
     """Draw the map with matplotlib; the caller shows or saves the figure.
 
-    The font is chosen for these labels alone; where the machine has none for their characters, one
-    warning says what to do. matplotlib's settings are neither changed nor is pyplot loaded.
-
-    Args:
-        weights: `(T, S)` numbers, array or tensor; rows sum to 1.
-        source_tokens: S tokens.
-        target_tokens: T tokens.
-        title: heading of the figure.
+    The weights `(T, S)`, an array or a tensor whose rows sum to 1, are those of T target tokens
+    over S source tokens. Where the machine has no font for them, one warning says what to do.
 
     Raises:
         InputError: matplotlib is not installed.

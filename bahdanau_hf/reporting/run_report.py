@@ -69,15 +69,14 @@ def write_report(output_dir: str | Path) -> Path:
     languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
     name = folder.resolve().name
     direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
-    learning, translations = as_mapping(settings.get("train")), _translations(folder, results)
     sections = render(
         "report.html",
         tiles=_tiles(results, settings),
         weights=results.get("weights"),
         scores=_scores(results, languages[0]),
         results_problem=results_problem,
-        **_curves(folder / "metrics.jsonl", learning),
-        **translations,
+        **_curves(folder / "metrics.jsonl", as_mapping(settings.get("train"))),
+        **_translations(folder, results),
         source_lang=languages[0],
         target_lang=languages[1],
         reliability=_reliability(results.get("confidence")),

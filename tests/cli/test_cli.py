@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bahdanau_hf import __version__, cli
-from bahdanau_hf.cli.options import add_flags, read_dictionary, read_lines
+from bahdanau_hf.cli.options import add_flags, read_dictionary
+from bahdanau_hf.files import text_lines
 from bahdanau_hf.inference.alignment_error import alignment_quality
 from bahdanau_hf.inference.translator import WINDOW_BATCHES, Translator
 from bahdanau_hf.metrics.translation import score_translations
@@ -489,7 +490,7 @@ def test_score_of_files(call: Call, tmp_path: Path) -> None:
     for file, column in zip(files[1:], columns, strict=True):
         file.write_bytes("".join(f"{line}\n" for line in column).encode())
     names = [str(file) for file in files]
-    assert read_lines(names[0]) == predictions
+    assert [*text_lines(names[0])] == predictions
     options = ["score", "--predictions", names[0], "--references", *names[1:]]
     status, out, _ = call(*options, model=False)
     assert status == 0
