@@ -95,10 +95,7 @@ def _score_alignments(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..inference.alignment_error import alignment_quality
 
-    return {
-        **alignment_quality(translator, backward),
-        **_given(args, "model", "backward_model"),
-    }
+    return {**alignment_quality(translator, backward), **_given(args, "model", "backward_model")}
 
 
 def _score_model(args: argparse.Namespace) -> dict[str, Any]:
@@ -109,10 +106,10 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     other = None if args.compare is None else [*text_lines(args.compare, args.encoding)]
     options = search_options(args)
     translator = load_translator(args)
-    source_lang = _language(translator, args, "source_lang")
-    target_lang = _language(translator, args, "target_lang")
-
-    languages = (source_lang, target_lang)
+    source_lang, target_lang = languages = (
+        _language(translator, args, "source_lang"),
+        _language(translator, args, "target_lang"),
+    )
 
     from ..data.columns import NoColumns
     from ..data.sources import lines_on_sides, pair_texts
@@ -141,8 +138,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     texts = [translation.text for translation in translations]
     target_kind = side_kinds(translator.tokenizer)[1]
     target: dict[str, Any] = {"target_lang": target_lang, "target_kind": target_kind}
-    return {
-        **_scores(args, sources, texts, references, source_lang, target),
+    facts = {
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         **_given(args, "glossary"),
@@ -158,8 +154,8 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         "num_truncated": sum(t.truncated for t in translations),
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(sources) / seconds, 1),
-        **_comparison(args, texts, other, references, target),
     }
+    return _scores(args, facts, sources, texts, other, references, source_lang, target)
 
 
 def _read_pairs(
@@ -218,54 +214,44 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     source_lang, target_lang = args.source_lang or "en", args.target_lang or "zh"
     target: dict[str, Any] = {"target_lang": target_lang, "target_kind": args.target_kind}
     references = [list(row) for row in zip(*(columns[n] for n in args.references), strict=True)]
-    return {
-        **_scores(args, columns.get(args.sources), predictions, references, source_lang, target),
-        **_given(args, "predictions", "references", "sources"),
-        "target_lang": target_lang,
-        **_comparison(args, predictions, columns.get(args.compare), references, target),
-    }
+    facts = {**_given(args, "predictions", "references", "sources"), "target_lang": target_lang}
+    sources, other = columns.get(args.sources), columns.get(args.compare)
+    return _scores(args, facts, sources, predictions, other, references, source_lang, target)
 
 
 def _scores(
     args: argparse.Namespace,
+    facts: dict[str, Any],
     sources: Sequence[str] | None,
     predictions: Sequence[str],
+    other: Sequence[str] | None,
     references: Sequence[Sequence[str]],
     source_lang: str,
     target: dict[str, Any],
 ) -> dict[str, Any]:
-    """Scores of all sentences and, where the sources are known, of groups of them."""
+    """Scores of all sentences and, where the sources are known, of groups of them; then the facts.
+
+    Last stands the paired bootstrap against another system's translations, if there are any.
+    """
     from ..data.sources import pair_texts
-    from ..metrics.analysis import score_groups
+    from ..metrics.analysis import compare_systems, score_groups
     from ..metrics.translation import few_sentences, score_translations
 
     scores = score_translations(predictions, references, **target)
     note = few_sentences(scores.num_sentences)
     result = {**({"note": note} if note else {}), **scores.as_dict()}
-    if sources is None:
-        return result
-    trained_on = None
-    if args.train_file is not None:
-        _, pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
-        trained_on, _ = pair_texts(pairs, source_lang, target["target_lang"])
-    groups = score_groups(
-        sources, predictions, references, trained_on, source_lang=source_lang, **target
-    )
-    return {**result, **groups, **_given(args, "train_file")}
-
-
-def _comparison(
-    args: argparse.Namespace,
-    predictions: Sequence[str],
-    other: Sequence[str] | None,
-    references: Sequence[Sequence[str]],
-    target: dict[str, Any],
-) -> dict[str, Any]:
-    """The paired bootstrap against another system's translations, if there are any."""
-    from ..metrics.analysis import compare_systems
-
-    if other is None:
-        return {}
-    compared = compare_systems(predictions, other, references, **target)
-    metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
-    return {"comparison": {"baseline": args.compare, **metrics}}
+    if sources is not None:
+        trained_on = None
+        if args.train_file is not None:
+            _, pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
+            trained_on, _ = pair_texts(pairs, source_lang, target["target_lang"])
+        groups = score_groups(
+            sources, predictions, references, trained_on, source_lang=source_lang, **target
+        )
+        result |= {**groups, **_given(args, "train_file")}
+    result |= facts
+    if other is not None:
+        compared = compare_systems(predictions, other, references, **target)
+        metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
+        result["comparison"] = {"baseline": args.compare, **metrics}
+    return result
