@@ -1,5 +1,8 @@
 """The command `bahdanau-hf`: a module for each of its commands, imported when it is called.
 
+A module has the command's `FLAGS`, those of them that are `REQUIRED`, and `run`, which raises an
+`InputError` where flags do not go together or what they name cannot be used.
+
 Text goes in by standard input or files, results come out on standard output, messages on standard
 error. Exit status: 0, 2 for a mistake that the user can mend (one line says which), 130 after
 Ctrl-C, 141 where the reader of the output has gone; `train` has more, see `bahdanau_hf.train`.

@@ -30,11 +30,7 @@ REQUIRED = ["--model"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the map to a file, or as text to standard output.
-
-    Raises:
-        InputError: flags that do not go together, a blank sentence, a model that cannot be loaded.
-    """
+    """Write the map to a file, or as text to standard output."""
     from ..reporting.attention_markup import alignment_text
     from ..reporting.attention_plot import SUFFIXES, save_alignment
 

@@ -20,11 +20,7 @@ REQUIRED = ["--source_vocab", "--target_vocab", "--output_dir"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert what the flags name.
-
-    Raises:
-        InputError: see `convert_tutorial`.
-    """
+    """Convert what the flags name."""
     from ..convert_d2l import convert_tutorial
 
     without_progress_bar()

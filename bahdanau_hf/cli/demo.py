@@ -21,12 +21,7 @@ REQUIRED = ["--model"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve the page until it is stopped, or write the Space.
-
-    Raises:
-        InputError: no such checkpoint, the extra [demo] is missing, a port in use, a folder
-            that is not empty.
-    """
+    """Serve the page until it is stopped, or write the Space."""
     import torch
 
     from ..demo.page import NUM_AT_ONCE, Answers, build_page

@@ -41,11 +41,7 @@ FLAGS = {**CHECKPOINT, "--json": "print one JSON object"}
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the facts, one a line as `name: value`, or as JSON.
-
-    Raises:
-        InputError: the checkpoint that the flags name cannot be loaded.
-    """
+    """Print the facts, one a line as `name: value`, or as JSON."""
     facts = environment(None if args.model is None else load_checkpoint(args))
     if args.json:
         write_json(facts)

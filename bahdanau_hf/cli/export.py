@@ -28,12 +28,7 @@ REQUIRED = ["--model", "--output_dir"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export what the flags name, and say how far the result is from the model.
-
-    Raises:
-        InputError: no such checkpoint, the extra is missing, beams are asked of a format that does
-            not fix them, or nothing can be written.
-    """
+    """Export what the flags name, and say how far the result is from the model."""
     from ..data.tokenization import load_tokenizer
     from ..export.onnx_export import check_installed, export_onnx, export_search
 

@@ -29,11 +29,7 @@ FLAGS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """List the files and push them; a model that is not exported yet is exported for a Space.
-
-    Raises:
-        InputError: the folder is no complete release, or the Hub cannot be reached or refuses.
-    """
+    """List the files and push them; a model that is not exported yet is exported for a Space."""
     from ..hub.push import push_folder, push_space, release_files
 
     options = {key: value for key, value in vars(args).items() if key not in _OWN}

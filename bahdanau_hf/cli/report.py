@@ -15,11 +15,7 @@ FLAGS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page.
-
-    Raises:
-        InputError: there is no run, or the page cannot be written.
-    """
+    """Write the page."""
     from ..reporting.run_comparison import write_comparison
     from ..reporting.run_report import write_report
 

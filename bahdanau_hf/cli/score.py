@@ -53,11 +53,7 @@ FLAGS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score what the flags name and print the result.
-
-    Raises:
-        InputError: flags that do not go together, or files that do not.
-    """
+    """Score what the flags name and print the result."""
     checked_encoding(args.encoding)
     given = [*_given(args, "model", "test_file", "predictions", "references")]
     if args.backward_model is not None and not args.alignments:

@@ -42,13 +42,7 @@ REQUIRED = ["--model"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate line by line, or a whole document.
-
-    Raises:
-        InputError: a file or stream that cannot be read or written or is no text, a kind of
-            document that is not known, a model that cannot be loaded, or flags that exclude each
-            other.
-    """
+    """Translate line by line, or a whole document."""
     from ..documents.formats import is_document, translate_document
     from ..documents.placing import translate_marked
     from ..inference.translator import WINDOW_BATCHES

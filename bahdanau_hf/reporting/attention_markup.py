@@ -13,6 +13,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 from string import Template
+from typing import Any
 
 from ..alignment.record import Alignment
 from .wording import SPEAK, Text, read_asset, render, text
@@ -48,7 +49,8 @@ def _style_sheet(name: str) -> str:
     return Template(read_asset(name)).substitute(fonts=fonts, **ramp, **channels)
 
 
-ALIGNMENT_CSS, _SVG_CSS = map(_style_sheet, ("pages/alignment.css", "pages/alignment_svg.css"))
+ALIGNMENT_CSS = _style_sheet("pages/alignment.css")
+_PAGE_CSS, _SVG_CSS = map(_style_sheet, ("pages/alignment_page.css", "pages/alignment_svg.css"))
 
 
 def visible(token: str) -> str:
@@ -126,18 +128,13 @@ def alignment_html(
     )
     if not standalone:
         return element
-    css = (
-        ":root { color-scheme: light dark; } body { margin: 1.5rem; background: #ffffff; }\n"
-        "@media (prefers-color-scheme: dark) { body { background: #1a1a19; color: #f6f5f1; } }\n"
-        f"h3 {{ font: 600 1.1rem {FONT_STACK}; }}"
-    )
-    return html_page(Text(title) if title else text("Attention map"), css, element)
+    return html_page(Text(title) if title else text("Attention map"), _PAGE_CSS, element)
 
 
-def html_page(title: Text, css: str, body: str) -> str:
+def html_page(title: Text, css: str, body: str, **header: Any) -> str:
     """A whole page with `ALIGNMENT_CSS`, in the browser's language; the body is HTML."""
-    css = ALIGNMENT_CSS + css
-    return render("page.html", title=title, css=css, body=body, script=SPEAK, policy=_POLICY)
+    css, spoken = ALIGNMENT_CSS + css, {"script": SPEAK, "policy": _POLICY}
+    return render("page.html", title=title, css=css, body=body, **spoken, **header)
 
 
 def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:

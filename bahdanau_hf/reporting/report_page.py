@@ -1,4 +1,4 @@
-"""What the reports' pages are made of: sections, tables of values, contents, style sheet."""
+"""Pages in the looks of the report, and how values are shown on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files import is_number, write_whole
 from .attention_markup import FONT_STACK, html_page
-from .wording import Text, read_asset, text
+from .wording import Text, read_asset
 
 _HEADING = re.compile('<h2 id="([^"]+)"')
 _CSS = read_asset("pages/report.css")
@@ -35,11 +35,8 @@ def write_page(
     css = f":root {{ --fonts: {FONT_STACK}; }}\n{_CSS}"
     places = [(f"#{name}", name) for name in _HEADING.findall(sections)]
     places += links
-    contents = "".join(text(said).html("a", href=to) + "\n" for to, said in places)
-    header = (
-        f'<header>{heading.html("h1")}<p class="quiet">{below}</p><nav>{contents}</nav></header>\n'
-    )
-    write_whole(path, html_page(title, css, header + sections))
+    header = {"heading": heading, "below": below, "places": places}
+    write_whole(path, html_page(title, css, sections, **header))
     return path
 
 
