@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +23,7 @@ from .options import CHECKPOINT, load_checkpoint, standard_output, write_json
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 
-LIBRARIES = (
-    *("transformers", "tokenizers", "datasets", "accelerate", "sacrebleu", "numpy"),
-    "huggingface_hub",
-)
+LIBRARIES = "transformers tokenizers datasets accelerate sacrebleu numpy huggingface_hub".split()
 OPTIONAL = ("matplotlib", "OpenCC", "onnxruntime", "gradio")
 # What changes how something is computed, or whether the Hub is asked.
 _SETTINGS = re.compile(
@@ -35,8 +33,6 @@ _SETTINGS = re.compile(
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 
 Facts = dict[str, str | int | None]
-
-
 FLAGS = {**CHECKPOINT, "--json": "print one JSON object"}
 
 
@@ -92,12 +88,10 @@ def installed_version(distribution: str) -> str | None:
 
 def processor_name() -> str:
     """What the processor is called, or at least of which kind it is."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
+    with suppress(OSError):  # not Linux
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if found := re.search(r"^model name[^:\n]*:(.*)", said, re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -137,7 +137,10 @@ def compare_translations(
         ours += model.generate(**batch, **rules)[:, 1:].tolist()
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         theirs += search(**arrays, max_new_tokens=rules["max_new_tokens"]).tolist()
-    ours, theirs = ([_before_end(ids, ends) for ids in side] for side in (ours, theirs))
+    ours, theirs = (
+        [list(takewhile(lambda token: token not in ends, ids)) for ids in side]
+        for side in (ours, theirs)
+    )
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     if not references:
         return Agreement(same, len(order), what)
@@ -150,10 +153,6 @@ def compare_translations(
         for side in (ours, theirs)
     )
     return Agreement(same, len(order), what, (before, after))
-
-
-def _before_end(ids: list[int], ends: list[int]) -> list[int]:
-    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def _held_out(folder: Path, settings: dict[str, Any]) -> tuple[str, list[str], list[str]]:
