@@ -23,7 +23,10 @@ from .options import CHECKPOINT, load_checkpoint, standard_output, write_json
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 
-LIBRARIES = "transformers tokenizers datasets accelerate sacrebleu numpy huggingface_hub".split()
+LIBRARIES = (
+    *("transformers", "tokenizers", "datasets", "accelerate", "sacrebleu", "numpy"),
+    "huggingface_hub",
+)
 OPTIONAL = ("matplotlib", "OpenCC", "onnxruntime", "gradio")
 # What changes how something is computed, or whether the Hub is asked.
 _SETTINGS = re.compile(
