@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .options import DTYPE, MODEL, NUM_BEAMS, load_translator, standard_output, write_json
+from .options import DTYPE, MODEL, NUM_BEAMS, load_translator, print_json, standard_output
 
 if TYPE_CHECKING:
     from ..alignment.record import Alignment
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {save_alignment(drawn[0], args.output)}", file=sys.stderr)
     if args.links:
         links = [a.words.as_dict() for a in alignments if a.words is not None]
-        write_json(links if args.n_best > 1 else links[0])
+        print_json(links if args.n_best > 1 else links[0])
     elif not args.output:
         standard_output().write("\n".join(map(alignment_text, drawn)).encode())
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..version import __version__
-from .options import CHECKPOINT, load_checkpoint, standard_output, write_json
+from .options import CHECKPOINT, load_checkpoint, print_json, standard_output
 
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the facts, one a line as `name: value`, or as JSON."""
     facts = environment(None if args.model is None else load_checkpoint(args))
     if args.json:
-        write_json(facts)
+        print_json(facts)
         return
     shown = {name: "not installed" if v is None else v for name, v in facts.items()}
     text = "".join(f"{name}: {value}\n" for name, value in shown.items())

@@ -126,7 +126,7 @@ def standard_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def write_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a value to standard output."""
     standard_output().write(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\n")
 

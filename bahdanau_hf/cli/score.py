@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import checked_encoding, text_lines
-from .options import MODEL, TRANSLATING, load_translator, search_options, write_json
+from .options import MODEL, TRANSLATING, load_translator, print_json, search_options
 
 if TYPE_CHECKING:
     from ..data.columns import Told
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             "give --model and --test_file, or --predictions and --references: one of the two"
         )
-    write_json(result)
+    print_json(result)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -116,11 +116,10 @@ def alignment_html(
         focusable: the Tab key goes from row to row.
     """
     source = [visible(token) for token in alignment.source_tokens]
-    known = [*sentences(alignment), ("reference", visible(reference))]
     element = render(
         "alignment.html",
         title=title,
-        sentences=known if reference else known[:-1],
+        sentences=sentences(alignment, reference),
         columns=zip(source, directions(source), strict=True),
         rows=_rows(alignment),
         focusable=focusable,
@@ -208,10 +207,10 @@ def _is_upright(token: str) -> bool:
     return len(token) == 1 or (len(token) == 2 and display_width(token) == 4)
 
 
-def sentences(alignment: Alignment) -> list[tuple[str, str]]:
-    """Sentence and translation by their names, where they are known."""
-    texts = (("source", alignment.source), ("translation", alignment.target))
-    return [(name, visible(sentence)) for name, sentence in texts if sentence]
+def sentences(alignment: Alignment, reference: str = "") -> list[tuple[str, str]]:
+    """Sentence, translation and reference by their names, where they are known."""
+    texts = {"source": alignment.source, "translation": alignment.target, "reference": reference}
+    return [(name, visible(sentence)) for name, sentence in texts.items() if sentence]
 
 
 def _text_pixels(token: str) -> float:
