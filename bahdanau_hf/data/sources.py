@@ -29,7 +29,7 @@ from datasets import load_dataset as load_hub_dataset
 from ..errors import InputError
 from ..files import PACKED
 from ..languages import base_language, language_name, language_of, probable_language
-from .columns import Told, named_columns
+from .columns import Sides, Told
 from .readers import Pair, file_stamp, open_pairs, pair_paths
 from .tables import say_once
 
@@ -192,19 +192,14 @@ def file_pairs(
     large = sum(sizes) > _IN_MEMORY_BYTES
     if not streaming and not large:
         return pair_table(pairs, source_lang, target_lang)
-    languages = {"source_lang": source_lang, "target_lang": target_lang}
     next(pairs)  # so that `told` is filled even where a cache has the table
-    made = {
-        "features": translation_features(**languages),
-        "gen_kwargs": {
-            **{"spec": spec, **languages, "stamp": file_stamp(spec)},
-            **{"reading": {**reading, "told": known}},
-        },
-    }
-    if streaming:
-        return IterableDataset.from_generator(_rows, **made)
+    languages = {"source_lang": source_lang, "target_lang": target_lang}
+    features = translation_features(**languages)
+    values: dict[str, Any] = {"spec": spec, **languages, "stamp": file_stamp(spec)}
+    values["reading"] = {**reading, "told": known}
+    kind = IterableDataset if streaming else Dataset
     try:
-        return Dataset.from_generator(_rows, **made)
+        return kind.from_generator(_rows, features=features, gen_kwargs=values)
     except Exception as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
@@ -236,27 +231,26 @@ def hub_pairs(
     """Read `train`, and `validation` and `test` where they are, of a data set of the Hub.
 
     A local folder that looks like one will do. `configuration` is one of the data set's, such as
-    `en-zh`, `split_names` says what it calls a split of ours where that is not plain, `columns` is
-    for `named_columns`. With `streaming`, `train` is a stream, and of every other split at most
+    `en-zh`, `split_names` says what it calls a split of ours where that is not plain, `columns` are
+    those of `Sides`. With `streaming`, `train` is a stream, and of every other split at most
     `num_held_out` pairs are read.
 
     Raises:
         InputError: it cannot be loaded, has no such split or no such columns; no language code.
     """
     check_languages(source_lang, target_lang)
-    languages = (source_lang, target_lang)
+    sides = Sides(source_lang, target_lang, **columns)
     splits: dict[str, AnyDataset] = {}
     try:
         found = load_hub_dataset(name, configuration, streaming=streaming)
         for split, ours in _chosen_splits(name, list(found), split_names or {}).items():
-            where = f"{name} ({ours})"
-            splits[split] = _as_translation(found[ours], where, languages, columns)
+            splits[split] = _as_translation(found[ours], f"{name} ({ours})", sides)
             if streaming and split != "train":
-                splits[split] = held_pairs(splits[split].take(num_held_out), *languages)
+                splits[split] = held_pairs(splits[split].take(num_held_out), *sides.languages)
     except InputError:
         raise
     except Exception as error:  # network, name, configuration, file format: many kinds
-        reason = _load_error(error, languages)
+        reason = _load_error(error, sides.languages)
         raise InputError(f"cannot load the data set {name}: {reason}") from None
     return splits
 
@@ -303,9 +297,7 @@ def _load_error(error: Exception, languages: Pair) -> str:
     return f"{head.split('. ')[0]}: give --dataset_config_name, such as {', '.join(shown)}{rest}"
 
 
-def _as_translation(
-    dataset: AnyDataset, where: str, languages: Pair, columns: Mapping[str, Any]
-) -> AnyDataset:
+def _as_translation(dataset: AnyDataset, where: str, sides: Sides) -> AnyDataset:
     """Bring columns of known names, flat or nested under `translation`, into our form."""
     features = dataset.features
     if features is None:  # a stream that has not looked at its first row yet
@@ -323,7 +315,7 @@ def _as_translation(
         names = names or list(inner)
     else:
         names = list(features)
-    found = named_columns(where, names, *languages, **columns)
+    languages, found = sides.languages, sides.of_names(where, names)
     kept = ["translation"] if nested else list(found)
     return dataset.select_columns(kept).map(
         partial(_rename, columns=found, languages=languages, nested=nested, varies=varies),
