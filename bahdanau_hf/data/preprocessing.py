@@ -124,9 +124,10 @@ def clean_pairs(
     Raises:
         InputError: `chinese_script` without Chinese, or without the extra `[zh]`.
     """
-    languages = (source_lang, target_lang)
+    languages, converted = (source_lang, target_lang), []
     if chinese_script != "keep":
-        if "zh" not in map(base_language, languages):
+        converted = [lang for lang in languages if base_language(lang) == "zh"]
+        if not converted:
             raise InputError(f"--chinese_script {chinese_script}: neither language is Chinese")
         script_converter(chinese_script)
     max_lengths = (max_source_length, max_target_length)
@@ -144,9 +145,8 @@ def clean_pairs(
             if unescape_html:
                 given = plain
             texts = {lang: clean_text(text) for lang, text in given.items()}
-            for lang in languages if chinese_script != "keep" else ():
-                if base_language(lang) == "zh":
-                    texts[lang] = script_converter(chinese_script)(texts[lang])
+            for lang in converted:
+                texts[lang] = script_converter(chinese_script)(texts[lang])
             lengths = [len(texts[lang]) for lang in languages]
             reason = _KEPT
             if (row[source_lang], row[target_lang]) == LEFT_OUT:

@@ -35,30 +35,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError, first_line
-from ..modeling.text_bahdanau import (
-    BOS_ID,
-    BYTE_TOKENS,
-    EOS_ID,
-    PAD_ID,
-    SPECIAL_TOKENS,
-    UNK_ID,
-    clean_text,
-)
-
-__all__ = [
-    "BOS_ID",
-    "BYTE_TOKENS",
-    "EOS_ID",
-    "PAD_ID",
-    "SPECIAL_TOKENS",
-    "UNK_ID",
-    "clean_text",
-    "for_targets",
-    "load_tokenizer",
-    "side_kinds",
-    "target_vocab_size",
-    "tokenizer_settings",
-]
+from ..modeling.text_bahdanau import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID
+from ..modeling.text_bahdanau import clean_text as clean_text
 
 
 def for_targets(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
