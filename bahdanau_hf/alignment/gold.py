@@ -64,7 +64,10 @@ def _parse(english: str, chinese: str, sure: str, possible: str) -> ReferenceAli
     for text in chinese.split(" "):
         start = words[-1].end if words else 0
         words.append(Word(text, start, start + len(text)))
-    must, may = ({_link(item) for item in items.split()} for items in (sure, possible))
+    must, may = (
+        {(int(i), int(j)) for i, j in (item.split("-") for item in items.split())}
+        for items in (sure, possible)
+    )
     return ReferenceAlignment(
         english,
         "".join(word.text for word in words),
@@ -73,11 +76,6 @@ def _parse(english: str, chinese: str, sure: str, possible: str) -> ReferenceAli
         frozenset(must),
         frozenset(must | may),
     )
-
-
-def _link(item: str) -> Link:
-    i, j = item.split("-")
-    return int(i), int(j)
 
 
 def score_links(

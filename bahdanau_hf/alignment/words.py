@@ -59,11 +59,11 @@ class WordAlignment:
         A target word before which the model looked at the end token more than at any word has no
         link.
         """
-        found = []
-        for j, row in enumerate(self.weights):
-            if row.size and row.max() > 0 and row.max() >= 1 - row.sum(dtype=np.float64):
-                found.append((int(row.argmax()), j))
-        return found
+        return [
+            (int(row.argmax()), j)
+            for j, row in enumerate(self.weights)
+            if row.size and row.max() > 0 and row.max() >= 1 - row.sum(dtype=np.float64)
+        ]
 
     def regroup(self, source_words: Sequence[Word], target_words: Sequence[Word]) -> WordAlignment:
         """The same between words cut otherwise, such as Chinese words of several characters.

@@ -68,7 +68,7 @@ def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str,
     """
     check_languages(source_lang, target_lang)
     pairs = list(open_pairs(str(BUNDLED_PAIRS), source_lang, target_lang))
-    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[Pair]] = {name: [] for name in _SPLIT_NAMES}
     for pair, share in zip(pairs, hash_shares(pairs), strict=True):
         split = "test" if share < 0.05 else "validation" if share < 0.1 else "train"
         splits[split].append(pair)
@@ -141,12 +141,10 @@ def hash_shares(pairs: Iterable[Pair]) -> list[float]:
     parents: dict[str, str] = {}
 
     def root(key: str) -> str:
-        top = key
-        while parents[top] != top:
-            top = parents[top]
-        while parents[key] != top:
-            parents[key], key = top, parents[key]
-        return top
+        while parents[key] != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
 
     keys = []
     for source, target in pairs:

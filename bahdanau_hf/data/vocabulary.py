@@ -265,10 +265,8 @@ def _count_pieces(backend: Tokenizer, texts: Iterable[str]) -> Counter[str]:
 
 def _set_tokens(backend: Tokenizer, tokens: Sequence[str], ignore_merges: bool = False) -> None:
     """Give a backend the vocabulary of these tokens, by their ids; it keeps its merges."""
-    vocab, model = (
-        {token: i for i, token in enumerate(tokens)},
-        json.loads(backend.to_str())["model"],
-    )
+    vocab = {token: i for i, token in enumerate(tokens)}
+    model = json.loads(backend.to_str())["model"]
     if model["type"] == "BPE":
         options = {"byte_fallback": True, "unk_token": "<unk>", "ignore_merges": ignore_merges}
         backend.model = models.BPE(vocab, [tuple(pair) for pair in model["merges"]], **options)
