@@ -231,11 +231,7 @@ class Sides:
         )
 
     def _target_is_first_by_name(self, names: Sequence[str]) -> bool | None:
-        """What the parts in which two names of files differ say; None if they say nothing.
-
-        Raises:
-            InputError: they name other languages than those of the run.
-        """
+        """What the parts in which two names of files differ say; None if they say nothing."""
         for separator in ("[.]", r"[\W_]+"):
             words = [Counter(re.split(separator, name)) for name in names]
             first, second = list(words[0] - words[1]), list(words[1] - words[0])

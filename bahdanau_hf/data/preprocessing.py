@@ -1,8 +1,4 @@
-"""From pairs to features: clean them, cut a validation split, turn them into token ids.
-
-Pairs that are left out are counted by reason, never in silence. Reading is in `sources` and
-`readers`, batches are made in `batching`.
-"""
+"""Cleans pairs, cuts a validation split, makes token ids; counts by reason what is left out."""
 
 from __future__ import annotations
 

@@ -317,7 +317,6 @@ def _read_aligned(
         names = [str(path) for path in paths]
     swap = sides.target_is_first(names, rows)
     left, right = map(chain, heads, files)
-    count = 0
     for count, (a, b) in enumerate(zip_longest(left, right), start=1):
         if a is None or b is None:
             longer = count + sum(1 for _ in (left if b is None else right))

@@ -108,8 +108,7 @@ def lines_on_sides(
     dataset: AnyDataset, source_lang: str, target_lang: str, told: Sequence[Told]
 ) -> list[str]:
     """For the user: each way in which the sides were told apart, and the first pair."""
-    rows = (row["translation"] for row in dataset)
-    pairs = ((row[source_lang], row[target_lang]) for row in rows if row[source_lang] is not None)
+    pairs = (p for p in _pairs_of(dataset, source_lang, target_lang) if p[0] is not None)
     shown = " -> ".join(f"{text!r:.80}" for text in next(pairs, ("none",)))
     lines = dict.fromkeys(sides.line for sides in told)
     return [f"{line}; first pair: {shown}" for line in islice(lines, _MOST_LINES)]
@@ -255,9 +254,12 @@ def hub_pairs(
 
 def held_pairs(stream: IterableDataset, source_lang: str, target_lang: str) -> Dataset:
     """Read a finite stream of pairs into memory."""
-    rows = (row["translation"] for row in stream)
-    pairs = ((row[source_lang], row[target_lang]) for row in rows)
-    return pair_table(pairs, source_lang, target_lang)
+    return pair_table(_pairs_of(stream, source_lang, target_lang), source_lang, target_lang)
+
+
+def _pairs_of(dataset: AnyDataset, source_lang: str, target_lang: str) -> Iterator[Pair]:
+    for row in dataset:
+        yield row["translation"][source_lang], row["translation"][target_lang]
 
 
 def _chosen_splits(

@@ -175,11 +175,7 @@ def _train_bpe(
     min_frequency: int,
     lowercase_source: bool,
 ) -> tuple[Tokenizer, Tokenizer]:
-    """Learn the merges; ids are provisional and hold no special token yet.
-
-    Returns:
-        A tokenizer for sources and one for targets, with the same vocabulary.
-    """
+    """Tokenizers for sources and for targets with one vocabulary, whose ids are not final."""
     room = vocab_size - len(SPECIAL_TOKENS) - len(BYTE_TOKENS)
     if room < 1:
         raise InputError(f"--vocab_size {vocab_size} is too small for bpe: at least 261")
@@ -220,37 +216,31 @@ def _train_bpe(
 def _train_words(
     texts: tuple[list[str], list[str]], kinds: tuple[str, str], min_frequency: int
 ) -> tuple[Tokenizer, Tokenizer]:
-    """Count words and characters; ids are provisional, by frequency, then in alphabetical order.
-
-    Returns:
-        A tokenizer for sources and one for targets, with the same vocabulary.
-    """
+    """As `_train_bpe`, of words and characters; ids by frequency, then in alphabetical order."""
     backends = (Tokenizer(models.WordLevel()), Tokenizer(models.WordLevel()))
     counts: Counter[str] = Counter()
+    nfc, nfd = normalizers.NFC(), normalizers.NFD()
+    cuts: dict[str, Any] = {
+        "word-char": pre_tokenizers.Split(Regex(_WORD_CHAR_PIECE), "removed", invert=True),
+        "char": pre_tokenizers.Split(Regex("(?m:.)"), "isolated"),
+        "word": pre_tokenizers.WhitespaceSplit(),
+    }
     for backend, kind, side, is_source in zip(backends, kinds, texts, (True, False), strict=True):
-        nfc, nfd, lower = normalizers.NFC(), normalizers.NFD(), normalizers.Lowercase()
+        backend.normalizer = nfd if kind == "char" and is_source else nfc
         if kind == "word-char":
-            backend.normalizer = normalizers.Sequence([nfc, lower, nfc])
-            cut: Any = pre_tokenizers.Split(Regex(_WORD_CHAR_PIECE), "removed", invert=True)
-        elif kind == "char":
-            backend.normalizer = nfd if is_source else nfc
-            cut = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
-        else:
-            backend.normalizer, cut = nfc, pre_tokenizers.WhitespaceSplit()
-        backend.pre_tokenizer = cut
+            backend.normalizer = normalizers.Sequence([nfc, normalizers.Lowercase(), nfc])
+        backend.pre_tokenizer = cuts[kind]
         counts += _count_pieces(backend, side)
     ranked = sorted((-n, token) for token, n in counts.items() if n >= min_frequency)
     tokens = [*(token for _, token in ranked), "<unk>"]
-    spaces = decoders.WordPiece(prefix="##", cleanup=False)
-    written = decoders.Replace(Regex(_UNWRITTEN_SPACE), "")
-    joining: dict[str, list[Any]] = {
-        "word-char": [spaces, decoders.Fuse(), written],
-        "char": [decoders.Fuse()],
-        "word": [spaces, decoders.Fuse()],
-    }
+    joining: list[Any] = [decoders.Fuse()]
+    if kinds[1] != "char":
+        joining.insert(0, decoders.WordPiece(prefix="##", cleanup=False))
+    if kinds[1] == "word-char":
+        joining.append(decoders.Replace(Regex(_UNWRITTEN_SPACE), ""))
     for backend in backends:
         _set_tokens(backend, tokens)
-        backend.decoder = decoders.Sequence(joining[kinds[1]])
+        backend.decoder = decoders.Sequence(joining)
     return backends
 
 
