@@ -79,33 +79,20 @@ def link_posteriors(
     kinds, kind = np.unique(made_of * size + tokens[row], return_inverse=True)
     source_of = kinds // size
     translation, from_nothing = np.full(len(kinds), 1 / size), np.full(size, 1 / size)
+
+    def expect() -> tuple[np.ndarray, np.ndarray]:
+        """Posterior of each cell, and of each row that its token was made of nothing."""
+        joint, nothing = prior * translation[kind], null_share * from_nothing[tokens]
+        total = np.maximum(np.bincount(row, joint, num_rows) + nothing, 1e-300)
+        return joint / total[row], nothing / total
+
     for _ in range(num_iterations):
-        cells, nothing = _expect(row, tokens, prior, translation[kind], from_nothing, null_share)
+        cells, nothing = expect()
         counts = np.bincount(kind, cells, len(kinds))
         translation = counts / np.maximum(np.bincount(source_of, counts, size)[source_of], 1e-300)
         from_nothing = np.bincount(tokens, nothing, size) / max(nothing.sum(), 1e-300)
-    cells, _ = _expect(row, tokens, prior, translation[kind], from_nothing, null_share)
-    shapes = zip(num_target.tolist(), num_source.tolist(), strict=True)
-    starts = _starts(num_target * num_source).tolist()
-    return [
-        cells[start : start + t * s].reshape(t, s)
-        for start, (t, s) in zip(starts, shapes, strict=True)
-    ]
-
-
-def _expect(
-    row: np.ndarray,
-    tokens: np.ndarray,
-    prior: np.ndarray,
-    translation: np.ndarray,
-    from_nothing: np.ndarray,
-    null_share: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior of each cell, and of each row that its token was made of nothing."""
-    joint = prior * translation
-    nothing = null_share * from_nothing[tokens]
-    total = np.maximum(np.bincount(row, joint, len(tokens)) + nothing, 1e-300)
-    return joint / total[row], nothing / total
+    parts = np.split(expect()[0], np.cumsum(num_target * num_source)[:-1])
+    return [part.reshape(-1, width) for part, width in zip(parts, num_source, strict=True)]
 
 
 # --- the cells of all pairs, one pair after the other, row by row ---------------------------------

@@ -196,11 +196,7 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
 
 
 class PairCollator:
-    """Pads features into tensors: `input_ids`, `attention_mask` and, if given, the others.
-
-    Args:
-        pad_to: fixed lengths (source, target); default: the longest of the batch.
-    """
+    """Pads features into tensors, to the longest of a batch or to fixed lengths `pad_to`."""
 
     def __init__(self, pad_to: tuple[int, int] | None = None) -> None:
         self.pad_to = pad_to
@@ -209,8 +205,8 @@ class PairCollator:
         """Collate one batch.
 
         Returns:
-            int64 tensors: `input_ids` and `attention_mask` `(B, S)`; `labels` `(B, T)`, and
-            `best_sources` `(B, T)`: for each label the place of its source token, or `NO_LINK`.
+            int64 tensors: `input_ids` and `attention_mask` `(B, S)`; if given, `labels` `(B, T)`,
+            and `best_sources` `(B, T)`: for each label the place of its source token, or `NO_LINK`.
 
         Raises:
             ValueError: a sequence longer than `pad_to`.
@@ -258,7 +254,7 @@ class PairTable(Dataset[Batch]):
 
     Args:
         dataset: with the columns `input_ids` and, if they are wanted, `labels`, `best_sources`.
-        pad_to: as that of `PairCollator`.
+        pad_to: fixed lengths of source and target.
         rooms: fill batches up to these shapes, with rows that have one token of padding to read
             and nothing to predict. Fixed lengths come first.
     """

@@ -224,17 +224,12 @@ def _map_and_drop(
 
 
 def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset, AnyDataset]:
-    """Cut a validation split from the training pairs by the hash of their sentences.
+    """Cut a validation split from cleaned training pairs by the hash of their sentences.
 
-    No sentence of either language is in both parts: pairs that share one form a group, and the
-    groups of the smallest hashes are taken, as far as the share allows. A stream is cut by the
-    sentences of one language alone (the first by its code); at most 1,000 pairs of it are held for
-    validation.
-
-    Args:
-        dataset: cleaned pairs.
-        percentage: at most this share goes to validation, in (0, 100), but at least one pair; of a
-            stream about this share.
+    At most this percentage, in (0, 100), goes to validation, but at least one pair. No sentence of
+    either language is in both parts: pairs that share one form a group, and the groups of the
+    smallest hashes are taken, as far as the share allows. A stream is cut by the sentences of one
+    language alone (the first by its code), at about this share; at most 1,000 pairs of it are held.
 
     Raises:
         InputError: nothing is left for one of the two parts.

@@ -222,7 +222,7 @@ def hub_pairs(
     *,
     streaming: bool = False,
     num_held_out: int,
-    split_names: Mapping[str, str | None] | None = None,
+    split_names: Mapping[str, str | None],
     **columns: Any,
 ) -> dict[str, AnyDataset]:
     """Read `train`, and `validation` and `test` where they are, of a data set of the Hub.
@@ -240,7 +240,7 @@ def hub_pairs(
     splits: dict[str, AnyDataset] = {}
     try:
         found = load_hub_dataset(name, configuration, streaming=streaming)
-        for split, ours in _chosen_splits(name, list(found), split_names or {}).items():
+        for split, ours in _chosen_splits(name, list(found), split_names).items():
             splits[split] = _as_translation(found[ours], f"{name} ({ours})", sides)
             if streaming and split != "train":
                 splits[split] = held_pairs(splits[split].take(num_held_out), *sides.languages)

@@ -33,14 +33,9 @@ _PLACEHOLDER = re.compile(f"[{PLACEHOLDERS}]")
 
 
 def translate_marked(translator: Translator, text: str, **options: Any) -> str:
-    """Translate a text as `translate_text`, with the marks in it.
+    """Translate a text as `translate_text`, whose options these are, with the marks in it.
 
-    A sentence that the model has no words for stays as it is.
-
-    Args:
-        translator: the model.
-        text: the text; line breaks stay.
-        **options: as those of `translate_text`.
+    Line breaks stay, and so does a sentence that the model has no words for.
     """
     pieces = translator.split_text(text)
     bare = (without_marks(piece.text) for piece in pieces)
