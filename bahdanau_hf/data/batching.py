@@ -290,10 +290,7 @@ class PairTable(Dataset[Batch]):
 
 
 class _ListColumn:
-    """A column of lists as one array: from the first piece that Arrow has of it to the last.
-
-    What lies between the pieces is never read; the array keeps the data set alive.
-    """
+    """A column of lists as one array, from Arrow's first piece of it to the last."""
 
     def __init__(self, dataset: datasets.Dataset, name: str) -> None:
         import pyarrow as pa  # type: ignore[import-untyped]
@@ -303,6 +300,7 @@ class _ListColumn:
         buffers = [piece.values.buffers()[1] for piece in pieces]
         begin = min(buffer.address for buffer in buffers)
         size = max(buffer.address + buffer.size for buffer in buffers) - begin
+        # What lies between the pieces is never read; the view keeps the data set alive.
         view = pa.foreign_buffer(begin, size - size % dtype.itemsize, dataset)
         self.ids = np.frombuffer(view, dtype)
         starts, lengths = [], []

@@ -190,10 +190,7 @@ class Sides:
     def _places(
         self, where: str, names: Sequence[str], by_names: str, are_names: bool = True
     ) -> tuple[tuple[int, int] | None, str]:
-        """The places of source and target, if flags or names tell them; and how they were told.
-
-        A flag's number is a place first where `names` are sentences.
-        """
+        """The places of source and target, if flags or names tell them; and how they were told."""
         found = self.find(names)
         if not any(self._wanted):
             return found and (names.index(found[0]), names.index(found[1])), by_names
@@ -212,18 +209,14 @@ class Sides:
         return (source, target), "as the flags say"
 
     def _is_header(self, fields: Sequence[str]) -> bool:
-        """Whether these are names of columns.
-
-        They are if two of them name different languages, or if all are plain words and one is a
-        role or a language of the run. Names of one and the same language are a pair of a
-        dictionary.
-        """
+        """Whether these are names of columns; twice one language is a pair of a dictionary."""
         run = {*self._bases}
         languages = [language_of(name, *self.languages) for name in fields]
         if None in languages and all(map(is_name, fields)):
             languages = [language_of(name, *run, everywhere=True) for name in fields]
         if len({*languages} - {None}) > 1:
             return True
+        # Else all must be plain words, and one of them a role or a language of the run.
         if None not in languages or not all(_NAME.fullmatch(_plain(name)) for name in fields):
             return False
         return not run.isdisjoint(languages) or any(

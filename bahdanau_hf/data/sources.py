@@ -307,14 +307,11 @@ def _as_translation(dataset: AnyDataset, where: str, sides: Sides) -> AnyDataset
         isinstance(inner, dict) and set(inner) == {"language", "translation"}
     )
     nested = varies or isinstance(inner, Translation | dict)
-    names = list(getattr(inner, "languages", None) or [])
+    names = getattr(inner, "languages", None)
     if varies and not names:
         rows = first_pairs(dataset.select_columns(["translation"]), 100)
-        names = list(dict.fromkeys(lang for row in rows for lang in row["translation"]["language"]))
-    elif nested:
-        names = names or list(inner)
-    else:
-        names = list(features)
+        names = dict.fromkeys(lang for row in rows for lang in row["translation"]["language"])
+    names = list(names or (inner if nested else features))
     languages, found = sides.languages, sides.of_names(where, names)
     kept = ["translation"] if nested else list(found)
     return dataset.select_columns(kept).map(

@@ -50,8 +50,7 @@ def put_marks(marked: str, translation: Translation) -> str:
     target, bare = translation.text, translation.source
     if not target or target == bare:
         return marked
-    alignment = translation.alignment
-    words = alignment.words if alignment is not None else None
+    words = translation.alignment.words if translation.alignment else None
     if words is not None:
         targets, weights = words.target_words, words.weights  # (M, N)
     else:  # as if both sentences had the same order
