@@ -59,10 +59,7 @@ class Told(NamedTuple):
 class Sides:
     """Tells source from target by the languages of a run, its flags, and what it finds in a file.
 
-    Attributes:
-        source_lang, target_lang: language codes.
-        source_column, target_column: what the user says: a name, or a number from 1.
-        told: receives how the sides of each file were told apart.
+    Columns are names, or numbers from 1. `told` receives how the sides of each file were told.
     """
 
     source_lang: str
@@ -101,7 +98,7 @@ class Sides:
         if places is None:
             if has_header or not (len(names) == 2 or _is_attributed(names)):
                 raise self.no_columns(where, names)
-            swapped, how = self._order(head, attributed=len(names) == 3)
+            swapped, how = self._order(head)
             places = (1, 0) if swapped else (0, 1)
         shown = [f"column {names[i]!r:.40}" if has_header else f"column {i + 1}" for i in places]
         self._tell(where, shown, how, places[0] > places[1])
@@ -236,18 +233,16 @@ class Sides:
                 raise self.no_columns(" and ".join(names), [*named[0], *named[1]])
         return None
 
-    def _order(
-        self, rows: Sequence[Sequence[str]], *, attributed: bool = False
-    ) -> tuple[bool, str]:
+    def _order(self, rows: Sequence[Sequence[str]]) -> tuple[bool, str]:
         """Whether the target stands first, as far as the text tells, and how that is told."""
         source, target = map(letters_of, self.languages)
         sides = [(row[0][:_LONGEST], row[1][:_LONGEST]) for row in rows if len(row) > 1]
         if source and target and source != target:
-            votes = [_vote(a, b, source - target, target - source) for a, b in sides]
-            first, second = votes.count(-1), votes.count(1)
+            leans = [[_lean(t, source - target, target - source) for t in row] for row in sides]
+            first, second = sum(a > b for a, b in leans), sum(a < b for a, b in leans)
             if max(first, second) > 2 * min(first, second):
                 return first > second, "by their scripts"
-        if attributed and "en" in self._bases:
+        if rows and _is_attributed(rows[0]) and "en" in self._bases:
             return self._bases[1] == "en", "as English stands first in Tatoeba's files"
         if source == target == {"LATIN"} and "en" in self._bases:
             plain = [[_is_plain(text) for text in row] for row in sides]
@@ -323,15 +318,10 @@ def _is_attributed(fields: Sequence[str]) -> bool:
     return len(fields) == 3 and bool(re.search("attribution|^cc-by", fields[2], re.IGNORECASE))
 
 
-def _vote(first: str, second: str, source: frozenset[str], target: frozenset[str]) -> int:
-    """1 if the second text holds more of the target's letters, -1 if the first does, else 0."""
-    shares = []
-    for text in (first, second):
-        found = [letter_script(char) for char in text]
-        letters = [script for script in found if script]
-        balance = sum((s in target) - (s in source) for s in letters)
-        shares.append(balance / max(1, len(letters)))
-    return (shares[1] > shares[0]) - (shares[1] < shares[0])
+def _lean(text: str, source: frozenset[str], target: frozenset[str]) -> float:
+    """From -1, all letters of a text are of the source's scripts alone, to 1, of the target's."""
+    letters = [script for script in map(letter_script, text) if script]
+    return sum((s in target) - (s in source) for s in letters) / max(1, len(letters))
 
 
 def _is_plain(text: str) -> bool:
