@@ -32,14 +32,6 @@ _LONGEST = 500  # characters of a text that are looked at
 _LEAST_ACCENTS, _LEAST_SHARE_OF_ACCENTS = 2, 0.05
 
 
-class Columns(NamedTuple):
-    """The places of source and target in a row, and whether the first row names the columns."""
-
-    source: int
-    target: int
-    has_header: bool
-
-
 class NoColumns(InputError):
     """Nothing in a file tells which columns to take; `fact` is the message without its advice."""
 
@@ -81,8 +73,8 @@ class Sides:
     def _wanted(self) -> tuple[str | None, str | None]:
         return self.source_column, self.target_column
 
-    def of_table(self, where: str, head: Sequence[Sequence[str]]) -> Columns:
-        """The columns of a table without names of its own, whose first rows are `head`.
+    def of_table(self, where: str, head: Sequence[Sequence[str]]) -> tuple[int, int, bool]:
+        """The places of source and target in a table, and whether the first row names its columns.
 
         Raises:
             InputError: the first row names other languages, or nothing tells which columns to take.
@@ -102,7 +94,7 @@ class Sides:
             places = (1, 0) if swapped else (0, 1)
         shown = [f"column {names[i]!r:.40}" if has_header else f"column {i + 1}" for i in places]
         self._tell(where, shown, how, places[0] > places[1])
-        return Columns(*places, has_header)
+        return *places, has_header
 
     def of_names(self, where: str, names: Sequence[str]) -> tuple[str, str]:
         """The names of source and target among those of a record.

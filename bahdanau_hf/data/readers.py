@@ -239,12 +239,12 @@ def _read_table(path: Path, rows: Iterator[Row], sides: Sides) -> Iterator[PairO
     head = [row, *islice(rows, ROWS_LOOKED_AT - 1)]
     first_rows = [fields for _, fields in head if not isinstance(fields, InputError)]
     first, names = row[0], first_rows[0]
-    columns = sides.of_table(f"{path}:{first}", first_rows)
-    for number, fields in chain(head[columns.has_header :], rows):
+    source, target, has_header = sides.of_table(f"{path}:{first}", first_rows)
+    for number, fields in chain(head[has_header:], rows):
         if isinstance(fields, InputError):
             yield fields
         elif len(fields) == len(names):
-            yield fields[columns.source], fields[columns.target]
+            yield fields[source], fields[target]
         elif not any(field.strip() for field in fields):
             yield "", ""
         else:
