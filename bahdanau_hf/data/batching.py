@@ -214,7 +214,7 @@ class PairCollator:
         rows = {name: [f[name] for f in features] for name in _FILLERS if name in features[0]}
         masks = [f.get("attention_mask", [1] * len(f["input_ids"])) for f in features]
         rows["attention_mask"] = masks
-        return _padded({name: _flat(column) for name, column in rows.items()}, self.pad_to)
+        return _padded({name: flat_ids(column) for name, column in rows.items()}, self.pad_to)
 
 
 class Rooms(NamedTuple):
@@ -324,7 +324,8 @@ class _ListColumn:
         return self.ids[shifts + np.arange(len(shifts))], lengths
 
 
-def _flat(rows: Sequence[Sequence[int]]) -> Flat:
+def flat_ids(rows: Sequence[Sequence[int]]) -> Flat:
+    """The ids of several sequences one after the other, and how many each has."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum()), lengths
 

@@ -184,7 +184,7 @@ def _kind(path: Path, encoding: str | None) -> str:
     lines = islice(lines_or_errors(path, encoding), ROWS_LOOKED_AT)
     head = [line for line in lines if not isinstance(line, InputError) and line.strip()]
     if suffix == ".xml":
-        return "side" if markup.is_side(head) else suffix
+        return "side" if any(map(markup.SIDE.search, head)) else suffix
     if head and all(re.fullmatch(r"\s*\{.*\}\s*", line) for line in head):
         return ".jsonl"
     is_tabbed = 2 * sum("\t" in line for line in head) > len(head)
@@ -277,11 +277,11 @@ def _texts(record: Any, where: str) -> dict[str, Any] | InputError:
     if not isinstance(record, dict):
         return InputError(f"{where}: expected an object with two texts, not {_what(record)}")
     texts = record.get("translation", record)
-    if not isinstance(texts, dict) and len(record) > 1:
-        return record  # a column of that name
-    if not isinstance(texts, dict):
-        return InputError(f"{where}: 'translation' must hold an object, not {_what(texts)}")
-    return texts
+    if isinstance(texts, dict):
+        return texts
+    if len(record) > 1:  # a column of that name
+        return record
+    return InputError(f"{where}: 'translation' must hold an object, not {_what(texts)}")
 
 
 def _text(value: Any, name: str, where: str) -> str | InputError:
