@@ -1,7 +1,9 @@
 """Hold the package against numbers that others have published, on their test sets.
 
     python -m experiments.published run pronunciation --data FOLDER [--seeds 42 43 44 45 46]
-    python -m experiments.published run multi30k --data FOLDER [--seeds 42 43 44]
+    python -m experiments.published run multi30k --data FOLDER --seeds 42 43 44
+    python -m experiments.published run multi30k-raw --data FOLDER --seeds 42
+    python -m experiments.published run multi30k-marian --data FOLDER --seeds 42
     python -m experiments.published render
 
 `run` trains a model for every language and seed with one recipe, counting the CPU time of each,
@@ -10,8 +12,9 @@ experiments/results/published. What is there already is not trained again. `rend
 into experiments/published.md.
 
 FOLDER holds the task's files: for `pronunciation` the SIGMORPHON 2020 task 1 as LANG.SPLIT.tsv.gz
-with columns graphemes and phones; for `multi30k` its authors' tokenised text as SPLIT.tok.tsv.gz
-with columns en, de and fr.
+with columns graphemes and phones; for `multi30k` its authors' text as SPLIT.tok.tsv.gz, lower-cased
+and tokenised, and SPLIT.raw.tsv.gz, as written, with columns en, de and fr. `multi30k-marian`
+trains MarianMT of as many parameters for the CPU time that `multi30k` took, and so comes after it.
 """
 
 from __future__ import annotations
@@ -21,19 +24,28 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+from sacrebleu import corpus_bleu
+
+from bahdanau_hf.training.arguments import parse_arguments
 from benchmarks.machine import ROOT, describe_machine
 
 from .quality import environment, train
 from .study_report import update_marks
+from .study_systems import count
+from .study_training import Setting, learn, prepare_study, race_training, translate
 
 RESULTS = Path(__file__).parent / "results" / "published"
 PAGE = Path(__file__).parent / "published.md"
+LEARNT_FROM = ("train", "validation")
+# Of MarianMT on the captions: the study's tuning, and the dropout of a model for few sentences.
+MARIAN = Setting(learning_rate=0.002, warmup=0.2, dropout=0.3, label_smoothing=0.1)
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Task:
         tests: names of the test splits.
         measure: of the scores, the one that was published.
         beams: of the search.
+        tokenised: whether the words of its text are those that BLEU counts.
     """
 
     recipe: str
@@ -55,6 +68,7 @@ class Task:
     tests: tuple[str, ...]
     measure: str
     beams: int
+    tokenised: bool = True
 
 
 # Word error rates of the task's LSTM encoder-decoder (Gorman et al. 2020), as remembered: their
@@ -87,14 +101,16 @@ TASKS = {
         "error_rate",
         5,
     ),
-    "multi30k": Task(
-        "experiments/multi30k.yaml",
-        _LIUM,
-        "{split}.tok.tsv.gz",
-        tuple(_LIUM["de"]),
-        "bleu",
-        12,
-    ),
+    **{
+        name: Task(
+            "experiments/multi30k.yaml", _LIUM, files, tuple(_LIUM["de"]), "bleu", 12, is_tok
+        )
+        for name, files, is_tok in (
+            ("multi30k", "{split}.tok.tsv.gz", True),
+            ("multi30k-raw", "{split}.raw.tsv.gz", False),
+            ("multi30k-marian", "{split}.tok.tsv.gz", True),
+        )
+    },
 }
 
 
@@ -114,14 +130,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     if args.action == "render":
-        tables = {"pronunciation": pronunciation_table, "multi30k": multi30k_table}
-        update_marks(PAGE, {name: make(load(args.results, name)) for name, make in tables.items()})
+        results = {name: load(args.results, name) for name in TASKS}
+        sections = {"pronunciation": pronunciation_table(results["pronunciation"])}
+        update_marks(PAGE, {**sections, "multi30k": multi30k_table(results)})
         return 0
     if args.task is None or args.data is None:
         parser.error("run needs a task and --data")
     args.results.mkdir(parents=True, exist_ok=True)
     for language in args.languages or TASKS[args.task].languages:
-        result = run(args.task, language, args.data.resolve(), args.seeds, args.output_dir)
+        given = (language, args.data.resolve(), args.seeds)
+        if args.task == "multi30k-marian":
+            ours = json.loads((args.results / f"multi30k-{language}.json").read_text("utf-8"))
+            result = run_marian(*given, mean(ours["cpu_seconds"]))
+        else:
+            result = run(args.task, *given, args.output_dir)
         path = args.results / f"{args.task}-{language}.json"
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(language, json.dumps(result["scores"]), flush=True)
@@ -132,9 +154,7 @@ def run(
     name: str, language: str, data: Path, seeds: Sequence[int], output_dir: Path
 ) -> dict[str, Any]:
     """Train and score one language: `scores` of each test set, by seed and of all together."""
-    task, machine = TASKS[name], describe_machine()
-    machine["command"] = f"python -m experiments.published run {name} --data FOLDER"
-    machine["threads_used"] = 1
+    task = TASKS[name]
 
     def split_file(split: str) -> str:
         return str(data / task.files.format(language=language, split=split))
@@ -156,10 +176,7 @@ def run(
         for split in task.tests
     }
     return {
-        "task": name,
-        "language": language,
-        "machine": machine,
-        "seeds": list(seeds),
+        **_facts(name, language, seeds),
         "parameters": settings["num_parameters"],
         "cpu_seconds": [round(cost["cpu_seconds"]) for cost in costs],
         "scores": {
@@ -169,31 +186,93 @@ def run(
     }
 
 
+def _facts(name: str, language: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """What every result begins with."""
+    machine = describe_machine()
+    machine["command"] = f"python -m experiments.published run {name} --data FOLDER"
+    machine["threads_used"] = 1
+    return {"task": name, "language": language, "machine": machine, "seeds": list(seeds)}
+
+
 def score(models: Sequence[Path], test_file: str, language: str, task: Task) -> dict[str, float]:
-    """The published measure of one model, or of several together; BLEU without a tokenizer."""
-    command = [sys.executable, "-m", "bahdanau_hf"]
+    """The published measure of one model, or of several together."""
     model = [f"--model={models[0]}", f"--num_beams={task.beams}"]
     if len(models) > 1:
         model += ["--ensemble", *map(str, models[1:])]
     if task.measure == "error_rate":
-        found = _run([*command, "score", *model, f"--test_file={test_file}"])
+        found = json.loads(_command("score", *model, f"--test_file={test_file}"))
         return {name: found[name] for name in ("error_rate", "token_error_rate")}
-    with gzip.open(test_file, "rt", encoding="utf-8") as lines:
-        rows = [line.split("\t") for line in lines]
-    header = [cell.strip() for cell in rows[0]]
-    sides = [[row[header.index(side)].strip() for row in rows[1:]] for side in ("en", language)]
-    folder = models[0]
-    files = [folder / name for name in ("sources.txt", "references.txt", "predictions.txt")]
-    for path, texts in zip(files, sides, strict=False):
-        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    _run([*command, "translate", *model, str(files[0]), "--output", str(files[2])], reads=False)
-    given = [f"--predictions={files[2]}", f"--references={files[1]}", "--target_kind=word"]
-    return {"bleu": _run([*command, "score", *given, f"--target_lang={language}"])["bleu"]}
+    sources, references = read_sides(Path(test_file), language)
+    translations = _command("translate", *model, given="".join(f"{line}\n" for line in sources))
+    tokenize = "none" if task.tokenised else "13a"
+    return {"bleu": bleu(translations.splitlines(), references, tokenize)}
 
 
-def _run(command: Sequence[str], reads: bool = True) -> Any:
-    done = subprocess.run(command, cwd=ROOT, check=True, env=environment(1), stdout=subprocess.PIPE)
-    return json.loads(done.stdout) if reads else None
+def _command(*arguments: str, given: str = "") -> str:
+    """What a command of the package prints."""
+    return subprocess.run(
+        [sys.executable, "-m", "bahdanau_hf", *arguments],
+        cwd=ROOT,
+        check=True,
+        env=environment(1),
+        input=given,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ).stdout
+
+
+def read_sides(path: Path, language: str) -> tuple[list[str], list[str]]:
+    """The English sentences of a file of Multi30k, and those of a language."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [line.rstrip("\n").split("\t") for line in lines]
+    places = [rows[0].index(side) for side in ("en", language)]
+    sources, references = ([row[place].strip() for row in rows[1:]] for place in places)
+    return sources, references
+
+
+def bleu(translations: Sequence[str], references: Sequence[str], tokenize: str) -> float:
+    """BLEU by sacrebleu; `none` counts words as they are divided already."""
+    return corpus_bleu(list(translations), [list(references)], tokenize=tokenize, force=True).score
+
+
+def run_marian(
+    language: str, data: Path, seeds: Sequence[int], cpu_seconds: float
+) -> dict[str, Any]:
+    """Train MarianMT of as many parameters on the same batches for as long, and score it.
+
+    It takes the steps that `cpu_seconds` buy at its rate, measured before the first.
+    """
+    task, costs = TASKS["multi30k-marian"], []
+    scores: list[dict[str, dict[str, float]]] = []
+    settings = parse_arguments(
+        [
+            str(ROOT / task.recipe),
+            f"--target_lang={language}",
+            *(f"--{split}_file={data / task.files.format(split=split)}" for split in LEARNT_FROM),
+        ]
+    )
+    torch.set_num_threads(1)
+    study = prepare_study(*settings, bf16=True).with_setting(MARIAN)
+    steps = round(cpu_seconds * race_training(study, ["MarianMT"])["MarianMT"])
+    for seed in seeds:
+        model = study.make("MarianMT", seed)
+        search = {"num_beams": task.beams, "length_penalty": settings.train.length_penalty}
+        model.generation_config.update(**search)
+        costs.append(learn(study, model, steps, seed, MARIAN.warmup)["cpu_seconds"])
+        scores.append({})
+        for split in task.tests:
+            sources, references = read_sides(data / task.files.format(split=split), language)
+            translations = translate(study, model, sources, task.beams)
+            scores[-1][split] = {"bleu": bleu(translations, references, "none")}
+    return {
+        **_facts("multi30k-marian", language, seeds),
+        "parameters": count(model),
+        "cpu_seconds": [round(cost) for cost in costs],
+        "scores": {
+            split: {"seeds": [found[split] for found in scores], "ensemble": []}
+            for split in task.tests
+        },
+    }
 
 
 def load(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -232,22 +311,29 @@ def _macro(rows: Sequence[tuple[float, float | None, float]]) -> list[str]:
     return [f"| {' | '.join(['**macro average**', *shown, minutes])} |"]
 
 
-def multi30k_table(results: Sequence[dict[str, Any]]) -> str:
-    """BLEU beside LIUM-CVC's."""
+def multi30k_table(results: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """BLEU beside LIUM-CVC's; `results` by task."""
     lines = [
-        "| direction | test set | published: mean | ours | published: ensemble | ours |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| direction | test set | published: mean | ours | published: ensemble | ours | MarianMT "
+        "| ours, text as written |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for result in results:
+    for result in results["multi30k"]:
+        language = result["language"]
         for split, found in result["scores"].items():
-            published = TASKS["multi30k"].languages[result["language"]][split]
-            ours = [entry["bleu"] for entry in found["seeds"]]
-            together = [f"{entry['bleu']:.1f}" for entry in found["ensemble"]] or ["–"]
-            cells = [f"en→{result['language']}", split.replace("_", " "), f"{published[0]}"]
-            lines.append(
-                f"| {' | '.join([*cells, spread(ours, 1), str(published[1]), *together])} |"
-            )
-    return "\n".join([*lines, "", *_note(results)])
+            published = TASKS["multi30k"].languages[language][split]
+            cells = [f"en→{language}", split.replace("_", " "), f"{published[0]}"]
+            cells += [_mean(found["seeds"]), str(published[1]), _mean(found["ensemble"])]
+            for name in ("multi30k-marian", "multi30k-raw"):
+                of_same = [r for r in results[name] if r["language"] == language]
+                cells.append(_mean(of_same[0]["scores"][split]["seeds"] if of_same else []))
+            lines.append(f"| {' | '.join(cells)} |")
+    notes = [line for name in results if name != "pronunciation" for line in _note(results[name])]
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def _mean(found: Sequence[dict[str, float]]) -> str:
+    return spread([entry["bleu"] for entry in found], 1) if found else "–"
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

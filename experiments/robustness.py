@@ -1,14 +1,16 @@
 """What a trained model loses where sources are typed less well than what it learnt from.
 
-    python -m experiments.robustness MODEL TEST_FILE [--chinese_script simplified] [--num_beams 5]
-                                     [--results FILE.json [--cpu_seconds N]]
+    python -m experiments.robustness run MODEL TEST_FILE [--chinese_script simplified]
+                                         [--num_beams 5] [--results FILE [--cpu_seconds N]]
+    python -m experiments.robustness render
 
 Every source is translated as it is, and changed in each way of `WAYS`: without its final mark, in
 lower case, with one slip of the fingers. Prints BLEU against the same references, the change
 against the sources as they are with the p of a paired bootstrap, and the change of BLEU of
 translations and references without their final marks. Then how many sources a way changes, and how
 many of those are translated as before, final marks apart. `--results` also writes it to a file,
-with seed and noise of the training.
+with seed and noise of the training. `render` puts the table of experiments/results/robustness
+(RECIPE-SEED.json and RECIPE-SEED-noise.json) into experiments/robustness.md.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ from bahdanau_hf.metrics.analysis import compare_systems
 from bahdanau_hf.metrics.translation import score_translations
 from benchmarks.machine import command_line, describe_machine
 
+from .study_report import update_marks
+
+RESULTS = Path(__file__).parent / "results" / "robustness"
+PAGE = Path(__file__).parent / "robustness.md"
+MODELS = {"tiny": "`tiny`, bundled pairs", "base": "`base`, Tatoeba"}
 FINAL_MARKS = re.compile(r"[\s.!?。！？]+$")
 
 
@@ -58,13 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="folder of a trained checkpoint")
-    parser.add_argument("test_file", type=Path, help="pairs, as `bahdanau-hf score` reads them")
+    parser.add_argument("action", choices=["run", "render"])
+    parser.add_argument("model", nargs="?", help="folder of a trained checkpoint")
+    parser.add_argument(
+        "test_file", nargs="?", type=Path, help="pairs, as `bahdanau-hf score` reads them"
+    )
     parser.add_argument("--chinese_script", default="keep", choices=["keep", "simplified"])
     parser.add_argument("--num_beams", type=int, default=5)
     parser.add_argument("--results", type=Path, help="where to write them as JSON")
     parser.add_argument("--cpu_seconds", type=int, help="of the training, for that file")
     args = parser.parse_args(arguments)
+    if args.action == "render":
+        update_marks(PAGE, {"noise": noise_table(RESULTS)})
+        return 0
+    if args.test_file is None:
+        parser.error("run needs a model and a test file")
     torch.set_num_threads(1)
     pairs = file_pairs(str(args.test_file), "en", "zh")
     pairs, _ = clean_pairs(pairs, chinese_script=args.chinese_script, training=False)
@@ -120,6 +135,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.results.parent.mkdir(parents=True, exist_ok=True)
         args.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def noise_table(folder: Path) -> str:
+    """Models trained without and with noise, by recipe and seed."""
+    lines = [
+        "| model | seed | noise | clean | no mark | change | as before | one slip | change "
+        "| CPU minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    found = [(path.stem.split("-")[0], json.loads(path.read_text())) for path in folder.iterdir()]
+    order = list(MODELS)
+    for recipe, result in sorted(
+        found, key=lambda x: (order.index(x[0]), x[1]["seed"], x[1]["source_noise"])
+    ):
+        no_mark, slip = (result["ways"][way] for way in ("no final mark", "one slip"))
+        seconds = result["cpu_seconds"]
+        cells = [MODELS[recipe], str(result["seed"]), f"{result['source_noise']:g}"]
+        cells += [f"{result['bleu']:.1f}", f"{no_mark['bleu']:.1f}", f"{no_mark['change']:+.1f}"]
+        cells += [f"{no_mark['as_before']:.0%}", f"{slip['bleu']:.1f}", f"{slip['change']:+.1f}"]
+        cells.append(f"{seconds / 60:.1f}" if seconds else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -68,22 +68,10 @@ def stream_translation(translator: Translator, text: str) -> Iterator[str | Tran
         Beginnings of the translation, each another than the one before; at last the `Translation`,
         with its score and, if the model has attention, its alignment: the same as `translate`'s.
     """
-    visitor = _Visitor()
-
-    def work() -> None:
-        try:
-            [translation] = translator.translate(
-                text,
-                num_beams=1,
-                return_scores=True,
-                return_alignments=translator.model.config.use_attention,
-                streamer=visitor,
-            )
-            visitor.events.put(translation)
-        except BaseException as error:
-            visitor.events.put(error)
-
-    _WORKERS.submit(work)
+    visitor, has_attention = _Visitor(), translator.model.config.use_attention
+    options = {"num_beams": 1, "return_scores": True, "return_alignments": has_attention}
+    work = _WORKERS.submit(translator.translate, text, streamer=visitor, **options)
+    work.add_done_callback(visitor.events.put)
     ids: list[int] = []
     shown = ""
     try:
@@ -96,17 +84,11 @@ def stream_translation(translator: Translator, text: str) -> Iterator[str | Tran
                 yield shown
     finally:
         visitor.has_left = True
-    if isinstance(event, BaseException):
-        raise event
-    yield event
+    yield work.result()[0]
 
 
 class Answers:
-    """What the page answers: for each request the parts of the page that change, as HTML or text.
-
-    Args:
-        translator: the model; several threads may ask at once.
-    """
+    """What the page answers, also to several threads at once: the parts of it that change."""
 
     def __init__(self, translator: Translator) -> None:
         self.translator = translator
@@ -117,10 +99,8 @@ class Answers:
 
     def languages(self) -> tuple[Text, Text]:
         """Names of the languages, such as English and Chinese."""
-        return (
-            _language(self.source_lang) or text("Source"),
-            _language(self.target_lang) or text("Translation"),
-        )
+        source, target = self.source_lang, self.target_lang
+        return _language(source) or text("Source"), _language(target) or text("Translation")
 
     def about(self) -> Text:
         """What the model is, and how small."""
@@ -167,8 +147,8 @@ class Answers:
         if not written.strip():
             yield "", _note([say("Type a sentence first.")]), "", ""
             return
-        choices = _bounded_number(num_choices, MAX_BEAMS)
-        beams = max(choices, _bounded_number(num_beams, MAX_BEAMS))
+        choices = _bounded_beams(num_choices)
+        beams = max(choices, _bounded_beams(num_beams))
         found: Sequence[Translation] = []
         in_parts = sum(bool(sentence.text) for sentence in split_sentences(written)) > 1
         try:
@@ -179,12 +159,9 @@ class Answers:
                     else:
                         found = [part]
             elif not in_parts:
-                [found] = self.translator.translate(
-                    [written],
-                    num_beams=beams,
-                    num_return_sequences=max(2, choices),
-                    return_alignments=self.has_attention,
-                )
+                options: dict[str, Any] = {"num_return_sequences": max(2, choices)}
+                options["return_alignments"] = self.has_attention
+                [found] = self.translator.translate([written], num_beams=beams, **options)
             if in_parts := in_parts or found[0].truncated:
                 found = [self.translator.translate_text(written, num_beams=beams)]
         except (InputError, ValueError) as error:
@@ -202,19 +179,14 @@ class Answers:
             notes.append(say("The model has no words for this."))
         drawn, listed = self._map(best.alignment), _choices(shown)
         if in_parts:
-            said = "Translated in parts: map and choices belong to a single sentence."
-            notes.append(say(said))
+            notes.append(say("Translated in parts: map and choices belong to a single sentence."))
             drawn = listed = ""
         elif len(shown) < choices and not best.copied:
             notes.append(say("The search found no more than {count}.", count=len(shown)))
         yield best.text, _note(notes), drawn, listed
 
     def align(self, source: Any, target: Any) -> tuple[str, str]:
-        """Say where the model would look while it writes a translation that the visitor typed.
-
-        Returns:
-            Note and attention map (HTML).
-        """
+        """Note and map (HTML) of where the model would look while it writes what was typed."""
         (source, notes), (target, more) = _bounded(source), _bounded(target)
         if not source.strip() or not target.strip():
             return _note([say("Type a sentence and its translation first.")]), ""
@@ -232,11 +204,9 @@ class Answers:
         return say(said, limit=self.translator.max_source_length)
 
     def _map(self, alignment: Alignment | None) -> str:
-        if alignment is None:
-            return (
-                "" if self.has_attention else _note([say("This model has no attention to show.")])
-            )
-        return alignment_html(alignment.by_words(), focusable=True)
+        if alignment is not None:
+            return alignment_html(alignment.by_words(), focusable=True)
+        return "" if self.has_attention else _note([say("This model has no attention to show.")])
 
 
 def _language(code: str) -> Text | None:
@@ -251,8 +221,8 @@ def _bounded(written: Any) -> tuple[str, list[str]]:
     return written[:MAX_CHARACTERS], [note]
 
 
-def _bounded_number(value: Any, most: int) -> int:
-    return min(most, max(1, int(value))) if isinstance(value, int | float) else 1
+def _bounded_beams(value: Any) -> int:
+    return min(MAX_BEAMS, max(1, int(value))) if isinstance(value, int | float) else 1
 
 
 def _note(notes: Sequence[str]) -> str:
@@ -261,23 +231,19 @@ def _note(notes: Sequence[str]) -> str:
 
 def _choices(translations: Sequence[Translation]) -> str:
     hint = "natural logarithm of the probability, per token; summed over the tokens: {total}"
-    rows = []
-    for rank, translation in enumerate(translations, start=1):
-        total = f"{translation.log_prob or 0.0:.2f}"
+    rows = [f'<tr><th></th><th class="number">{say("score per token")}</th><th></th></tr>']
+    for rank, found in enumerate(translations, start=1):
+        told = say(hint, total=f"{found.log_prob or 0.0:.2f}")
         rows.append(
             f'<tr><td class="number">{rank}.</td><td class="number">'
-            f"<details><summary>{translation.score or 0.0:.2f}</summary>{say(hint, total=total)}"
-            f'</details></td><td translate="no">{escape(translation.text)}</td></tr>'
+            f"<details><summary>{found.score or 0.0:.2f}</summary>{told}</details></td>"
+            f'<td translate="no">{escape(found.text)}</td></tr>'
         )
-    head = f'<tr><th></th><th class="number">{say("score per token")}</th><th></th></tr>'
-    return f'<table class="choices">{head}{"".join(rows)}</table>'
+    return f'<table class="choices">{"".join(rows)}</table>'
 
 
 def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
-    """Lay the page out.
-
-    Returns:
-        Gradio's `Blocks`, its queue bounded, and what `launch` must be given with it.
+    """Lay out Gradio's `Blocks`, the queue bounded, and what `launch` must be given with it.
 
     Raises:
         InputError: Gradio is not installed.
@@ -303,11 +269,11 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
     # Below this width boxes stand one below the other.
     wide: dict[str, Any] = {"min_width": 260}
     box: dict[str, Any] = {"lines": 2, "max_lines": 6, "max_length": MAX_CHARACTERS, **wide}
-    options: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": NUM_AT_ONCE}
-    options |= {"show_progress": "hidden", "api_visibility": "private"}
+    private: dict[str, Any] = {"api_visibility": "private"}
+    options = {"concurrency_id": "model", "concurrency_limit": NUM_AT_ONCE, **private}
+    options |= {"show_progress": "hidden"}
     plain = {"apply_default_css": False}  # its own would paint over quiet texts and numbers
-    examples: dict[str, Any] = {"run_on_click": True, "cache_examples": False}
-    examples |= {"api_visibility": "private"}
+    examples = {"run_on_click": True, "cache_examples": False, **private}
     with gr.Blocks(title=title.en, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"{title.html('h1')}<p class=about>{answers.about().html()}</p>")
         with gr.Tab(spoken("Translate")):
@@ -331,9 +297,9 @@ def build_page(answers: Answers) -> tuple[Any, dict[str, Any]]:
                     info=spoken("how many translations, at most as many as beams"), **wide,
                 )  # fmt: skip
             # Neither can be moved to where the other would not do.
-            both: dict[str, Any] = {"inputs": [beams, choices], "api_visibility": "private"}
-            choices.input(None, outputs=beams, js="(n, k) => Math.max(n, k)", **both)
-            beams.input(None, outputs=choices, js="(n, k) => Math.min(n, k)", **both)
+            both = [beams, choices]
+            choices.input(None, both, beams, js="(n, k) => Math.max(n, k)", **private)
+            beams.input(None, both, choices, js="(n, k) => Math.min(n, k)", **private)
             go = gr.Button(spoken("Translate"), variant="primary", elem_id="go")
             note = gr.HTML(elem_id="note", **plain)
             found = gr.HTML(elem_id="found", **plain)

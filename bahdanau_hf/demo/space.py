@@ -11,30 +11,15 @@ from ..errors import InputError
 from ..files import writing
 from ..inference.translator import Translator
 from .page import Answers
+from .static_space import space_readme
 
-_README = """---
-title: {title}
-emoji: 👀
-colorFrom: blue
-colorTo: gray
-sdk: gradio
-sdk_version: {gradio}
-app_file: app.py
-pinned: false
----
-
-# {title}
-
-A recurrent translation model with additive attention
-([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)), to try and to look into. `model/` holds
+_MORE = """, to try and to look into. `model/` holds
 the checkpoint, `bahdanau_hf/` the code that runs it. On your own machine:
 
 ```sh
 pip install -r requirements.txt gradio=={gradio}
 python app.py
-```
-"""
-
+```"""
 
 _APP = '''"""The page of this Space: the model beside this file."""
 
@@ -50,27 +35,22 @@ if __name__ == "__main__":
 
 
 def assemble_space(translator: Translator, space_dir: str | Path) -> Path:
-    """Lay the page out as a Space.
+    """Lay the page out as a Space in this folder, which does not exist yet, or is empty.
 
-    Args:
-        translator: its model and tokenizer become `model/`.
-        space_dir: a folder that does not exist yet, or is empty.
-
-    Returns:
-        The folder.
+    The translator's model and tokenizer become `model/`.
 
     Raises:
         InputError: the folder holds something, or cannot be written.
     """
     folder = Path(space_dir)
     package = Path(__file__).parents[1]
-    source_name, target_name = (name.en for name in Answers(translator).languages())
-    # A name of a language comes from the checkpoint: only letters may enter the front matter.
-    title = "".join(c for c in f"{source_name} to {target_name}" if c.isalnum() or c in " -_")
+    title = " to ".join(name.en for name in Answers(translator).languages())
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
         raise InputError("a Space needs pip install 'bahdanau-hf[demo]'") from None
+    about = {"sdk": f"gradio\nsdk_version: {gradio}", "app": "app.py"}
+    about["more"] = _MORE.format(gradio=gradio)
     with writing(folder):
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty: name a new folder")
@@ -80,9 +60,7 @@ def assemble_space(translator: Translator, space_dir: str | Path) -> Path:
         shutil.copytree(package, folder / package.name, ignore=skip)
         translator.model.save_pretrained(folder / "model")
         translator.tokenizer.save_pretrained(folder / "model")
-        (folder / "README.md").write_text(
-            _README.format(title=title, gradio=gradio), encoding="utf-8"
-        )
+        (folder / "README.md").write_text(space_readme(title, **about), encoding="utf-8")
         (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
     return folder
 

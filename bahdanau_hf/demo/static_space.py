@@ -6,7 +6,6 @@ ONNX Runtime and the tokenizer for browsers come from npm, with the versions and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import writing
+from ..files import read_json, sha256_of, writing
 from ..languages import language_name
 from ..reporting.attention_markup import ALIGNMENT_CSS
 from ..reporting.wording import CHINESE
@@ -29,34 +28,35 @@ _LIBRARIES = (
     "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
 )
-_SIDES = ("source", "target")
 _README = """---
 title: {title}
 emoji: 👀
 colorFrom: blue
 colorTo: gray
-sdk: static
-app_file: index.html
+sdk: {sdk}
+app_file: {app}
 pinned: false
 ---
 
 # {title}
 
 A recurrent translation model with additive attention
-([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)) that runs in your browser: nothing that
-you type leaves it. On your own machine: `python -m http.server --bind 127.0.0.1`.
+([Bahdanau et al. 2015](https://arxiv.org/abs/1409.0473)){more}
 """
+_MORE = """ that runs in your browser: nothing that
+you type leaves it. On your own machine: `python -m http.server --bind 127.0.0.1`."""
+
+
+def space_readme(title: str, **more: str) -> str:
+    """The `README.md` of a Space; of a title, which a checkpoint may have named, only letters."""
+    safe = "".join(c for c in title if c.isalnum() or c in " -_")
+    return _README.format(title=safe, **more)
 
 
 def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
-    """Lay the page out for a model: a folder that any file server can serve.
+    """Lay the page out for what `bahdanau-hf export` has written, and name its files.
 
-    Args:
-        exported: what `bahdanau-hf export` has written.
-        space_dir: the folder; files of the page that are there are replaced.
-
-    Returns:
-        The names of its files.
+    Any file server can serve the folder; files of the page that are there are replaced.
 
     Raises:
         InputError: the model is none, npm is missing or fails, or the folder cannot be written.
@@ -64,13 +64,12 @@ def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
     if missing := [name for name in _MODEL_FILES if not (exported / name).is_file()]:
         raise InputError(f"{exported} is not an exported model: no {' and no '.join(missing)}")
     folder, libraries = Path(space_dir), fetched_libraries()
-    settings = json.loads((exported / "translation.json").read_text(encoding="utf-8"))
-    names = [language_name(str(settings.get(f"{side}_lang") or side)) for side in _SIDES]
-    # A name of a language comes from the checkpoint: only letters may enter the front matter.
-    title = "".join(c for c in " to ".join(names) if c.isalnum() or c in " -_")
+    settings = read_json(exported / "translation.json")
+    names = [language_name(str(settings.get(f"{s}_lang") or s)) for s in ("source", "target")]
+    about = {"sdk": "static", "app": "index.html", "more": _MORE}
     lighting = _PAGE.with_name("page.js").read_text(encoding="utf-8")
     texts = {
-        "README.md": _README.format(title=title),
+        "README.md": space_readme(" to ".join(names), **about),
         "words.json": json.dumps(CHINESE, ensure_ascii=False, indent=0),
         "map.css": ALIGNMENT_CSS,
         "map.js": f"export function lightWords(element) {{\n{lighting}}}\n",
@@ -90,16 +89,11 @@ def assemble_static_space(exported: Path, space_dir: str | Path) -> list[str]:
 def libraries_folder() -> Path:
     """Where the packages of npm are kept, apart for each state of the lock file."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    lock = (_PAGE / "package-lock.json").read_bytes()
-    return cache / "bahdanau_hf" / f"npm-{hashlib.sha256(lock).hexdigest()[:12]}"
+    return cache / "bahdanau_hf" / f"npm-{sha256_of(_PAGE / 'package-lock.json')[:12]}"
 
 
 def fetched_libraries() -> Path:
-    """The folder `node_modules`, filled by npm if it is not there yet.
-
-    Raises:
-        InputError: npm is missing or fails.
-    """
+    """The folder `node_modules`, filled if need be; `InputError` if npm is missing or fails."""
     folder = libraries_folder()
     packages = folder / "node_modules"
     if not all((packages / name).is_file() for name in _LIBRARIES):

@@ -256,13 +256,6 @@ class KernelStepper(Stepper):
         """Go on with so many rows for each sentence."""
         self.num_beams = num_beams
 
-    def keep_sentences(self, kept: Tensor) -> None:
-        """Go on with the given sentences alone."""
-        if self.attends:
-            keys, gates, bias, score = self._seen
-            keys, gates, bias = (x.index_select(0, kept) for x in (keys, gates, bias))
-            self._seen = (keys, gates, bias, score)
-
     def step(self, x: Tensor, states: Any, out: Any, room: Room, *masks: Any) -> Tensor | None:
         """Look with the top state, update the layers; return alpha `(B K, S)`; no dropout."""
         top, H, alpha = len(states) - 1, out[0].shape[1], None

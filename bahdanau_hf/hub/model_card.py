@@ -20,6 +20,7 @@ from ..metrics.translation import FEW_SENTENCES, few_sentences
 REPO_PLACEHOLDER = "OWNER/NAME"
 """Stands in a card for the repository until it is pushed to one."""
 
+_Json = Mapping[str, Any]
 _ATTENTION_MAPS = ("alignment.svg", "alignment.png")
 _SPLITS = {"test": "test", "validation": "validation (the weights were chosen by it)"}
 _METRICS = {"bleu": "BLEU", "chrf": "chrF"}
@@ -52,8 +53,7 @@ def write_model_card(
     """Fill the template `model_card.md` from a checkpoint's own files and save it as `README.md`.
 
     Reads `config.json` and, where they exist, `settings.json`, `eval_results.json`,
-    `tokenizer_config.json` and the attention map.
-    What they do not state is left out of the card.
+    `tokenizer_config.json` and the attention map; leaves out what they do not state.
 
     Args:
         folder: a checkpoint of ours, as a run ends with.
@@ -73,15 +73,16 @@ def write_model_card(
         str(data.get(side) or tokenizer.get(side) or "") for side in ("source_lang", "target_lang")
     ]
     name = (name or train.get("hub_model_id") or folder.resolve().name).split("/")[-1]
-    scores = {
-        split: results[split]
-        for split in _SPLITS
-        if is_number(as_mapping(results.get(split)).get("bleu"))
-    }
+    splits = {split: as_mapping(results.get(split)) for split in _SPLITS}
+    scores = {split: values for split, values in splits.items() if is_number(values.get("bleu"))}
+    # Validation chose the weights: it counts only where nothing else was measured.
+    judged, first_scores = next(iter(scores.items()), ("", {}))
     has_attention = config.get("use_attention", True)
     num_pairs = as_mapping(settings.get("num_pairs"))
     hub_data = _on_hub(data.get("dataset_name"))
     start = as_mapping(settings.get("model")).get("model_name_or_path")
+    limit = tokenizer.get("model_max_length")  # the library writes a huge one where there is none
+    few = any(few_sentences(values.get("num_sentences")) for values in scores.values())
     card_data = ModelCardData(
         language=[code for code in languages if language_of(code)] or None,
         license=license,
@@ -92,8 +93,7 @@ def write_model_card(
         base_model=_on_hub(start),
         metrics=list(_METRICS) if scores else None,
         model_name=name,
-        # Validation chose the weights: it counts only where nothing else was measured.
-        eval_results=_eval_results(dict(list(scores.items())[:1]), data) or None,
+        eval_results=_eval_results(judged, first_scores, data) or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -117,15 +117,13 @@ def write_model_card(
         procedure=_procedure(settings, results, tokenizer, config) if settings else {},
         alignment=_alignment(results.get("alignment")),
         confidence=_confidence(results.get("confidence")),
-        few_sentences=FEW_SENTENCES
-        if any(few_sentences(values.get("num_sentences")) for values in scores.values())
-        else None,
+        few_sentences=FEW_SENTENCES if few else None,
         scores=[_score_row(values, split=_SPLITS[split]) for split, values in scores.items()],
         search=_search(scores),
         signatures=_signatures(scores),
-        groups=group_tables(next(iter(scores.values()), {}), source_lang),
-        grouped_split=next(iter(scores), ""),
-        max_source_length=_length_limit(tokenizer),
+        groups=group_tables(first_scores, source_lang),
+        grouped_split=judged,
+        max_source_length=int(limit) if is_number(limit) and limit < 1e6 else None,
     )
     path = folder / "README.md"
     write_whole(path, card.content.rstrip("\n") + "\n")
@@ -133,11 +131,7 @@ def write_model_card(
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`.
-
-    Raises:
-        InputError: it is missing, damaged, or that of another kind of model.
-    """
+    """Read `config.json`; `InputError` if it is missing, damaged or of another kind of model."""
     config = read_json(folder / "config.json")
     if config.get("model_type") != "bahdanau":
         found = f"one of type {config['model_type']!r}" if "model_type" in config else "none"
@@ -154,12 +148,6 @@ def _number(value: Any) -> str | None:
     return f"{value:,}" if is_number(value) else None
 
 
-def _length_limit(tokenizer: Mapping[str, Any]) -> int | None:
-    """Tokens after which a source is cut; the library writes a huge number where there is none."""
-    limit = tokenizer.get("model_max_length")
-    return int(limit) if limit is not None and is_number(limit) and limit < 1e6 else None
-
-
 def _on_hub(name: Any) -> str | None:
     """The name of a data set or model, if it is one on the Hub and no folder that is here."""
     if not name or Path(name).exists():
@@ -171,7 +159,7 @@ def _on_hub(name: Any) -> str | None:
     return str(name)
 
 
-def _data_name(data: Mapping[str, Any]) -> str:
+def _data_name(data: _Json) -> str:
     specs = filter(None, (data.get("train_file"), data.get("mix_file")))
     names = [Path(file).name for spec in specs for file in str(spec).split(",")]
     if not data.get("train_file"):
@@ -182,22 +170,12 @@ def _data_name(data: Mapping[str, Any]) -> str:
 def _dropped(value: Any) -> str:
     """Pairs of the training split left out, by reason."""
     counts = as_mapping(as_mapping(value).get("train") or value)
-    shown = [
-        f"{count:,} {reason.replace('_', ' ')}"
-        for reason, count in counts.items()
-        if is_number(count)
-        and count
-        and reason in ("empty", "too_long", "unequal_lengths", "bad_rows")
-    ]
-    return ", ".join(shown)
+    reasons = ("empty", "too_long", "unequal_lengths", "bad_rows")
+    told = [(n, name) for name, n in counts.items() if name in reasons and is_number(n) and n]
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for n, name in told)
 
 
-def _procedure(
-    settings: Mapping[str, Any],
-    results: Mapping[str, Any],
-    tokenizer: Mapping[str, Any],
-    config: Mapping[str, Any],
-) -> dict[str, str]:
+def _procedure(settings: _Json, results: _Json, tokenizer: _Json, config: _Json) -> dict[str, str]:
     rows = {}
     for group, fields in _PROCEDURE.items():
         values = as_mapping(settings.get(group))
@@ -209,17 +187,16 @@ def _procedure(
         rows.pop("batch, pairs per process", None)
     if "steps, at most" in rows:
         rows.pop("epochs, at most", None)
-    sizes = [config.get("encoder_vocab_size") or config.get("vocab_size"), config.get("vocab_size")]
+    size = _number(config.get("vocab_size"))
+    whole = _number(config.get("encoder_vocab_size") or config.get("vocab_size"))
     seconds, best_step = results.get("train_runtime_seconds"), results.get("best_step")
+    weights = f"step {best_step}" if is_number(best_step) else ""
     versions = as_mapping(settings.get("versions"))
     found = {
-        "vocabulary": f"{sizes[0]:,} tokens, {sizes[1]:,} of them in the target"
-        if all(map(is_number, sizes))
-        else "",
+        "vocabulary": f"{whole} tokens, {size} of them in the target" if whole and size else "",
         "tokenizer": tokenizer.get("tokenizer_kind"),
         "steps taken": _number(results.get("steps")),
-        "weights taken": results.get("weights")
-        or (f"step {best_step}" if is_number(best_step) else ""),
+        "weights taken": results.get("weights") or weights,
         "training time": f"{seconds:,.0f} s" if is_number(seconds) else "",
         "precision": settings.get("precision"),
         "software": ", ".join(f"{name} {number}" for name, number in versions.items()),
@@ -227,12 +204,12 @@ def _procedure(
     return rows | {label: str(value) for label, value in found.items() if value}
 
 
-def _score_row(scores: Mapping[str, Any], **labels: str) -> dict[str, str]:
+def _score_row(scores: _Json, **labels: str) -> dict[str, str]:
     row = {key: f"{scores[key]:.2f}" for key in _METRICS if is_number(scores.get(key))}
     return {**labels, **row, "num_sentences": _number(scores.get("num_sentences")) or ""}
 
 
-def _alignment(value: Any) -> Mapping[str, Any]:
+def _alignment(value: Any) -> _Json:
     """Alignment error rates, the model's and what knows nothing of the words, if all are there."""
     names = ("error_rate", "diagonal_error_rate", "uniform_error_rate", "num_sentences")
     return value if all(is_number(as_mapping(value).get(name)) for name in names) else {}
@@ -244,14 +221,14 @@ def _confidence(value: Any) -> str:
     return ", ".join(f"{name} {error:.3f}" for name, error in parts.items() if is_number(error))
 
 
-def _search(scores: Mapping[str, Mapping[str, Any]]) -> str:
+def _search(scores: Mapping[str, _Json]) -> str:
     """How the splits were translated, where that is recorded."""
     beams = [values["num_beams"] for values in scores.values() if values.get("num_beams")]
     words = ["greedy search" if n == 1 else f"beam search with {n} beams" for n in beams]
     return " and ".join(dict.fromkeys(words))
 
 
-def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _signatures(scores: Mapping[str, _Json]) -> list[str]:
     """Each signature once; splits are scored alike unless their references differ in number."""
     lines = [
         f"{name} {values[f'{metric}_signature']}"
@@ -262,27 +239,23 @@ def _signatures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _eval_results(
-    scores: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]
-) -> list[EvalResult]:
-    results = []
-    for split, values in scores.items():
-        own_file = data.get(f"{split}_file")
-        name = Path(own_file).name if own_file else _data_name(data)
-        for metric, label in _METRICS.items():
-            signature = values.get(f"{metric}_signature")
-            if is_number(values.get(metric)):
-                result = EvalResult(
-                    task_type="translation",
-                    task_name="Translation",
-                    dataset_type=_on_hub(data.get("dataset_name")) or name.replace(" ", "-"),
-                    dataset_name=name,
-                    dataset_config=data.get("dataset_config_name"),
-                    dataset_split=split,
-                    metric_type=metric,
-                    metric_name=label,
-                    metric_value=round(float(values[metric]), 2),
-                    metric_args={"signature": signature} if signature else None,
-                )
-                results.append(result)
-    return results
+def _eval_results(split: str, scores: _Json, data: _Json) -> list[EvalResult]:
+    own_file = data.get(f"{split}_file")
+    name = Path(own_file).name if own_file else _data_name(data)
+    signatures = {metric: scores.get(f"{metric}_signature") for metric in _METRICS}
+    return [
+        EvalResult(
+            task_type="translation",
+            task_name="Translation",
+            dataset_type=_on_hub(data.get("dataset_name")) or name.replace(" ", "-"),
+            dataset_name=name,
+            dataset_config=data.get("dataset_config_name"),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(float(scores[metric]), 2),
+            metric_args={"signature": signatures[metric]} if signatures[metric] else None,
+        )
+        for metric, label in _METRICS.items()
+        if is_number(scores.get(metric))
+    ]

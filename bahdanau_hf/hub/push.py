@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
@@ -20,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_imports
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .model_card import REPO_PLACEHOLDER, attention_map, read_model_config
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,7 @@ def release_files(folder: str | Path) -> list[str]:
     files exactly those that loading the checkpoint needs.
 
     Raises:
-        InputError: the folder holds no checkpoint of ours, or a file that a release needs is
-            missing.
+        InputError: the folder holds no checkpoint of ours, or a needed file is missing.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -51,9 +51,8 @@ def release_files(folder: str | Path) -> list[str]:
         raise InputError(
             f"{folder} is not a complete release: it lacks {what}; bahdanau-hf train writes it"
         )
-    names = [*_REQUIRED, *(name for name in _OPTIONAL if (folder / name).is_file()), *code]
-    picture = attention_map(folder)
-    return [*names, picture] if picture else names
+    names = (*_REQUIRED, *_OPTIONAL, *code, attention_map(folder))
+    return [name for name in names if name and (folder / name).is_file()]
 
 
 def push_folder(
@@ -95,7 +94,8 @@ def push_folder(
     if create_pr and tag:
         raise InputError("a pull request has no commit to tag yet: leave out --tag or --create_pr")
     if dry_run:
-        _check_name(repo_id)
+        with _clear_errors(repo_id):
+            validate_repo_id(repo_id)
         return None
     api = HfApi(token=token)
     # Anybody may open a pull request in a repository that he can read.
@@ -126,11 +126,10 @@ def push_space(
 ) -> str | None:
     """Publish a folder that is a page as a static Space; arguments as those of `push_folder`."""
     if dry_run:
-        _check_name(repo_id)
+        with _clear_errors(repo_id):
+            validate_repo_id(repo_id)
         return None
-    repo_id = open_repository(
-        repo_id, private=private, token=token, repo_type="space", space_sdk="static"
-    )
+    repo_id = open_repository(repo_id, private=private, token=token, space_sdk="static")
     with _clear_errors(repo_id):
         commit = HfApi(token=token).upload_folder(
             repo_id=repo_id, folder_path=folder, repo_type="space", commit_message=message
@@ -144,34 +143,23 @@ def open_repository(
     private: bool = False,
     token: str | None = None,
     write: bool = True,
-    repo_type: str | None = None,
     space_sdk: str | None = None,
 ) -> str:
-    """See that a push will be let in, and make the repository, of a model, if it does not exist.
+    """See that a push will be let in, make the repository if need be, and name it with its owner.
 
-    The first arguments are those of `push_folder`; `write` asks for a token that may write there,
-    the others are those of `HfApi.create_repo`.
-
-    Returns:
-        The name with its owner.
+    The first arguments are those of `push_folder`; `write` asks for a token that may write there;
+    with a `space_sdk` it is a Space of this kind, else a model.
 
     Raises:
         InputError: a name that cannot be, or what the Hub refused and why.
     """
-    _check_name(repo_id)
-    api = HfApi(token=token)
+    api, kind = HfApi(token=token), "space" if space_sdk else None
+    asked: dict[str, Any] = {"private": private or None, "space_sdk": space_sdk}
     with _clear_errors(repo_id):
-        made = api.create_repo(
-            repo_id,
-            private=private or None,
-            exist_ok=True,
-            repo_type=repo_type,
-            space_sdk=space_sdk,
-        )
-        repo_id = made.repo_id
+        made = api.create_repo(repo_id, exist_ok=True, repo_type=kind, **asked)
         if write:  # one that exists may be somebody else's
-            api.auth_check(repo_id, write=True, repo_type=repo_type)
-    return str(repo_id)
+            api.auth_check(made.repo_id, write=True, repo_type=kind)
+    return str(made.repo_id)
 
 
 class BackgroundPush:
@@ -203,16 +191,9 @@ class BackgroundPush:
             )
             logger.info("%s is published: %s", message, url)
         except Exception as error:
-            logger.warning("%s was not published: %s", message, _one_line(error))
+            logger.warning("%s was not published: %s", message, first_line(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_name(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise InputError(_one_line(error)) from None
 
 
 def _travelling_code(folder: Path, entries: Iterable[str]) -> list[str]:
@@ -239,6 +220,8 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
     """Turn what the Hub and its client complain of into one line that says what to do."""
     try:
         yield
+    except HFValidationError as error:
+        raise InputError(first_line(error)) from None
     except LocalTokenNotFoundError:
         reason = "the Hub wants to know who pushes: run `hf auth login`, or set HF_TOKEN"
         raise InputError(reason) from None
@@ -246,7 +229,7 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
         raise InputError("HF_HUB_OFFLINE is set: unset it to push to the Hub") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        said = error.server_message or _one_line(error)
+        said = error.server_message or first_line(error)
         reasons = {
             401: "the token is missing or not valid: run `hf auth login`, or set HF_TOKEN",
             403: "the token may not write there: make one with write access, or name another owner",
@@ -262,10 +245,6 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
             raise error.__cause__ from None
     except (HTTPError, OSError) as error:
         raise InputError(
-            f"cannot push to {repo_id}: the connection failed ({_one_line(error)}); the folder is "
+            f"cannot push to {repo_id}: the connection failed ({first_line(error)}); the folder is "
             "as it was, so try again"
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,18 +15,13 @@ from ..alignment.words import Link, intersect_links
 from ..errors import InputError
 from .translator import Translator
 
-_DECIMALS = 4
-
 
 def alignment_quality(translator: Translator, backward: Translator | None = None) -> dict[str, Any]:
     """Alignment error rate of the model's links on the bundled alignments.
 
     Each pair's translation is handed to the model word by word; a link goes from each of its words
-    to the source word with the most attention.
-
-    Args:
-        translator: a model from English to Chinese or from Chinese to English.
-        backward: a model of the other direction: only links that both find are scored.
+    to the source word with the most attention. With a model of the other direction, `backward`,
+    only links that both find are scored.
 
     Returns:
         `error_rate`, `precision` and `recall` in [0, 1], `num_links`, `num_sentences`, and
@@ -48,7 +43,7 @@ def alignment_quality(translator: Translator, backward: Translator | None = None
         links = [intersect_links(*both) for both in zip(links, reverse, strict=True)]
     scores = score_links(links, references)
     rates = {**scores._asdict(), "num_sentences": len(references), **baselines(references)}
-    return {k: round(v, _DECIMALS) if isinstance(v, float) else v for k, v in rates.items()}
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in rates.items()}
 
 
 def _languages(translator: Translator) -> tuple[str, str]:
@@ -58,9 +53,7 @@ def _languages(translator: Translator) -> tuple[str, str]:
 
 def _links(translator: Translator, references: list[ReferenceAlignment]) -> list[list[Link]]:
     """Of each pair the links between the reference's words."""
-    alignments = translator.align_pairs(
-        [reference.source for reference in references],
-        [reference.target for reference in references],
-    )
+    sources, targets = [r.source for r in references], [r.target for r in references]
+    alignments = translator.align_pairs(sources, targets)
     found = [alignment.words for alignment in alignments if alignment.words is not None]
     return links_between_reference_words(found, references)

@@ -9,7 +9,6 @@ Dimensions: T target tokens, M target words.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,15 +20,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..alignment.words import (
-    Span,
-    Word,
-    read_spans,
-    split_words,
-    words_of_tokens,
-    written_spans,
-)
+from ..alignment.words import Span, Word, read_spans, split_words, words_of_tokens, written_spans
 from ..errors import InputError
+from ..files import is_number
 from ..metrics.calibration import fit_logistic, predict_logistic, reliability
 from ..modeling.pipeline_bahdanau import Rows, encode_sentences, evaluating, source_batch
 from ..modeling.text_bahdanau import PAD_ID, UNK_ID
@@ -74,8 +67,7 @@ def read_log_probs(
         labels = pad_sequence(known, batch_first=True, padding_value=PAD_ID)
         means = []
         for model in models:
-            first = torch.full((len(known), 1), model.config.decoder_start_token_id)
-            read = torch.cat([first, labels[:, :-1]], dim=1).to(model.device)
+            read = model.prepare_decoder_input_ids_from_labels(labels).to(model.device)
             batch = source_batch(model, tokenizer, sources[rows])
             logits = model(**batch, decoder_input_ids=read, use_cache=False).logits.float()
             chosen = logits.gather(2, labels.to(model.device)[..., None])[..., 0]
@@ -86,34 +78,22 @@ def read_log_probs(
 
 
 def confidence_weights(model: PreTrainedModel) -> list[float]:
-    """The weights that a checkpoint keeps.
-
-    Raises:
-        InputError: it has none.
-    """
+    """The weights that a checkpoint keeps; an `InputError` if it has none."""
     weights = getattr(model.config, "confidence", None)
-    if (
-        not isinstance(weights, list)
-        or len(weights) != _NUM_WEIGHTS
-        or not all(isinstance(w, float | int) and math.isfinite(w) for w in weights)
-    ):
-        raise InputError(
-            "this checkpoint has no calibrated confidence: a training calibrates it at its end, "
-            "bahdanau_hf.inference.confidence.calibrate for any checkpoint"
-        )
-    return weights
+    if isinstance(weights, list) and len(weights) == _NUM_WEIGHTS and all(map(is_number, weights)):
+        return weights
+    raise InputError(
+        "this checkpoint has no calibrated confidence: a training calibrates it at its end, "
+        "bahdanau_hf.inference.confidence.calibrate for any checkpoint"
+    )
 
 
 def word_confidences(
     weights: Sequence[float], text: str, spans: Sequence[Span | None], log_probs: np.ndarray
 ) -> list[WordConfidence]:
-    """State for each word of a translation how sure it is.
+    """State for each word of a translation how sure it is, by a checkpoint's `confidence`.
 
-    Args:
-        weights: the checkpoint's `confidence`.
-        text: the translation.
-        spans: where each of its T tokens stands in it.
-        log_probs: of its tokens, `(T,)`.
+    `spans` say where each of its T tokens stands in it, `log_probs` are theirs, `(T,)`.
     """
     words, features = _features(text, spans, log_probs)
     stated = predict_logistic(np.asarray(weights), features).tolist()
@@ -138,17 +118,12 @@ def sentence_confidence(words: Sequence[WordConfidence]) -> float:
 def _features(
     text: str, spans: Sequence[Span | None], log_probs: np.ndarray
 ) -> tuple[list[Word], np.ndarray]:
-    """The words of a translation, and what is known of each, `(M, 4)`.
-
-    These are the log-odds of the word (by the mean of its tokens), of the sentence's mean token and
-    of its least probable one, and the logarithm of the sentence's length in tokens.
-    """
+    """The words of a translation, and what is known of each, `(M, 4)`."""
+    # Log-odds of the word, the sentence's mean and least probable token; logarithm of its length.
     words, members = words_of_tokens(text, spans)
     means = members @ log_probs / members.sum(axis=1)
     sentence = [_log_odds(log_probs.mean()), _log_odds(log_probs.min()), np.log(len(log_probs))]
-    return words, np.column_stack(
-        [_log_odds(means), *(np.full(len(words), value) for value in sentence)]
-    )
+    return words, np.column_stack([_log_odds(means), np.tile(sentence, (len(words), 1))])
 
 
 def _log_odds(log_probs: np.ndarray | float) -> np.ndarray:
@@ -166,17 +141,11 @@ def calibrate(
     hypotheses: Sequence[str],
     references: Sequence[str],
 ) -> dict[str, Any]:
-    """Fit the confidence of a translator's model to sentences that it was not trained on.
+    """Fit a model's confidence to its translations, `hypotheses`, of sentences that are new to it.
 
     A word is right if the reference has it too, each of the reference's words counting once, and
     case left aside. The weights are put into the model's configuration, so that `save_pretrained`
     keeps them.
-
-    Args:
-        translator: its model learns what to state.
-        sources: sentences.
-        hypotheses: its translations of them.
-        references: what they should have been.
 
     Returns:
         `words` and `sentences`: how far what is stated can be believed, as `Reliability.as_dict`
@@ -197,10 +166,8 @@ def calibrate(
         ids = ([sentences[i].ids for i in kept] for sentences in (read, written))
         log_probs = read_log_probs(models, tokenizer, *ids)
     for i, row in zip(kept, log_probs, strict=True):
-        text = hypotheses[i]
-        words, features = _features(
-            text, read_spans(translator.target_tokenizer, text, len(row)), row
-        )
+        spans = read_spans(translator.target_tokenizer, hypotheses[i], len(row))
+        words, features = _features(hypotheses[i], spans, row)
         tables.append(features)
         outcomes.append(_right([word.text for word in words], references[i]))
     translator.model.config.confidence = None
@@ -210,22 +177,17 @@ def calibrate(
             f"{num_words} words of validation in {len(tables)} sentences are too few to calibrate "
             f"confidence: at least {_FEWEST_WORDS} words in 2 sentences are needed"
         )
-
-    def fitted(members: slice) -> np.ndarray:
-        return fit_logistic(np.concatenate(tables[members]), np.concatenate(outcomes[members]))
-
-    stated = [np.zeros(0)] * len(tables)
-    for half, other in (
-        (slice(0, None, 2), slice(1, None, 2)),
-        (slice(1, None, 2), slice(0, None, 2)),
-    ):
-        weights = fitted(other)
-        stated[half] = [predict_logistic(weights, table) for table in tables[half]]
-    translator.model.config.confidence = [round(w, 6) for w in fitted(slice(None)).tolist()]
-    has_words = [i for i, row in enumerate(outcomes) if len(row)]
-    means = [np.array([rows[i].mean() for i in has_words]) for rows in (stated, outcomes)]
+    x, y = np.concatenate(tables), np.concatenate(outcomes)
+    number = np.repeat(np.arange(len(tables)), [len(row) for row in outcomes])  # of the sentence
+    stated = np.zeros(len(y))
+    for half in (0, 1):
+        own = number % 2 == half
+        stated[own] = predict_logistic(fit_logistic(x[~own], y[~own]), x[own])
+    translator.model.config.confidence = [round(w, 6) for w in fit_logistic(x, y).tolist()]
+    counts = np.bincount(number)
+    means = [np.bincount(number, row)[counts > 0] / counts[counts > 0] for row in (stated, y)]
     return {
-        "words": reliability(np.concatenate(stated), np.concatenate(outcomes)).as_dict(),
+        "words": reliability(stated, y).as_dict(),
         "sentences": reliability(*means).as_dict(),
     }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,78 +52,56 @@ class EnsembleLogitsProcessor(LogitsProcessor):
     ) -> None:
         self._models = models
         self._input_ids, self._mask = input_ids, attention_mask
-        self._caches: list[BahdanauCache] = []
+        self._caches = [BahdanauCache() for _ in models]
         self._words: Tensor | None = None  # of the last step, (R, T)
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Log of the mean probability of each next word.
+        """Log of the mean probability of each next word, `(R, V)`, in float32 or wider.
 
         Args:
             input_ids: words so far, `(R, T)`; the rows of a sentence stand side by side.
             scores: logits or log-probabilities of the model that searches, `(R, V)`.
 
-        Returns:
-            `(R, V)`, in float32 or wider.
-
         Raises:
             ValueError: the words do not go on from those of the call before.
         """
-        if self._words is None:
-            every = self._start(input_ids)
-        else:
-            every = self._go_on(input_ids, self._words)
-        self._words = input_ids
-        own = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        found = [logits.to(own).log_softmax(dim=-1) for logits in (own, *every)]
-        return torch.stack(found).logsumexp(dim=0) - math.log(len(found))
-
-    def _start(self, words: Tensor) -> list[Tensor]:
-        """Read the source and the words that are there already."""
-        repeats, rest = divmod(len(words), len(self._input_ids))
-        if rest:
+        repeats, rest = divmod(len(input_ids), len(self._input_ids))
+        words = input_ids
+        sources: list[dict[str, Any]] = [{}] * len(self._models)
+        if self._words is not None:
+            rows = _origins(input_ids, self._words, repeats)
+            for cache in self._caches:
+                cache.reorder_cache(rows)
+            words = input_ids[:, -1:]
+        elif rest:
             raise ValueError(
-                f"{len(words)} rows are no multiple of the batch's {len(self._input_ids)}: this "
-                "processor was made for another batch"
+                f"{len(input_ids)} rows are no multiple of the batch's {len(self._input_ids)}: "
+                "this processor was made for another batch"
             )
-        every = []
-        for model in self._models:
-            ids = self._input_ids.to(model.device)
-            mask = torch.ones_like(ids) if self._mask is None else self._mask.to(model.device)
-            cache = BahdanauCache()
-            source = model.get_encoder()(input_ids=ids, attention_mask=mask)
-            outputs = model(
-                encoder_outputs={
-                    name: value.repeat_interleave(repeats, dim=0)
-                    for name, value in source.items()
-                    if isinstance(value, Tensor)
-                },
-                attention_mask=mask.repeat_interleave(repeats, dim=0),
-                decoder_input_ids=words.to(model.device),
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
-            self._caches.append(cache)
-            every.append(outputs.logits[:, -1])
-        return every
+        else:
+            sources = [self._read_source(model, repeats) for model in self._models]
+        self._words = input_ids
+        found = [scores.to(torch.promote_types(scores.dtype, torch.float32))]
+        for model, cache, source in zip(self._models, self._caches, sources, strict=True):
+            read = {"decoder_input_ids": words.to(model.device), "past_key_values": cache}
+            found.append(model(**source, **read, logits_to_keep=1).logits[:, -1].to(found[0]))
+        mixed = torch.stack([logits.log_softmax(dim=-1) for logits in found]).logsumexp(dim=0)
+        return mixed - math.log(len(found))
 
-    def _go_on(self, words: Tensor, before: Tensor) -> list[Tensor]:
-        """Take a step from where each row comes from."""
-        rows = _origins(words, before, len(words) // len(self._input_ids))
-        every = []
-        for model, cache in zip(self._models, self._caches, strict=True):
-            cache.reorder_cache(rows)
-            outputs = model(decoder_input_ids=words[:, -1:].to(model.device), past_key_values=cache)
-            every.append(outputs.logits[:, -1])
-        return every
+    def _read_source(self, model: PreTrainedModel, repeats: int) -> dict[str, Any]:
+        """What a model's encoder says of the batch, once for each row of the search."""
+        ids = self._input_ids.to(model.device)
+        mask = torch.ones_like(ids) if self._mask is None else self._mask.to(model.device)
+        source = model.get_encoder()(input_ids=ids, attention_mask=mask)
+        tensors = {name: value for name, value in source.items() if isinstance(value, Tensor)}
+        rows = {k: v.repeat_interleave(repeats, dim=0) for k, v in tensors.items()}
+        return {"encoder_outputs": rows, "attention_mask": mask.repeat_interleave(repeats, dim=0)}
 
 
 def _origins(words: Tensor, before: Tensor, repeats: int) -> Tensor:
-    """For each row the one of the same sentence, a step ago, that it goes on from; `(R,)`.
-
-    A search does not say which rows it has kept; their words do. Of rows with the same words any
-    will do.
-    """
+    """For each row the one of the same sentence, a step ago, that it goes on from; `(R,)`."""
+    # A search does not say which rows it has kept; their words do. Of those with the same any will.
     length = before.shape[1]
     if words.shape == (len(before), length + 1):
         now = words[:, :length].unflatten(0, (-1, repeats, 1))
@@ -139,12 +118,10 @@ def search_batch(
     drafts: Sequence[Draft],
     request: SearchRequest,
 ) -> None:
-    """Look for the translations of drafts, which were begun with equally many tokens.
-
-    The first of the models searches; the others mix their probabilities in.
-    """
+    """Look, by the first model, for translations of drafts begun with equally many tokens."""
     model, *others = models
-    ids, options = [draft.sentence.ids for draft in drafts], dict(request.generate_kwargs)
+    ids = [draft.sentence.ids for draft in drafts]
+    options = {"num_beams": request.num_beams, **request.generate_kwargs}
     if num_begun := len(drafts[0].begun):
         if num_begun >= request.max_new_tokens:
             score = 0.0 if request.return_scores else None
@@ -162,9 +139,7 @@ def search_batch(
         processors = LogitsProcessorList([EnsembleLogitsProcessor(others, **batch)])
         options["logits_processor"] = processors + (options.get("logits_processor") or [])
     wanted = (request.num_return_sequences, request.return_scores)
-    found = find_translations(
-        model, tokenizer, ids, *wanted, num_beams=request.num_beams, **options
-    )
+    found = find_translations(model, tokenizer, ids, *wanted, **options)
     for draft, hypotheses in zip(drafts, found, strict=True):
         draft.found = hypotheses
 
@@ -172,11 +147,7 @@ def search_batch(
 def check_tokens(
     models: Sequence[PreTrainedModel], tokenizers: Sequence[PreTrainedTokenizerFast]
 ) -> None:
-    """See that models have the same tokens; the first one is compared with all others.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Refuse (`InputError`) models that have other tokens than the first."""
     for model, tokenizer in zip(models, tokenizers, strict=True):
         if tokenizer.get_vocab() != tokenizers[0].get_vocab():
             raise InputError(
@@ -187,11 +158,7 @@ def check_tokens(
 
 
 def check_padding(models: Sequence[PreTrainedModel]) -> None:
-    """See that models read padding alike, or all do not: they are given the same batches.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Refuse (`InputError`) models of which only some read padding: all get the same batches."""
     for model in models:
         if model.config.encoder_reads_padding != models[0].config.encoder_reads_padding:
             raise InputError(

@@ -24,9 +24,9 @@ from ..data.tokenization import for_targets
 from ..errors import InputError
 from ..files import text_lines
 from ..languages import CJK
-from ..modeling.pipeline_bahdanau import EncodedSentence, Hypothesis, Rows, encode_sentences
+from ..modeling.pipeline_bahdanau import Hypothesis, encode_sentences
 from ..modeling.text_bahdanau import ADDRESS, EOS_ID, UNK_ID, clean_text
-from .translation import Draft, Given, Translation, join_tokens, put_given
+from .translation import Draft, Given, join_tokens, put_given
 
 _INSIDE_WORD = re.compile(rf"[^\W{CJK}]{{2}}|.[\u0300-\u036f]")
 
@@ -153,18 +153,6 @@ def _cuts(text: str, place: int) -> bool:
     return not _INSIDE_WORD.match(text[max(0, place - 1) : place + 1])
 
 
-def without_words(
-    sentence: EncodedSentence, glossary: Glossary | None, score: float | None, sure: float | None
-) -> Translation:
-    """What becomes of a sentence in which there is nothing to translate: it is blank, or copied."""
-    text = sentence.copy if glossary is None else glossary.replace(sentence.copy)
-    copied = bool(text) and text == sentence.copy
-    truncated = sentence.truncated
-    return Translation(
-        sentence.text, text, score, None, truncated, sure, copied=copied, log_prob=score
-    )
-
-
 # --- into the translations -----------------------------------------------------------------------
 
 
@@ -174,31 +162,22 @@ def keep_terms(
     tokenizer: PreTrainedTokenizerFast,
     vocab_size: int,
     search: Callable[[Sequence[Draft]], None],
-    attend: Callable[[Rows, Rows], Iterator[np.ndarray]] | None,
+    attend: Callable[[list[tuple[list[int], list[int]]]], Iterator[np.ndarray]] | None,
 ) -> None:
-    """Search again for translations that lack a term, so that each has it.
+    """Search again for translations that lack a term: those drafts are begun anew.
 
-    Args:
-        drafts: sentences and what was found for them; those that lack a term are begun anew.
-        glossary: what has to be there.
-        tokenizer: the model's.
-        vocab_size: tokens that the decoder knows.
-        search: looks for the translations of drafts that go on from where they were begun.
-        attend: where the model looked, `(T, S)`, for each source and target; `None`: it has no
-            attention, and a term stands as far from the start as in the source.
+    `search` goes on from where drafts were begun. `attend` says where the model looked, `(T, S)`,
+    for each pair of source and target; without attention it is `None`, and a term stands as far
+    from the start as in the source.
     """
     found = ((draft, glossary.find(draft.sentence.text)) for draft in drafts)
     waiting = [_Constraint(draft, terms, tokenizer, vocab_size) for draft, terms in found if terms]
     while waiting := [one for one in waiting if one.missing()]:
         weights: Iterable[np.ndarray | None] = repeat(None)
         if attend is not None:
-            best = [one.draft.found[0].ids for one in waiting]
-            weights = attend([one.draft.sentence.ids for one in waiting], best)
-        going_on = []
-        for one, looked in zip(waiting, weights, strict=False):
-            if one.place_next(looked):
-                going_on.append(one.draft)
-        search(going_on)
+            weights = attend([(one.draft.sentence.ids, one.draft.found[0].ids) for one in waiting])
+        pairs = zip(waiting, weights, strict=False)
+        search([one.draft for one, looked in pairs if one.place_next(looked)])
 
 
 class _Constraint:
@@ -217,7 +196,7 @@ class _Constraint:
         self._left = list(terms)  # that were not put anywhere
         spans = read_spans(tokenizer, draft.sentence.text, len(draft.sentence.ids))
         self._columns = {
-            term: [i for i, span in enumerate(spans) if span and _overlap(span, term)]
+            term: [i for i, s in enumerate(spans) if s and s[0] < term.end and term.start < s[1]]
             for term in terms
         }
 
@@ -245,9 +224,7 @@ class _Constraint:
         """Begin the translation with what stands before the first missing term, and this term.
 
         Terms of which the model has read nothing are put behind the best translation at last.
-
-        Returns:
-            Whether the search has to go on from there.
+        Returned is whether the search has to go on from there.
         """
         best, missing = self.draft.found[0], self.missing()
         end = len(best.ids) - (best.ids[-1:] == [EOS_ID])
@@ -290,7 +267,3 @@ class _Constraint:
         self.draft.begun = [*ids, *stand_in]
         self.draft.given.append(Given(len(ids), len(self.draft.begun), term.target))
         self._left.remove(term)
-
-
-def _overlap(span: Span, term: Term) -> bool:
-    return span[0] < term.end and term.start < span[1]

@@ -1,8 +1,7 @@
 """Memory that the C library keeps for later, given back before it becomes much.
 
-Batches of ever new shapes want pieces of ever new sizes, while small objects that stay lie between
-those that were freed: the free pieces fit less and less, and the process grows. The system's own
-library gives them back where it is asked to, but they must be fetched again page by page.
+Batches want pieces of ever new sizes, and between freed ones lie small objects that stay: the free
+ones fit less and less, and the process grows. To fetch what was given back costs time.
 """
 
 from __future__ import annotations
@@ -19,14 +18,10 @@ class KeptMemory:
         self._least = _bytes_held()
 
     def give_back(self) -> bool:
-        """Give free memory back if the process has grown by more than `MOST_KEPT`.
-
-        Returns:
-            Whether it was asked for; psutil before 7.2 cannot do that.
-        """
+        """Ask for free memory to be given back, and say so, after growth by over `MOST_KEPT`."""
         held = _bytes_held()
         self._least = min(self._least, held)
-        if held - self._least <= MOST_KEPT or not hasattr(psutil, "heap_trim"):
+        if held - self._least <= MOST_KEPT or not hasattr(psutil, "heap_trim"):  # before 7.2
             return False
         psutil.heap_trim()
         self._least = _bytes_held()

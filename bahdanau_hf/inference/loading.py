@@ -18,7 +18,7 @@ from transformers.utils import logging as library_logging
 from ..checkpoints.run_folder import MANIFEST, list_checkpoints, verify_checkpoint
 from ..data.tokenization import target_vocab_size
 from ..errors import InputError, first_line
-from ..files import is_plain_name, read_json
+from ..files import as_mapping, is_plain_name, read_json
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
 from ..precision import fastest_dtype, warn_if_emulated
@@ -28,6 +28,7 @@ _TEXTS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
 )
 # What the search takes from generation_config.json without asking whether it makes sense.
+_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 _COUNTS = (
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "top_k"),
     *("num_return_sequences", "no_repeat_ngram_size"),
@@ -40,21 +41,19 @@ def load_model(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     *,
-    subfolder: str = "",
     variant: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
+    **hub: Any,
 ) -> BahdanauForConditionalGeneration:
     """Load the model of a folder or a Hub repository; no code in it is run.
 
-    The arguments are those of `Translator.from_pretrained`; `dtype` is one of floats.
+    The arguments, `hub` among them, are those of `Translator.from_pretrained`; `dtype` is one of
+    floats.
 
     Raises:
         InputError: nothing there, another kind of model, or files that are damaged, missing or do
             not belong together.
     """
-    hub = {"token": token, "local_files_only": local_files_only}
-    folder = checkpoint_folder(path_or_repo, revision, subfolder=subfolder, variant=variant, **hub)
+    folder = checkpoint_folder(path_or_repo, revision, variant=variant, **hub)
     weights, index = _weight_names(variant)
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in (weights, index)):
@@ -110,41 +109,37 @@ def load_model(
 
 def _check_index(path: Path) -> None:
     """See that an index of weights names files of its own folder; the library opens any."""
-    try:
-        names = set(read_json(path)["weight_map"].values())
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"cannot read {path}: its weight_map does not name files") from None
-    for name in names:
+    names = as_mapping(read_json(path).get("weight_map"))
+    if not names:
+        raise InputError(f"cannot read {path}: its weight_map does not name files")
+    for name in names.values():
         if not is_plain_name(name):
             raise InputError(f"{path} names {name!r:.60}, which is no file of this folder")
 
 
 def _check_search(where: str, model: BahdanauForConditionalGeneration) -> None:
     """See that the checkpoint's defaults for the search are numbers that it can work with."""
-    settings, most = model.generation_config, 2**31
-    size = model.config.vocab_size
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
-        value = getattr(settings, name)
-        for i in value if isinstance(value, list) else [value]:
-            if not (i is None or (type(i) is int and 0 <= i < size)):
-                raise _senseless(where, name, value, f"the model writes the ids 0 to {size - 1}")
-    if settings.decoder_start_token_id is None and settings.bos_token_id is None:
-        raise _senseless(where, "decoder_start_token_id", None, "a translation starts with an id")
-    for name in _COUNTS:
-        value = getattr(settings, name)
-        if not (value is None or (type(value) is int and 0 <= value < most)):
-            raise _senseless(where, name, value, "it must be a whole number")
-    for name in _FACTORS:
-        value = getattr(settings, name)
-        if not (value is None or (type(value) in (int, float) and abs(value) < most)):
-            raise _senseless(where, name, value, "it must be a number")
-
-
-def _senseless(where: str, name: str, value: object, rule: str) -> InputError:
-    shown = f"{value!r:.60}"
-    return InputError(
-        f"{where}/generation_config.json does not make sense: {name} is {shown}, but {rule}"
+    settings, size, most = model.generation_config, model.config.vocab_size, 2**31
+    rules = (
+        (_IDS, [int], (-1, size), f"the model writes the ids 0 to {size - 1}"),
+        (_COUNTS, [int], (-1, most), "it must be a whole number"),
+        (_FACTORS, [int, float], (-most, most), "it must be a number"),
     )
+    wrong = {}
+    for names, kinds, (below, above), rule in rules:
+        for name in names:
+            value = getattr(settings, name)
+            several = value if names is _IDS and isinstance(value, list) else [value]
+            if not all(v is None or (type(v) in kinds and below < v < above) for v in several):
+                wrong[name] = rule
+    if settings.decoder_start_token_id is None and settings.bos_token_id is None:
+        wrong["decoder_start_token_id"] = "a translation starts with an id"
+    if wrong:
+        name, rule = next(iter(wrong.items()))
+        raise InputError(
+            f"{where}/generation_config.json does not make sense: {name} is "
+            f"{getattr(settings, name)!r:.60}, but {rule}"
+        )
 
 
 def _weight_names(variant: str | None) -> tuple[str, str]:
@@ -163,9 +158,8 @@ def checkpoint_folder(
 ) -> Path:
     """The folder of a checkpoint: one that is here, or where a repository's was downloaded to.
 
-    Of a repository what a model and its tokenizer need is fetched, and nothing that is here
-    already. The Hub is asked once: where there is no network, the answer does not take half a
-    minute. `hub` are `token` and `local_files_only` of `Translator.from_pretrained`.
+    What a model and its tokenizer need is fetched unless it is here. The Hub is asked once, so that
+    no network is told in less than half a minute. `hub` are `token` and `local_files_only`.
 
     Raises:
         InputError: no such folder, and no such repository that can be read.
@@ -206,11 +200,9 @@ def checkpoint_folder(
 
 
 def check_tokenizer(config: BahdanauConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-    """See that the tokenizer's ids mean what the model's do, as far as sizes and marks tell.
+    """Refuse (`InputError`) a tokenizer whose ids do not mean what the model's do.
 
-    Raises:
-        InputError: it has another number of tokens, another target part, or other ids for padding
-            and the end.
+    Compared are the number of tokens, the target part, and the ids for padding and the end.
     """
     whole, target = len(tokenizer), target_vocab_size(tokenizer)
     encoder_size = config.encoder_vocab_size or config.vocab_size

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..data.tokenization import UNK_ID
 from ..errors import InputError
-from ..modeling.pipeline_bahdanau import Hypothesis, search_arguments
+from ..modeling.pipeline_bahdanau import EncodedSentence, Hypothesis, search_arguments
 from .confidence import confidence_weights
 from .glossary import Glossary
 from .translation import Translation
@@ -46,6 +46,13 @@ class SearchRequest(NamedTuple):
         log_prob = found.score * length**self.length_penalty
         return replace(translation, score=log_prob / max(1, length), log_prob=log_prob)
 
+    def untranslated(self, sentence: EncodedSentence) -> Translation:
+        """What becomes of a sentence without words to translate: it is blank, or copied."""
+        text = sentence.copy if self.glossary is None else self.glossary.replace(sentence.copy)
+        score, sure = 0.0 if self.return_scores else None, 1.0 if self.return_confidence else None
+        copied, cut = bool(text) and text == sentence.copy, sentence.truncated
+        return Translation(sentence.text, text, score, None, cut, sure, (), copied, score)
+
     def looks_up(self, ids: list[int]) -> bool:
         """Whether it must be known where the model looked while it wrote these."""
         return self.return_alignments or (self.replacements is not None and UNK_ID in ids)
@@ -77,12 +84,10 @@ def make_request(
     given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     check_positive(**{name: value for name, value in given.items() if value is not None})
     generate_kwargs = search_arguments(defaults, num_return_sequences, **generate_kwargs, **given)
-    limit = generate_kwargs.get("max_new_tokens") or generate_kwargs["max_length"] - 1
+    name = "max_length" if "max_length" in generate_kwargs else "max_new_tokens"
+    limit = generate_kwargs[name] - (name == "max_length")
     check_positive(max_new_tokens=limit)
-    limits = ("max_length", "max_new_tokens")  # numbers of NumPy would not do
-    generate_kwargs |= {
-        name: int(generate_kwargs[name]) for name in limits if name in generate_kwargs
-    }
+    generate_kwargs[name] = int(generate_kwargs[name])  # a number of NumPy would not do
     num_beams = generate_kwargs.pop("num_beams")
     is_sampling = generate_kwargs.get("do_sample", defaults.do_sample)
     if num_return_sequences > num_beams and not is_sampling:
@@ -128,21 +133,13 @@ def make_request(
 
 
 def check_attention(model: PreTrainedModel) -> None:
-    """Refuse a model that looks nowhere.
-
-    Raises:
-        InputError: it has no attention.
-    """
+    """Refuse (`InputError`) a model that looks nowhere."""
     if not model.config.use_attention:
         raise InputError("this model has no attention (use_attention is false)")
 
 
 def check_positive(**values: int) -> None:
-    """Refuse what is not a whole number of at least 1, by its name.
-
-    Raises:
-        InputError: one is not.
-    """
+    """Refuse (`InputError`), by its name, what is not a whole number of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")

@@ -56,44 +56,26 @@ class Piece(NamedTuple):
     space: str
 
 
-def split_text(text: str, fits: Callable[[str], bool]) -> list[Piece]:
-    """Cut a text into its sentences, and those that do not fit into clauses.
-
-    The pieces are the text again, as those of `split_sentences`.
-    """
-    pieces: list[Piece] = []
-    for sentence in split_sentences(text):
-        *parts, last = split_clauses(sentence.text, lambda part: fits(without_marks(part)))
-        pieces += [*parts, Piece(last.text, sentence.space)]
-    return pieces
-
-
 def split_sentences(text: str) -> list[Piece]:
     """Cut a text into its sentences.
 
     Line breaks always cut. Texts and spaces of all pieces, one after the other, are the text again;
     a text that begins with white space begins with a piece without text.
     """
-    pieces, start = [], len(text) - len(text.lstrip())
-    if start:
-        pieces.append(Piece("", text[:start]))
-    for end, after in sorted(_boundaries(text).items()):
+    spaces = {space.start(): space.end() for space in _SPACE.finditer(text)}
+    ends = {end: after for end, after in spaces.items() if _breaks_line(text[end:after])}
+    ends[len(text.rstrip())] = len(text)
+    for mark in _ENDS.finditer(text):
+        after = spaces.get(mark.end(), mark.end())
+        if after < len(text) and not _goes_on(text, mark, after):
+            ends[mark.end()] = after
+    start = len(text) - len(text.lstrip())
+    pieces = [Piece("", text[:start])] if start else []
+    for end, after in sorted(ends.items()):
         if end > start:
             pieces.append(Piece(text[start:end], text[end:after]))
             start = after
     return pieces
-
-
-def _boundaries(text: str) -> dict[int, int]:
-    """Where sentences end, and where the white space behind each of them does."""
-    spaces = {space.start(): space.end() for space in _SPACE.finditer(text)}
-    found = {end: after for end, after in spaces.items() if _breaks_line(text[end:after])}
-    found[len(text.rstrip())] = len(text)
-    for mark in _ENDS.finditer(text):
-        after = spaces.get(mark.end(), mark.end())
-        if after < len(text) and not _goes_on(text, mark, after):
-            found[mark.end()] = after
-    return found
 
 
 def _breaks_line(space: str) -> bool:
@@ -111,8 +93,7 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
     if mark[0] != "." or mark.startswith(".."):
         return False
     before = text[max(0, match.start() - 32) : match.start()]
-    word = _LAST_WORD.search(before)
-    last = word.group() if word else ""
+    last = _LAST_WORD.findall(before)[0]
     if last.lower() in _NUMBERED and text[after].isdecimal():
         return True
     if last.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(f"{last}."):
@@ -121,30 +102,25 @@ def _goes_on(text: str, match: re.Match[str], after: int) -> bool:
     return number is not None and (number[1] or "").lower() not in _NUMBERED
 
 
-def split_clauses(sentence: str, fits: Callable[[str], bool]) -> list[Piece]:
+def split_clauses(sentence: str, fits: Callable[[str], bool], level: int = 0) -> list[Piece]:
     """Cut a sentence into as few pieces as do, each of which fits.
 
     It is cut behind semicolons and colons, where that does not do behind commas and dashes, then
-    between words, at last between characters; a single character always counts as fitting. The
-    pieces are the sentence again, as those of `split_sentences`.
+    between words, at last between characters (levels 0 to 3); a single character always counts as
+    fitting. The pieces are the sentence again, as those of `split_sentences`.
     """
-    return _cut(sentence, fits, 0)
-
-
-def _cut(text: str, fits: Callable[[str], bool], level: int) -> list[Piece]:
-    if level == len(_CUTS) or fits(text):
-        bare = text.rstrip()
-        return [Piece(bare, text[len(bare) :])]
-    places = [0, *(match.end() for match in _CUTS[level].finditer(text)), len(text)]
-    parts = [text[start:end] for start, end in pairwise(places) if start < end]
+    if level == len(_CUTS) or fits(sentence):
+        bare = sentence.rstrip()
+        return [Piece(bare, sentence[len(bare) :])]
+    places = [0, *(match.end() for match in _CUTS[level].finditer(sentence)), len(sentence)]
     pieces: list[Piece] = []
     held = ""
-    for part in parts:
+    for part in (sentence[start:end] for start, end in pairwise(places) if start < end):
         if held and not fits(held + part):
-            pieces += _cut(held, fits, level + 1)
+            pieces += split_clauses(held, fits, level + 1)
             held = ""
         held += part
-    return pieces + _cut(held, fits, level + 1)
+    return pieces + split_clauses(held, fits, level + 1)
 
 
 def join_pieces(pieces: Sequence[Piece], texts: Sequence[str]) -> str:

@@ -100,17 +100,13 @@ def make_translation(
     replacements: Mapping[str, str] | None = None,
     return_alignments: bool = False,
 ) -> Translation:
-    """Write out what was found, with what is known of where the model looked, `(T, S)`.
-
-    Its scores are left to who knows how the search was made.
-    """
+    """Write out what was found, without scores; weights say where the model looked, `(T, S)`."""
     sentence, text, alignment = draft.sentence, found.text, None
     if draft.given or weights is not None:
         tokens = put_given(tokenizer, tokenizer.convert_ids_to_tokens(found.ids), draft.given)
-        spans: Sequence[Span | None]
         if replacements is not None and UNK_TOKEN in tokens and weights is not None:
-            spans = read_spans(tokenizer, sentence.text, len(sentence.ids))
-            words = words_looked_at(sentence.text, spans, weights)
+            read = read_spans(tokenizer, sentence.text, len(sentence.ids))
+            words = words_looked_at(sentence.text, read, weights)
             tokens = replace_tokens(tokens, words, replacements)
         text = join_tokens(tokenizer, tokens, draft.given)
     if return_alignments and weights is not None:
@@ -127,18 +123,11 @@ def make_alignment(
     texts: tuple[str, str] | None = None,
     target_spans: Sequence[Span | None] = (),
 ) -> Alignment:
-    """Name the rows and columns of attention weights.
+    """Name the rows and columns of attention weights `(T, S)`.
 
     A token that the model read as `<unk>` is shown as it is, the bytes of a character that is spelt
-    in bytes as this one character.
-
-    Args:
-        tokenizer: the model's.
-        weights: `(T, S)`.
-        source_ids: S token ids.
-        target_ids: T token ids.
-        texts: sentence and translation as strings, for links between their words.
-        target_spans: where each target token stands in the translation.
+    in bytes as this one character. With sentence and translation as `texts`, and the place of each
+    target token in the translation, it has links between their words too.
     """
     words = None
     if texts is not None:
@@ -158,8 +147,8 @@ def replace_tokens(
 ) -> list[str]:
     """Put a word in the place of each `<unk>` among a translation's tokens.
 
-    It is what the replacements have for the source word that the model looked at (one of `words`
-    for each token), as it is written or in lower case; without an entry, that word itself.
+    It is what the replacements have for that of `words` which the model looked at (one for each
+    token), as it is written or in lower case; without an entry, that word itself.
     """
     replaced = list(tokens)
     for place, (token, word) in enumerate(zip(tokens, words, strict=True)):
@@ -200,9 +189,8 @@ def put_given(
 
 def stand_apart(left: str, right: str) -> bool:
     """Whether a space stands between these, neither of which has any on its side."""
-    if not left or left[-1] in _OPENING or right[0] in _CLOSING:
-        return False
-    return not (is_wide(left[-1]) or is_wide(right[0]))
+    is_bound = not left or left[-1] in _OPENING or right[0] in _CLOSING
+    return not (is_bound or is_wide(left[-1]) or is_wide(right[0]))
 
 
 def _touch(left: str, right: str) -> bool:

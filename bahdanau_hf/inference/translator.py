@@ -26,7 +26,6 @@ from ..errors import InputError
 from ..modeling.matmul_bahdanau import fixed_weights
 from ..modeling.pipeline_bahdanau import (
     EncodedSentence,
-    Rows,
     encode_sentences,
     evaluating,
     max_source_length,
@@ -34,11 +33,11 @@ from ..modeling.pipeline_bahdanau import (
 )
 from .confidence import read_log_probs, with_confidence
 from .ensemble import check_padding, check_tokens, search_batch
-from .glossary import Glossary, keep_terms, without_words
+from .glossary import Glossary, keep_terms
 from .kept_memory import KeptMemory
 from .loading import check_tokenizer, load_model, move_model
 from .search_options import SearchRequest, check_attention, check_positive, make_request
-from .segmentation import Piece, join_pieces, split_text
+from .segmentation import Piece, join_pieces, split_clauses, split_sentences, without_marks
 from .translation import Draft, Translation, make_alignment, make_translation
 
 logger = logging.getLogger(__name__)
@@ -134,8 +133,7 @@ class Translator:
                 the constructor.
         """
         hub: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
-        place: dict[str, Any] = {"revision": revision, "subfolder": subfolder, **hub}
-        model = load_model(path_or_repo, variant=variant, **place)
+        model = load_model(path_or_repo, revision, variant=variant, subfolder=subfolder, **hub)
         others = [load_model(other, **hub) for other in ensemble]
         tokenizer, *tokenizers = (load_tokenizer(one.name_or_path) for one in (model, *others))
         check_tokens([model, *others], [tokenizer, *tokenizers])
@@ -208,19 +206,11 @@ class Translator:
     def stream(
         self, texts: Iterable[str], *, window: int | None = None, **options: Any
     ) -> Iterator[Any]:
-        """Translate sentences as they come, in bounded memory.
+        """Translate sentences as they come, in bounded memory; they may never end.
 
-        Args:
-            texts: sentences; they may never end.
-            window: sentences that are read, sorted and translated together; default: 32 batches.
-                1 gives each translation before the next sentence is read.
-            **options: as those of `translate`.
-
-        Returns:
-            An iterator over what `translate` would return.
-
-        Raises:
-            InputError: as `translate`.
+        Of them `window` are read, sorted and translated together, by default 32 batches; 1 gives
+        each translation before the next sentence is read. Options, errors and what is yielded are
+        those of `translate`.
         """
         if isinstance(texts, str):
             raise InputError("stream takes an iterable of sentences; translate takes a single one")
@@ -233,22 +223,12 @@ class Translator:
         return self._stream(iter(texts), window, make_request(self.model, **options))
 
     def translate_text(self, text: str, **options: Any) -> Translation:
-        """Translate a text of any length; paragraphs and line breaks stay where they are.
+        """Translate a whole text of any length; paragraphs and line breaks stay where they are.
 
         The text is cut into sentences, and a sentence that is longer than the model reads into
         clauses; their translations are joined again, without spaces where both sides are written
-        without them, as in Chinese.
-
-        Args:
-            text: the text.
-            **options: as those of `translate`, but for `num_return_sequences` and those that begin
-                with `return`, which belong to sentences.
-
-        Returns:
-            The whole text as one `Translation`.
-
-        Raises:
-            InputError: as `translate`.
+        without them, as in Chinese. Options and errors are those of `translate`, but for
+        `num_return_sequences` and those that begin with `return`, which belong to sentences.
         """
         if not isinstance(text, str):
             raise InputError(f"a text must be text, not {text!r:.60}")
@@ -258,34 +238,30 @@ class Translator:
         pieces = self.split_text(text)
         translations = self.translate([piece.text for piece in pieces], **options)
         written = join_pieces(pieces, [translation.text for translation in translations])
-        copied = [t.copied for t in translations if t.text]
-        return Translation(
-            text,
-            written,
-            truncated=any(t.truncated for t in translations),
-            copied=bool(copied) and all(copied),
-        )
+        is_cut = any(t.truncated for t in translations)
+        copied = {t.copied for t in translations if t.text}
+        return Translation(text, written, truncated=is_cut, copied=copied == {True})
 
     def split_text(self, text: str) -> list[Piece]:
         """Cut a text into sentences, and one that is longer than the model reads into clauses."""
 
         def fits(part: str) -> bool:
-            (read,) = encode_sentences(self.tokenizer, [part], self.max_source_length, True)
+            bare = [without_marks(part)]
+            (read,) = encode_sentences(self.tokenizer, bare, self.max_source_length, True)
             return not read.truncated
 
-        return split_text(text, fits)
+        pieces: list[Piece] = []
+        for sentence in split_sentences(text):
+            *parts, last = split_clauses(sentence.text, fits)
+            pieces += [*parts, Piece(last.text, sentence.space)]
+        return pieces
 
     def align(self, source: str, target: str | None = None) -> Alignment:
-        """Say where the model looks while it writes a translation.
+        """Say where the model looks while it writes a translation, its own or one handed to it.
 
-        Args:
-            source: a sentence.
-            target: the translation, word by word handed to the model; default: the model's own.
-
-        Returns:
-            Weights with a row for each target token and a column for each source token, the ends
-            included; `words` says the same of words. The bytes of a character that is spelt in
-            bytes are shown as this character.
+        The weights have a row for each target token and a column for each source token, the ends
+        included; `words` says the same of words. The bytes of a character that is spelt in bytes
+        are shown as this character.
 
         Raises:
             InputError: nothing to align, or a model without attention.
@@ -298,22 +274,18 @@ class Translator:
         return self.align_pairs([source], [target])[0]
 
     def align_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[Alignment]:
-        """Align sentences with given translations, as `align` does one.
-
-        Raises:
-            InputError: as `align`.
-        """
+        """Align sentences with given translations, as `align` does one, with the same errors."""
         check_attention(self.model)
-        sentences = encode_sentences(self.tokenizer, sources, self.max_source_length)
-        target_ids = [target.ids for target in encode_sentences(self.target_tokenizer, targets)]
+        tok, target_tok = self.tokenizer, self.target_tokenizer
+        sentences = encode_sentences(tok, sources, self.max_source_length)
+        target_ids = [target.ids for target in encode_sentences(target_tok, targets)]
         if not all(sentence.ids for sentence in sentences) or not all(target_ids):
             raise InputError("one of the sentences is blank: there is nothing to align")
         cut = [number for number, s in enumerate(sentences, start=1) if s.truncated]
-        if cut:
-            self._announce_truncated(len(cut), len(sentences), cut[0])
+        self._announce_truncated(len(cut), len(sentences), *cut[:1])
         with evaluating(self.model):
-            weights = list(self._attend([sentence.ids for sentence in sentences], target_ids))
-        tok, target_tok = self.tokenizer, self.target_tokenizer
+            pairs = zip((s.ids for s in sentences), target_ids, strict=True)
+            weights = list(self._attend(list(pairs)))
         return [
             make_alignment(tok, w, s.ids, t, (s.text, text), read_spans(target_tok, text, len(t)))
             for s, text, t, w in zip(sentences, targets, target_ids, weights, strict=True)
@@ -337,36 +309,30 @@ class Translator:
                     yield alternatives if request.num_return_sequences > 1 else alternatives[0]
                 self._kept_memory.give_back()
         finally:
-            if num_truncated:
-                self._announce_truncated(num_truncated, num_read, first_truncated)
+            self._announce_truncated(num_truncated, num_read, first_truncated)
 
-    def _announce_truncated(self, num_truncated: int, num_read: int, first: int) -> None:
-        logger.warning(
-            f"{num_truncated} of {num_read} sentences had more than {self.max_source_length} "
-            f"tokens and lost their end; the first is number {first}"
-        )
+    def _announce_truncated(self, num_truncated: int, num_read: int, first: int = 0) -> None:
+        if num_truncated:
+            logger.warning(
+                f"{num_truncated} of {num_read} sentences had more than {self.max_source_length} "
+                f"tokens and lost their end; the first is number {first}"
+            )
 
     def _translations(
         self, sentences: Sequence[EncodedSentence], request: SearchRequest
     ) -> list[list[Translation]]:
         """Translate a window; the alternatives of each sentence, in their order."""
-        score = 0.0 if request.return_scores else None
-        sure = 1.0 if request.return_confidence else None
-        results = [[without_words(s, request.glossary, score, sure)] for s in sentences]
+        results = [[request.untranslated(sentence)] for sentence in sentences]
         # Longest first: if memory does not suffice, it shows at once.
-        order = sorted(
-            (i for i, sentence in enumerate(sentences) if sentence.ids),
-            key=lambda i: len(sentences[i].ids),
-            reverse=True,
-        )
+        order = [i for i, sentence in enumerate(sentences) if sentence.ids]
+        order.sort(key=lambda i: len(sentences[i].ids), reverse=True)
         drafts = [Draft(sentences[i]) for i in order]
         with ExitStack() as stack:
             stack.enter_context(fixed_weights())
             for model in (self.model, *self.ensemble):
                 stack.enter_context(evaluating(model))
             self._search(drafts, request)
-            if request.glossary is not None:
-                self._keep_terms(drafts, request.glossary, request)
+            self._keep_terms(drafts, request)
             for i, translations in zip(order, self._finish(drafts, request), strict=True):
                 results[i] = translations
         return results
@@ -390,13 +356,13 @@ class Translator:
             rows = min(rows, _SCORE_BYTES // (4 * outputs * words))
         return max(1, rows)
 
-    def _keep_terms(
-        self, drafts: Sequence[Draft], glossary: Glossary, request: SearchRequest
-    ) -> None:
+    def _keep_terms(self, drafts: Sequence[Draft], request: SearchRequest) -> None:
         """Search again where a term is missing; scores are those of whole translations."""
+        if request.glossary is None:
+            return
         search, config = partial(self._search, request=request), self.model.config
         attend = self._attend if config.use_attention else None
-        keep_terms(drafts, glossary, self.tokenizer, config.vocab_size, search, attend)
+        keep_terms(drafts, request.glossary, self.tokenizer, config.vocab_size, search, attend)
         if request.return_scores:
             changed = [draft for draft in drafts if draft.given]
             log_probs = iter(self._log_probs(changed))
@@ -406,37 +372,32 @@ class Translator:
 
     def _log_probs(self, drafts: Sequence[Draft]) -> list[np.ndarray]:
         """How probable the tokens of all translations of drafts are, `(T,)` each."""
-        pairs = [(draft.sentence.ids, found.ids) for draft in drafts for found in draft.found]
-        sources, targets = [ids for ids, _ in pairs], [ids for _, ids in pairs]
+        sources = [draft.sentence.ids for draft in drafts for _ in draft.found]
+        targets = [found.ids for draft in drafts for found in draft.found]
         return read_log_probs([self.model, *self.ensemble], self.tokenizer, sources, targets)
 
-    def _attend(self, sources: Rows, targets: Rows) -> Iterator[np.ndarray]:
-        """Where the model looks while it writes targets, `(T, S)` each."""
-        start = 0
-        while start < len(sources):
-            longest = max(map(len, sources[start : start + self.batch_size]))
-            rows = slice(start, start + self._batch_rows(longest))
-            found = read_attention(self.model, self.tokenizer, sources[rows], targets[rows])
+    def _attend(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[np.ndarray]:
+        """Where the model looks in sources while it writes targets, `(T, S)` each."""
+        while pairs:
+            longest = max(len(source) for source, _ in pairs[: self.batch_size])
+            size = self._batch_rows(longest)
+            sources, targets = zip(*pairs[:size], strict=True)
+            found = read_attention(self.model, self.tokenizer, sources, targets)
             yield from (weights.numpy() for weights in found)
-            start = rows.stop
+            pairs = pairs[size:]
 
     def _finish(
         self, drafts: Sequence[Draft], request: SearchRequest
     ) -> Iterator[list[Translation]]:
         """Write out all translations of each draft."""
-        looked = [
-            (draft.sentence.ids, found.ids)
-            for draft in drafts
-            for found in draft.found
-            if request.looks_up(found.ids)
-        ]
-        weights = self._attend([ids for ids, _ in looked], [ids for _, ids in looked])
+        pairs = [(draft.sentence.ids, found.ids) for draft in drafts for found in draft.found]
+        weights = self._attend([(source, ids) for source, ids in pairs if request.looks_up(ids)])
         log_probs = iter(self._log_probs(drafts) if request.return_confidence else [])
+        asked = (request.replacements, request.return_alignments)
         for draft in drafts:
             translations = []
             for found in draft.found:
                 seen = next(weights) if request.looks_up(found.ids) else None
-                asked = (request.replacements, request.return_alignments)
                 translation = make_translation(self.tokenizer, draft, found, seen, *asked)
                 translation = request.scored(translation, found)
                 if request.return_confidence:

@@ -5,7 +5,6 @@ As in `translation.py`, sacrebleu itself computes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,8 +23,14 @@ OVERLAP_EDGES = (0.0, 0.5, 0.7)
 NUM_SAMPLES = 1000
 
 
+class _Record:
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, under the attributes' names."""
+        return dict(vars(self))
+
+
 @dataclass(frozen=True)
-class LengthScores:
+class LengthScores(_Record):
     """Corpus scores of the sentences whose source is of like length."""
 
     shortest: int  # as `source_length` counts
@@ -34,13 +39,9 @@ class LengthScores:
     bleu: float
     chrf: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values, under the attributes' names."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True)
-class NoveltyScores:
+class NoveltyScores(_Record):
     """Corpus scores of the sentences that are alike near to what was trained on."""
 
     overlap_from: float  # the largest word overlap with a training sentence, in [0, 1], at least
@@ -48,10 +49,6 @@ class NoveltyScores:
     num_sentences: int  # at least 1
     bleu: float
     chrf: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values, under the attributes' names."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class MetricComparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values, `difference` included."""
-        return {**dataclasses.asdict(self), "difference": self.difference}
+        return {**vars(self), "difference": self.difference}
 
 
 def source_length(text: str, lang: str) -> int:
@@ -105,11 +102,10 @@ def scores_by_length(
     if not edges or edges[0] != 1 or any(a >= b for a, b in pairwise(edges)):
         raise ValueError(f"edges must increase from 1, not {list(edges)}")
     lengths = [max(1, source_length(text, source_lang)) for text in sources]
+    target = {"target_lang": target_lang, "target_kind": target_kind}
     return [
         LengthScores(first, None if end is None else end - 1, **scores)
-        for first, end, scores in _grouped(
-            lengths, edges, predictions, references, target_lang, target_kind
-        )
+        for first, end, scores in _grouped(lengths, edges, predictions, references, **target)
     ]
 
 
@@ -128,12 +124,9 @@ def scores_by_novelty(
     The groups begin at the `OVERLAP_EDGES` of `largest_overlaps`. Else as `scores_by_length`.
     """
     overlaps = largest_overlaps(list(sources), trained_on, source_lang)
-    return [
-        NoveltyScores(first, end, **scores)
-        for first, end, scores in _grouped(
-            overlaps, OVERLAP_EDGES, predictions, references, target_lang, target_kind
-        )
-    ]
+    target = {"target_lang": target_lang, "target_kind": target_kind}
+    groups = _grouped(overlaps, OVERLAP_EDGES, predictions, references, **target)
+    return [NoveltyScores(first, end, **scores) for first, end, scores in groups]
 
 
 def score_groups(
@@ -160,17 +153,11 @@ def group_tables(scores: Mapping[str, Any], source_lang: str) -> list[tuple[str,
 
     What a file does not hold, or holds otherwise, is left out.
     """
-    length, overlap = (
-        (
-            "Length of the source, in words",
-            "Largest overlap of its words with a training sentence (Jaccard)",
-        )
-        if has_spaces(source_lang)
-        else (
-            "Length of the source, in characters",
-            "Largest overlap of its characters with a training sentence (Jaccard)",
-        )
-    )
+    length = "Length of the source, in words"
+    overlap = "Largest overlap of its words with a training sentence (Jaccard)"
+    if not has_spaces(source_lang):
+        length = "Length of the source, in characters"
+        overlap = "Largest overlap of its characters with a training sentence (Jaccard)"
     titles = {
         "by_source_length": (length, "shortest", "longest"),
         "by_novelty": (overlap, "overlap_from", "overlap_below"),
@@ -194,8 +181,7 @@ def _grouped(
     edges: Sequence[Any],
     predictions: Iterable[str],
     references: Iterable[str | Sequence[str]],
-    target_lang: str,
-    target_kind: str | None,
+    **target: Any,
 ) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
     """Of each group that has sentences: where it begins and ends, their number, BLEU and chrF."""
     hypotheses, reference_lists = check_translations(predictions, references)
@@ -204,12 +190,8 @@ def _grouped(
     for first, end in zip(edges, [*edges[1:], None], strict=True):
         members = [i for i, v in enumerate(values) if v >= first and (end is None or v < end)]
         if members:
-            scores = score_translations(
-                [hypotheses[i] for i in members],
-                [reference_lists[i] for i in members],
-                target_lang=target_lang,
-                target_kind=target_kind,
-            )
+            own = [reference_lists[i] for i in members]
+            scores = score_translations([hypotheses[i] for i in members], own, **target)
             found = {"num_sentences": len(members), "bleu": scores.bleu, "chrf": scores.chrf}
             yield first, end, found
 
@@ -226,10 +208,8 @@ def compare_systems(
     """Ask whether two systems differ by more than chance: sacrebleu's paired bootstrap.
 
     `baseline` are the other system's translations of the same sentences. The same `num_samples`
-    resamples are drawn every time (`SACREBLEU_SEED`, 12345). Returned are `bleu` and `chrf`.
-
-    Raises:
-        InputError: as `score_translations`, for either system.
+    resamples are drawn every time (`SACREBLEU_SEED`, 12345). Returned are `bleu` and `chrf`; errors
+    are those of `score_translations`, for either system.
     """
     from sacrebleu.metrics import BLEU, CHRF
     from sacrebleu.significance import PairedTest
@@ -237,14 +217,13 @@ def compare_systems(
     entries = list(references)
     hypotheses, reference_lists = check_translations(predictions, entries)
     others, _ = check_translations(baseline, entries)
-    test = PairedTest(
+    signatures, scores = PairedTest(
         [("baseline", others), ("system", hypotheses)],
         {"bleu": BLEU(tokenize=bleu_tokenizer(target_lang, target_kind)), "chrf": CHRF()},
         reference_streams(reference_lists),
         test_type="bs",
         n_samples=num_samples,
-    )
-    signatures, scores = test()
+    )()
     comparisons = {}
     for name, title in (("bleu", "BLEU"), ("chrf", "chrF2")):
         before, after = scores[title]

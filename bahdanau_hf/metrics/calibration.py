@@ -41,14 +41,8 @@ def fit_logistic(features: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
     """Fit `predict_logistic` to outcomes by maximum likelihood.
 
     Each step takes the largest curvature that the likelihood can have, so that none overshoots
-    (Böhning and Lindsay 1988, "Monotonicity of quadratic-approximation algorithms").
-
-    Args:
-        features: `(N, F)`, finite.
-        outcomes: `(N,)`, from 0, wrong, to 1, right.
-
-    Returns:
-        Weights `(F + 1,)`, the constant first.
+    (Böhning and Lindsay 1988, "Monotonicity of quadratic-approximation algorithms"). Features are
+    `(N, F)`, finite; outcomes `(N,)`, 0 wrong to 1 right; weights `(F + 1,)`, the constant first.
     """
     x = np.column_stack([np.ones(len(features)), features])
     inverse = np.linalg.inv(x.T @ x / 4 + _RIDGE * np.eye(x.shape[1]))

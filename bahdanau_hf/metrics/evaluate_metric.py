@@ -6,7 +6,6 @@ It is local because `evaluate.load("sacrebleu")` needs the network even with sac
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import evaluate
@@ -15,7 +14,6 @@ from datasets import Features, List, Value
 from ..errors import InputError
 from .translation import check_translations, score_translations
 
-_DESCRIPTION = "Corpus BLEU and chrF of translations, each with its sacrebleu signature."
 _CITATION = """\
 @inproceedings{post-2018-call,
     title = "A Call for Clarity in Reporting {BLEU} Scores",
@@ -42,9 +40,6 @@ class TranslationMetric(evaluate.Metric):
     `cache_dir`, `keep_in_memory`, ...
     """
 
-    filelocks: list[Any] | None
-    file_paths: list[str] | None
-
     def __init__(self, *, target_lang: str = "zh", lowercase: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target_lang = target_lang
@@ -52,7 +47,7 @@ class TranslationMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description="Corpus BLEU and chrF of translations, each with its sacrebleu signature.",
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=Features(predictions=Value("string"), references=List(Value("string"))),
@@ -65,13 +60,8 @@ class TranslationMetric(evaluate.Metric):
         reference: str | list[str] | None = None,
         **plural: Any,
     ) -> None:
-        """Add one sentence.
-
-        `evaluate.combine` names the two `predictions` and `references`; that is understood too.
-
-        Raises:
-            InputError: as `score_translations`.
-        """
+        """Add one sentence; errors are those of `score_translations`."""
+        # `evaluate.combine` has other names for the two.
         prediction = plural.pop("predictions", prediction)
         reference = plural.pop("references", reference)
         if plural:
@@ -92,9 +82,7 @@ class TranslationMetric(evaluate.Metric):
         references: Iterable[str | list[str]] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any] | None:
-        """Compute the scores of all that was added, on process 0; None on the others.
-
-        `target_lang` and `lowercase` may be given here too and override the constructor's.
+        """Compute the scores of all that was added; `target_lang` and `lowercase` may be given too.
 
         Raises:
             InputError: no sentence on any process, or as `score_translations`.
@@ -108,22 +96,16 @@ class TranslationMetric(evaluate.Metric):
             # others wait for this one's file until their time is up: write an empty file.
             self.selected_feature_format = self.features
             self._init_writer()
-        try:
-            return super().compute(**kwargs)
-        except Exception:
-            self._release_files()
-            raise
-
-    def _release_files(self) -> None:
-        """Free what a failed `compute` still holds, so that the metric can be used again."""
-        self.data = None
-        for lock, path in zip(self.filelocks or [], self.file_paths or [], strict=False):
-            Path(path).unlink(missing_ok=True)
-            lock.release()
-        self.filelocks = self.file_paths = self.buf_writer = None
+        found: Any = super().compute(**kwargs)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _compute(
         self, *, predictions: list[str], references: list[list[str]], **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | Exception:
         options = {"target_lang": self.target_lang, "lowercase": self.lowercase, **kwargs}
-        return score_translations(predictions, references, **options).as_dict()
+        try:
+            return score_translations(predictions, references, **options).as_dict()
+        except Exception as error:  # raised by `compute`, once evaluate has freed its files
+            return error

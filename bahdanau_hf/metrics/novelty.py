@@ -45,10 +45,6 @@ def largest_overlaps(sources: Sequence[str], known: Iterable[str], lang: str) ->
         shared[:] = 0
         for word in words:
             shared[places[word]] += 1  # a sentence stands once in a word's list
-        # Those that share most first: J is at most shared / len(words).
-        for count in range(int(shared.max(initial=0)), 0, -1):
-            if count <= found[i] * len(words):
-                break
-            smallest = size[shared == count].min(initial=2**30)
-            found[i] = max(found[i], count / (len(words) + int(smallest) - count))
+        if words:
+            found[i] = (shared / (len(words) + size - shared)).max(initial=0.0)
     return found

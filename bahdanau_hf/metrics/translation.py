@@ -7,7 +7,6 @@ the input, choose the tokenizer fit for the target language and arrange the refe
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -48,23 +47,16 @@ class TranslationScores:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values, under the attributes' names; error rates if there."""
-        values = {**dataclasses.asdict(self), "precisions": list(self.precisions)}
+        values = {**vars(self), "precisions": list(self.precisions)}
         return {name: value for name, value in values.items() if value is not None}
 
     def __str__(self) -> str:
-        return (
-            f"BLEU {self.bleu:.2f} ({self.bleu_signature}), "
-            f"chrF {self.chrf:.2f} ({self.chrf_signature}), {self.num_sentences} sentences"
-            + self._error_rates()
-        )
-
-    def _error_rates(self) -> str:
-        if self.error_rate is None:
-            return ""
-        return (
-            f", {self.error_rate:.2f} % of lines not wholly right, "
-            f"token error rate {self.token_error_rate:.2f}"
-        )
+        told = f"BLEU {self.bleu:.2f} ({self.bleu_signature}), chrF {self.chrf:.2f} "
+        told += f"({self.chrf_signature}), {self.num_sentences} sentences"
+        if self.error_rate is not None:
+            told += f", {self.error_rate:.2f} % of lines not wholly right"
+            told += f", token error rate {self.token_error_rate:.2f}"
+        return told
 
 
 class TutorialCounts(NamedTuple):
@@ -77,11 +69,9 @@ class TutorialCounts(NamedTuple):
 def bleu_tokenizer(target_lang: str, target_kind: str | None = None) -> str:
     """Name sacrebleu's tokenizer for a language: `zh` for Chinese, `13a` for spaced scripts.
 
-    Targets of the tokenizer's kind `word` are compared as they are cut (`none`), those of `char` by
-    characters.
-
-    Script and region after the language do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao,
-    Khmer and Burmese are compared by characters (`char`).
+    Script and region do not matter (`zh-Hans`, `zh_TW`). Japanese, Thai, Lao, Khmer and Burmese are
+    compared by characters (`char`), and so are targets of that kind; of kind `word`, as they are
+    cut (`none`).
     """
     if target_kind in _BY_TOKEN:
         return _BY_TOKEN[target_kind]
@@ -155,10 +145,6 @@ def error_rates(
     Both times 100: the word and the phone error rate of grapheme-to-phoneme conversion (Gorman et
     al. 2020), where a line is a word and a token a phone. Of several references the one that needs
     the fewest edits counts.
-
-    Args:
-        predictions: tokens of each line.
-        references: for each line one or more references' tokens.
     """
     wrong = edits = length = 0
     for prediction, alternatives in zip(predictions, references, strict=True):
@@ -302,8 +288,7 @@ def check_translations(
 ) -> tuple[list[str], list[list[str]]]:
     """Read both sides to the end: the predictions, and for each a list of at least one reference.
 
-    Raises:
-        InputError: as `score_translations`.
+    Errors are those of `score_translations`.
     """
     hypotheses = _sentences(predictions, "predictions")
     entries = _sentences(references, "references")
@@ -324,10 +309,7 @@ def check_translations(
 
 
 def reference_streams(reference_lists: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """References as sacrebleu takes them: the first of every sentence, the second, and so on.
-
-    `None` stands where a sentence has fewer.
-    """
+    """References as sacrebleu takes them: every sentence's first, and so on; `None` for no more."""
     return [list(stream) for stream in zip_longest(*reference_lists)]
 
 

@@ -54,14 +54,32 @@ def test_the_published_mean_of_the_languages_is_the_published_macro_average() ->
 
 
 def test_multi30k_stands_beside_the_published_cells() -> None:
-    results = [result("multi30k", "de", {"test_2016_flickr": ([39.0, 40.0], [41.25])})]
+    split = "test_2016_flickr"
+    results = {
+        "multi30k": [result("multi30k", "de", {split: ([39.0, 40.0], [41.25])})],
+        "multi30k-raw": [],
+        "multi30k-marian": [result("multi30k-marian", "de", {split: ([35.0], [])})],
+    }
     table = published.multi30k_table(results)
-    assert "| en→de | test 2016 flickr | 38.1 | 39.5 ± 0.7 | 40.7 | 41.2 |" in table
+    ours = "| en→de | test 2016 flickr | 38.1 | 39.5 ± 0.7 | 40.7 | 41.2 | 35.0 | – |"
+    assert ours in table
+
+
+def test_sides_are_found_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "test.tok.tsv.gz"
+    path.write_bytes(gzip.compress(b"de\tfr\ten\nein hund\tun chien\ta dog\n"))
+    assert published.read_sides(path, "fr") == (["a dog"], ["un chien"])
+
+
+def test_words_are_counted_as_they_are_divided() -> None:
+    lines = ["a man rides a bike ."]
+    assert published.bleu(lines, ["a man rides a bike."], "13a") == pytest.approx(100)
+    assert published.bleu(lines, ["a man rides a bike."], "none") < 100
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:
     assert published.load(tmp_path, "multi30k") == []
-    assert "Not measured." in published.multi30k_table([])
+    assert "Not measured." in published.multi30k_table({name: [] for name in published.TASKS})
 
 
 @pytest.mark.slow

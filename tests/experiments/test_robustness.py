@@ -59,7 +59,7 @@ def test_the_table(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) 
 
     monkeypatch.setattr(robustness.Translator, "from_pretrained", load)
     test_file = write_tsv(tmp_path / "test.tsv", PAIRS)
-    assert robustness.main(["a-model", test_file, "--num_beams=2"]) == 0
+    assert robustness.main(["run", "a-model", test_file, "--num_beams=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[3:-1]]
     found = {name: cells for name, *cells in rows}
@@ -72,3 +72,7 @@ def test_the_table(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) 
     assert float(change) < -10
     assert float(found["one slip"][3]) < -10
     assert "tok:zh" in lines[-1]
+
+
+def test_the_table_of_noise_is_what_the_page_shows() -> None:
+    assert robustness.noise_table(robustness.RESULTS) in robustness.PAGE.read_text("utf-8")

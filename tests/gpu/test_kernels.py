@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from bahdanau_hf.gpu import loss, recurrence
+from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
+from bahdanau_hf.gpu import cuda_graphs, loss, recurrence
+from bahdanau_hf.gpu.compile_ahead import call_kernels
 from bahdanau_hf.modeling import recurrence_bahdanau as plain
 from bahdanau_hf.modeling.matmul_bahdanau import linear_cross_entropy as plain_loss
 from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS, FastWay
@@ -129,3 +131,51 @@ def test_loss_and_its_gradients(vocabulary, label_smoothing, some, monkeypatch) 
         total = function(*leaves, labels, label_smoothing, real)
         results.append((total, torch.autograd.grad(3 * total, leaves)))
     assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "guided", "autocast"), [(1, True, torch.bfloat16), (2, False, None)], ids=str
+)
+def test_a_training_finds_its_kernels_compiled_ahead(
+    num_layers, guided, autocast, monkeypatch
+) -> None:
+    """Each kernel of a step, a validation and a search was called with the same kinds before."""
+    monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "cuda")
+    monkeypatch.setattr(cuda_graphs, "can_run_kernels", lambda device: True)
+    ways = (recurrence.recur, recurrence.run_grus, loss.linear_cross_entropy)
+    search = cuda_graphs.graphed_greedy_search
+    monkeypatch.setitem(FAST_WAYS, "cuda", FastWay(*ways, search))
+    called: set[tuple] = set()
+    for name in ("forward_step", "backward_step", "backward_of_keys"):
+        kernel = getattr(recurrence.kernels, name)
+
+        def call(*tensors, kernel=kernel, name=name):
+            kinds = [x if x is None or isinstance(x, int) else x.dtype for x in tensors]
+            place = {"forward_step": 4, "backward_step": 9, "backward_of_keys": 1}[name]
+            keys = tensors[place] if len(tensors) > place else None
+            blocks = recurrence.kernels._blocks(keys, 8)
+            called.add((name, *kinds, *sorted(blocks.items())))
+            return kernel(*tensors)
+
+        monkeypatch.setattr(recurrence.kernels, name, call)
+    sizes = {"hidden_size": 8, "embedding_size": 6, "embedding_dropout": 0.5}
+    config = BahdanauConfig(vocab_size=40, decoder_layers=num_layers, **sizes)
+    call_kernels(config, torch.device("cpu"), autocast, guided)
+    ahead = set(called)
+    called.clear()
+    model = BahdanauForConditionalGeneration(config)
+    for length in (3, 34):
+        ids, labels = torch.randint(4, 40, (3, length)), torch.randint(4, 40, (3, 3))
+        labels[1, 2:] = -100
+        mask = torch.ones_like(ids)
+        mask[2, 2:] = 0
+        given = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            outputs = model.train()(**given, skip_logits=True, output_attentions=guided)
+            on_weights = outputs.cross_attentions[0].square().sum() if guided else 0
+            (outputs.loss + on_weights).backward()
+            with torch.no_grad():
+                model.eval()(**given, skip_logits=True)
+            model.generate(ids, attention_mask=mask, max_new_tokens=3)
+    assert called
+    assert called <= ahead

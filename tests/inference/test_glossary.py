@@ -226,8 +226,8 @@ def test_second_searches_are_batched(translator: Translator, searches: list) -> 
 def test_several_terms_and_a_term_twice(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look_in_order(sources: list[list[int]], targets: list[list[int]]) -> Iterator[np.ndarray]:
-        for source, target in zip(sources, targets, strict=True):
+    def look_in_order(pairs: list[tuple[list[int], list[int]]]) -> Iterator[np.ndarray]:
+        for source, target in pairs:
             places = np.arange(len(target)) * len(source) // len(target)
             yield np.eye(len(source), dtype=np.float32)[places]
 
