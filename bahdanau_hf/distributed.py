@@ -155,10 +155,9 @@ def keep_launch_promises(program: Sequence[str]) -> None:
     if launch is not None and launch.gradient_accumulation_steps:
         steps = str(launch.gradient_accumulation_steps)
         os.environ.setdefault("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
-    environment = os.environ
-    on_cpu = environment.get("ACCELERATE_USE_CPU") == "True" or _count_gpus() == 0
-    was_promised = on_cpu and "MASTER_ADDR" in environment
-    if not was_promised or "WORLD_SIZE" in environment or "PMI_SIZE" in environment:
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU") == "True" or _count_gpus() == 0
+    is_started = {"WORLD_SIZE", "PMI_SIZE"} & os.environ.keys()
+    if not on_cpu or "MASTER_ADDR" not in os.environ or is_started:
         return
     if torchrun := _promised_launch(command):
         run = [sys.executable, "-m", "torch.distributed.run", *torchrun, *program]

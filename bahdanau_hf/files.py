@@ -268,10 +268,6 @@ def _not_text(where: str, line: str, place: int, codec: str) -> InputError:
     return InputError(f"{where}: not UTF-8 ({found}); this looks like {look}: {advice}")
 
 
-def _count_high(raw: bytes) -> int:
-    return sum(byte > 127 for byte in raw)
-
-
 def _look(raw: bytes) -> tuple[str, str | None]:
     """What these bytes look like, and the name of the encoding; empty for what is no text."""
     for start, answer in _STARTS.items():
@@ -286,7 +282,7 @@ def _look(raw: bytes) -> tuple[str, str | None]:
     high = sum(map(len, runs))
     for name, (title, share, common) in _COMMON.items():
         common = common.replace(b"%", rb"[\x80-\xbf]").replace(b"#", rb"[\x80-\xff]")
-        if sum(map(_count_high, re.findall(common, raw))) > share * high:
+        if sum(byte > 127 for found in re.findall(common, raw) for byte in found) > share * high:
             return title, name
     for name in ("gb18030", "big5", "shift_jis"):
         try:

@@ -33,10 +33,15 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 def warn_if_emulated(dtype: torch.dtype, device: torch.device) -> None:
     """Say, once for each format, that a model runs in one that its device can only imitate."""
     if is_emulated(dtype, device):
-        _warn_once(
-            f"{_name(dtype)} has no hardware on this {_kind(device)}: translating is no "
-            "faster than in float32, and rounds more. Take the dtype auto or float32"
-        )
+        _warn_once(_complaint(dtype, device, "translating") + "Take the dtype auto or float32")
+
+
+def _complaint(dtype: torch.dtype, device: torch.device, what: str) -> str:
+    machine = "processor" if device.type == "cpu" else "GPU"
+    return (
+        f"{_name(dtype)} has no hardware on this {machine}: {what} is no faster than in float32, "
+        "and rounds more. "
+    )
 
 
 @cache
@@ -93,11 +98,7 @@ def warn_of_slow_training(precision: str, device: torch.device, advice: str) -> 
     """Say before a run starts that its device can only imitate this precision, and what to do."""
     dtype = _MIXED.get(precision)
     if dtype is not None and is_emulated(dtype, device):
-        logger.warning(
-            "%s has no hardware on this %s: a step is no faster than in float32, and rounds more. "
-            "%s",
-            *(_name(dtype), _kind(device), advice),
-        )
+        logger.warning(_complaint(dtype, device, "a step") + advice)
 
 
 def precision_name(precision: str) -> str:
@@ -110,7 +111,3 @@ def precision_name(precision: str) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _kind(device: torch.device) -> str:
-    return "processor" if device.type == "cpu" else "GPU"

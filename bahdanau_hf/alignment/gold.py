@@ -64,7 +64,10 @@ def _parse(english: str, chinese: str, sure: str, possible: str) -> ReferenceAli
     for text in chinese.split(" "):
         start = words[-1].end if words else 0
         words.append(Word(text, start, start + len(text)))
-    must, may = ({_link(item) for item in items.split()} for items in (sure, possible))
+    must, may = (
+        {(int(i), int(j)) for i, j in (item.split("-") for item in items.split())}
+        for items in (sure, possible)
+    )
     return ReferenceAlignment(
         english,
         "".join(word.text for word in words),
@@ -73,11 +76,6 @@ def _parse(english: str, chinese: str, sure: str, possible: str) -> ReferenceAli
         frozenset(must),
         frozenset(must | may),
     )
-
-
-def _link(item: str) -> Link:
-    i, j = item.split("-")
-    return int(i), int(j)
 
 
 def score_links(
@@ -105,21 +103,17 @@ def diagonal_links(num_source: int, num_target: int) -> list[Link]:
     return [((2 * j + 1) * num_source // (2 * num_target), j) for j in range(num_target)]
 
 
-def uniform_error_rate(references: Sequence[ReferenceAlignment]) -> float:
-    """AER, in the mean, of linking each target word with a source word drawn at random.
+def baselines(references: Sequence[ReferenceAlignment]) -> dict[str, Any]:
+    """AER of uniform and of diagonal links: what a model has to be better than.
 
-    Both counts of AER are sums over links, so that its mean is found without drawing any.
+    Uniform is the mean over links of each target word with a source word drawn at random. Both
+    counts of AER are sums over links, so that it is found without drawing any.
     """
     num_links = sum(len(r.target_words) for r in references)
     num_sure = sum(len(r.sure) for r in references)
     hits = sum((len(r.sure) + len(r.possible)) / len(r.source_words) for r in references)
-    return 1 - hits / (num_links + num_sure)
-
-
-def baselines(references: Sequence[ReferenceAlignment]) -> dict[str, Any]:
-    """AER of uniform and of diagonal links: what a model has to be better than."""
     diagonal = [diagonal_links(len(r.source_words), len(r.target_words)) for r in references]
     return {
-        "uniform_error_rate": uniform_error_rate(references),
+        "uniform_error_rate": 1 - hits / (num_links + num_sure),
         "diagonal_error_rate": score_links(diagonal, references).error_rate,
     }

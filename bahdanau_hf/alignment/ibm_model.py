@@ -11,11 +11,11 @@ Dimensions: N pairs, S source tokens, T target tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 
-from ..data.batching import NO_LINK
+from ..data.batching import NO_LINK, flat_ids
 
 Ids = Sequence[int]
 
@@ -34,7 +34,7 @@ def best_sources(sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[in
     there = np.concatenate([own.ravel() for own in forward])
     back = np.concatenate([own.T.ravel() for own in backward])
     belief = np.sqrt(there * back)
-    row, column = _cells(*map(_lengths, (sources, targets)))
+    row, column = _cells(*(flat_ids(side)[1] for side in (sources, targets)))
     highest = np.maximum.reduceat(belief, np.flatnonzero(column == 0))
     best = np.flatnonzero(belief == highest[row])
     _, first = np.unique(row[best], return_index=True)  # of several that are equal
@@ -62,10 +62,8 @@ def link_posteriors(
 
     Returned is for each pair `(T, S)`; a row's sum is 1 less the probability of no source.
     """
-    size = 1 + max(max(ids) for side in (sources, targets) for ids in side)
-    num_source, num_target = map(_lengths, (sources, targets))
-    tokens = np.fromiter(chain.from_iterable(targets), np.int64)  # of each row
-    source_tokens = np.fromiter(chain.from_iterable(sources), np.int64)
+    (source_tokens, num_source), (tokens, num_target) = flat_ids(sources), flat_ids(targets)
+    size = 1 + max(source_tokens.max(), tokens.max())
     num_rows = len(tokens)
     pair = np.repeat(np.arange(len(targets)), num_target)  # of each row
     row, column = _cells(num_source, num_target)
@@ -79,33 +77,20 @@ def link_posteriors(
     kinds, kind = np.unique(made_of * size + tokens[row], return_inverse=True)
     source_of = kinds // size
     translation, from_nothing = np.full(len(kinds), 1 / size), np.full(size, 1 / size)
+
+    def expect() -> tuple[np.ndarray, np.ndarray]:
+        """Posterior of each cell, and of each row that its token was made of nothing."""
+        joint, nothing = prior * translation[kind], null_share * from_nothing[tokens]
+        total = np.maximum(np.bincount(row, joint, num_rows) + nothing, 1e-300)
+        return joint / total[row], nothing / total
+
     for _ in range(num_iterations):
-        cells, nothing = _expect(row, tokens, prior, translation[kind], from_nothing, null_share)
+        cells, nothing = expect()
         counts = np.bincount(kind, cells, len(kinds))
         translation = counts / np.maximum(np.bincount(source_of, counts, size)[source_of], 1e-300)
         from_nothing = np.bincount(tokens, nothing, size) / max(nothing.sum(), 1e-300)
-    cells, _ = _expect(row, tokens, prior, translation[kind], from_nothing, null_share)
-    shapes = zip(num_target.tolist(), num_source.tolist(), strict=True)
-    starts = _starts(num_target * num_source).tolist()
-    return [
-        cells[start : start + t * s].reshape(t, s)
-        for start, (t, s) in zip(starts, shapes, strict=True)
-    ]
-
-
-def _expect(
-    row: np.ndarray,
-    tokens: np.ndarray,
-    prior: np.ndarray,
-    translation: np.ndarray,
-    from_nothing: np.ndarray,
-    null_share: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior of each cell, and of each row that its token was made of nothing."""
-    joint = prior * translation
-    nothing = null_share * from_nothing[tokens]
-    total = np.maximum(np.bincount(row, joint, len(tokens)) + nothing, 1e-300)
-    return joint / total[row], nothing / total
+    parts = np.split(expect()[0], np.cumsum(num_target * num_source)[:-1])
+    return [part.reshape(-1, width) for part, width in zip(parts, num_source, strict=True)]
 
 
 # --- the cells of all pairs, one pair after the other, row by row ---------------------------------
@@ -124,7 +109,3 @@ def _within(lengths: np.ndarray) -> np.ndarray:
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.cumsum(lengths) - lengths
-
-
-def _lengths(side: Sequence[Ids]) -> np.ndarray:
-    return np.fromiter(map(len, side), np.int64, len(side))

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,11 +60,11 @@ class WordAlignment:
         A target word before which the model looked at the end token more than at any word has no
         link.
         """
-        found = []
-        for j, row in enumerate(self.weights):
-            if row.size and row.max() > 0 and row.max() >= 1 - row.sum(dtype=np.float64):
-                found.append((int(row.argmax()), j))
-        return found
+        return [
+            (int(row.argmax()), j)
+            for j, row in enumerate(self.weights)
+            if row.size and row.max() > 0 and row.max() >= 1 - row.sum(dtype=np.float64)
+        ]
 
     def regroup(self, source_words: Sequence[Word], target_words: Sequence[Word]) -> WordAlignment:
         """The same between words cut otherwise, such as Chinese words of several characters.
@@ -233,7 +234,9 @@ def clean_with_origins(text: str) -> tuple[str, list[Span]]:
     clean = ""
     origins: list[Span] = []
     for chunk in re.finditer(r"\S+", text):
-        parts = [(clean_text(c), (s, e)) for c, s, e in _clusters(chunk[0], chunk.start())]
+        start, end = chunk.span()
+        bases = [i for i in range(start + 1, end) if not unicodedata.combining(text[i])]
+        parts = [(clean_text(text[i:j]), (i, j)) for i, j in pairwise([start, *bases, end])]
         whole = clean_text(chunk[0])
         if "".join(part for part, _ in parts) != whole:
             parts = [(whole, chunk.span())]
@@ -241,17 +244,8 @@ def clean_with_origins(text: str) -> tuple[str, list[Span]]:
             continue
         if clean:
             clean += " "
-            origins.append((origins[-1][1], chunk.start()))
+            origins.append((origins[-1][1], start))
         for part, span in parts:
             clean += part
             origins += [span] * len(part)
     return clean, origins
-
-
-def _clusters(chunk: str, offset: int) -> Iterable[tuple[str, int, int]]:
-    """Characters with the marks that combine with them, and where they stand."""
-    start = 0
-    for i in range(1, len(chunk) + 1):
-        if i == len(chunk) or not unicodedata.combining(chunk[i]):
-            yield chunk[start:i], offset + start, offset + i
-            start = i

@@ -1,5 +1,8 @@
 """The command `bahdanau-hf`: a module for each of its commands, imported when it is called.
 
+A module has the command's `FLAGS`, those of them that are `REQUIRED`, and `run`, which raises an
+`InputError` where flags do not go together or what they name cannot be used.
+
 Text goes in by standard input or files, results come out on standard output, messages on standard
 error. Exit status: 0, 2 for a mistake that the user can mend (one line says which), 130 after
 Ctrl-C, 141 where the reader of the output has gone; `train` has more, see `bahdanau_hf.train`.
@@ -23,7 +26,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..version import __version__
-from .options import standard_output
+from .options import add_flags, standard_output
 
 PROGRAM = "bahdanau-hf"
 COMMANDS = {
@@ -86,12 +89,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read_flags(name: str, command: ModuleType, arguments: list[str]) -> Any:
     """What a command's `run` takes; one that has no flags of its own gets the words as they are."""
-    if not hasattr(command, "add_flags"):
+    if not hasattr(command, "FLAGS"):
         return arguments
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} {name}", description=command.__doc__, allow_abbrev=False
     )
-    command.add_flags(parser)
+    add_flags(parser, command.FLAGS, getattr(command, "REQUIRED", ()))
     return parser.parse_args(arguments)
 
 

@@ -3,60 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .options import add_dtype, add_model, load_translator, positive, standard_output
+from .options import DTYPE, MODEL, NUM_BEAMS, load_translator, print_json, standard_output
 
 if TYPE_CHECKING:
     from ..alignment.record import Alignment
     from ..inference.translator import Translation
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser)
-    parser.add_argument("sentence", metavar="SENTENCE", help="the sentence to translate")
-    parser.add_argument(
-        "--target", metavar="TEXT", help="its translation; default: the model's own"
-    )
-    add_dtype(parser)
-    parser.add_argument(
-        "--num_beams", type=positive, metavar="N", help="beams; default: the checkpoint's"
-    )
-    parser.add_argument(
-        "--n_best",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="align up to N translations of the model, best first; with --links as a list",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="map.png, .svg, .html or .txt; default: a table on the terminal",
-    )
-    parser.add_argument(
-        "--tokens",
-        action="store_true",
-        help="draw the tokenizer's pieces, as the model reads them, in place of whole words",
-    )
-    parser.add_argument(
-        "--links",
-        action="store_true",
-        help="print the word alignment as JSON, with positions",
-    )
+FLAGS = {
+    **MODEL,
+    "sentence SENTENCE": "the sentence to translate",
+    "--target TEXT": "its translation; default: the model's own",
+    **DTYPE,
+    **NUM_BEAMS,
+    "--n_best N=1": "align up to N translations of the model, best first; with --links as a list",
+    "--output FILE": "map.png, .svg, .html or .txt; default: a table on the terminal",
+    "--tokens": "draw the tokenizer's pieces, as the model reads them, in place of whole words",
+    "--links": "print the word alignment as JSON, with positions",
+}
+REQUIRED = ["--model"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the map to a file, or as text to standard output.
-
-    Raises:
-        InputError: flags that do not go together, a blank sentence, a model that cannot be loaded.
-    """
+    """Write the map to a file, or as text to standard output."""
     from ..reporting.attention_markup import alignment_text
     from ..reporting.attention_plot import SUFFIXES, save_alignment
 
@@ -75,9 +49,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {save_alignment(drawn[0], args.output)}", file=sys.stderr)
     if args.links:
         links = [a.words.as_dict() for a in alignments if a.words is not None]
-        value = links if args.n_best > 1 else links[0]
-        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-        standard_output().write(text.encode())
+        print_json(links if args.n_best > 1 else links[0])
     elif not args.output:
         standard_output().write("\n".join(map(alignment_text, drawn)).encode())
 

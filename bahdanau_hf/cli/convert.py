@@ -5,55 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .options import positive
+from .options import without_progress_bar
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    parser.add_argument(
-        "state_dict", metavar="STATE_DICT", help="what torch.save(net.state_dict(), ...) wrote"
-    )
-    parser.add_argument(
-        "--source_vocab",
-        required=True,
-        metavar="FILE",
-        help="source vocabulary: one token per line, in order of id",
-    )
-    parser.add_argument(
-        "--target_vocab", required=True, metavar="FILE", help="target vocabulary, likewise"
-    )
-    parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="folder for the checkpoint"
-    )
-    parser.add_argument(
-        "--num_steps",
-        type=positive,
-        default=10,
-        metavar="N",
-        help="length that the tutorial pads and truncates sentences to (default: 10)",
-    )
-    parser.add_argument("--source_lang", default="en", metavar="CODE", help="default: en")
-    parser.add_argument("--target_lang", default="zh", metavar="CODE", help="default: zh")
+FLAGS = {
+    "state_dict STATE_DICT": "what torch.save(net.state_dict(), ...) wrote",
+    "--source_vocab FILE": "source vocabulary: one token per line, in order of id",
+    "--target_vocab FILE": "target vocabulary, likewise",
+    "--output_dir DIR": "folder for the checkpoint",
+    "--num_steps N=10": "length that the tutorial pads and truncates sentences to (default: 10)",
+    "--source_lang CODE=en": "default: en",
+    "--target_lang CODE=zh": "default: zh",
+}
+REQUIRED = ["--source_vocab", "--target_vocab", "--output_dir"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert what the flags name.
-
-    Raises:
-        InputError: see `convert_tutorial`.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
+    """Convert what the flags name."""
     from ..convert_d2l import convert_tutorial
 
-    disable_progress_bar()
-    model = convert_tutorial(
-        args.state_dict,
-        args.source_vocab,
-        args.target_vocab,
-        args.output_dir,
-        num_steps=args.num_steps,
-        source_lang=args.source_lang,
-        target_lang=args.target_lang,
-    )
+    without_progress_bar()
+    model = convert_tutorial(**vars(args))
     print(f"wrote {args.output_dir}: {model.num_parameters():,} parameters", file=sys.stderr)

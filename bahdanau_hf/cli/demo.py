@@ -11,24 +11,17 @@ import sys
 
 from ..errors import InputError
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    parser.add_argument(
-        "--model", required=True, help="folder of a checkpoint, or a repository on the Hub"
-    )
-    parser.add_argument("--space_dir", help="lay the page out as a Space in this new folder")
-    parser.add_argument("--host", help="address to listen at; default: this machine alone")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+FLAGS = {
+    "--model MODEL": "folder of a checkpoint, or a repository on the Hub",
+    "--space_dir SPACE_DIR": "lay the page out as a Space in this new folder",
+    "--host HOST": "address to listen at; default: this machine alone",
+    "--port PORT": "default: the first free one from 7860 on",
+}
+REQUIRED = ["--model"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve the page until it is stopped, or write the Space.
-
-    Raises:
-        InputError: no such checkpoint, the extra [demo] is missing, a port in use, a folder
-            that is not empty.
-    """
+    """Serve the page until it is stopped, or write the Space."""
     import torch
 
     from ..demo.page import NUM_AT_ONCE, Answers, build_page

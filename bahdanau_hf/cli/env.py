@@ -7,18 +7,18 @@ model computes.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..version import __version__
-from .options import add_model, standard_output
+from .options import CHECKPOINT, load_checkpoint, print_json, standard_output
 
 if TYPE_CHECKING:
     from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -36,35 +36,18 @@ _SETTINGS = re.compile(
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 
 Facts = dict[str, str | int | None]
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser, required=False, on_device=False)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+FLAGS = {**CHECKPOINT, "--json": "print one JSON object"}
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the facts, one a line as `name: value`, or as JSON.
-
-    Raises:
-        InputError: the checkpoint that the flags name cannot be loaded.
-    """
-    model = None
-    if args.model is not None:
-        from transformers.utils.logging import disable_progress_bar
-
-        from ..inference.loading import load_model
-
-        disable_progress_bar()
-        model = load_model(args.model, args.revision)
-    facts = environment(model)
+    """Print the facts, one a line as `name: value`, or as JSON."""
+    facts = environment(None if args.model is None else load_checkpoint(args))
     if args.json:
-        text = json.dumps(facts, ensure_ascii=False, indent=2)
-    else:
-        shown = {name: "not installed" if v is None else v for name, v in facts.items()}
-        text = "\n".join(f"{name}: {value}" for name, value in shown.items())
-    standard_output().write(f"{text}\n".encode())
+        print_json(facts)
+        return
+    shown = {name: "not installed" if v is None else v for name, v in facts.items()}
+    text = "".join(f"{name}: {value}\n" for name, value in shown.items())
+    standard_output().write(text.encode())
 
 
 def environment(model: BahdanauForConditionalGeneration | None = None) -> Facts:
@@ -108,12 +91,10 @@ def installed_version(distribution: str) -> str | None:
 
 def processor_name() -> str:
     """What the processor is called, or at least of which kind it is."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
+    with suppress(OSError):  # not Linux
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if found := re.search(r"^model name[^:\n]*:(.*)", said, re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -11,56 +11,32 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from .options import add_model, positive
+from .options import CHECKPOINT, load_checkpoint
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser, on_device=False)
-    parser.add_argument(
-        "--format",
-        choices=["onnx", "onnx-search", "onnx-greedy"],
-        default="onnx",
-        help="onnx: two graphs for ONNX Runtime, the tokenizer and the search's settings; "
-        "onnx-search: one graph that is the whole search, ids in, ids out; onnx-greedy: the same "
-        "with --num_beams 1 (default: onnx)",
-    )
-    parser.add_argument(
-        "--num_beams",
-        type=positive,
-        metavar="N",
-        help="with onnx-search: beams that the graph searches with (default: the checkpoint's)",
-    )
-    parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="folder for the exported files"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "int8"],
-        default="float32",
-        help="int8: matrices in 8 bits, about a quarter of the size (default: float32)",
-    )
+FLAGS = {
+    **CHECKPOINT,
+    "--format {onnx,onnx-search,onnx-greedy}=onnx": "onnx: two graphs for ONNX Runtime, the "
+    "tokenizer and the search's settings; onnx-search: one graph that is the whole search, ids in, "
+    "ids out; onnx-greedy: the same with --num_beams 1 (default: onnx)",
+    "--num_beams N": "with onnx-search: beams that the graph searches with (default: the "
+    "checkpoint's)",
+    "--output_dir DIR": "folder for the exported files",
+    "--dtype {float32,int8}=float32": "int8: matrices in 8 bits, about a quarter of the size "
+    "(default: float32)",
+}
+REQUIRED = ["--model", "--output_dir"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export what the flags name, and say how far the result is from the model.
-
-    Raises:
-        InputError: no such checkpoint, the extra is missing, beams are asked of a format that does
-            not fix them, or nothing can be written.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
+    """Export what the flags name, and say how far the result is from the model."""
     from ..data.tokenization import load_tokenizer
     from ..export.onnx_export import check_installed, export_onnx, export_search
-    from ..inference.loading import load_model
 
     if args.num_beams is not None and args.format != "onnx-search":
         raise InputError(f"--num_beams is for --format onnx-search, not {args.format}")
     num_beams = 1 if args.format == "onnx-greedy" else args.num_beams
-    disable_progress_bar()
     check_installed()  # said before a model is fetched
-    model = load_model(args.model, args.revision)
+    model = load_checkpoint(args)
     tokenizer = load_tokenizer(model.name_or_path)
     where = (model, tokenizer, args.output_dir, args.dtype)
     by_steps = args.format == "onnx"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError
@@ -11,73 +13,61 @@ from ..files import text_lines
 
 if TYPE_CHECKING:
     from ..inference.translator import Translator
+    from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
+
+CHECKPOINT = {
+    "--model DIR": "folder or Hub repository of a checkpoint",
+    "--revision REVISION": "branch, tag or commit of the repository",
+}
+MODEL = CHECKPOINT | {"--device DEVICE": "cpu, cuda, cuda:1, ...; default: the GPU, if any"}
+DTYPE = {
+    "--dtype {auto,float32,bfloat16,float16,int8}": "number format to compute in; auto: bfloat16 "
+    "where the hardware has it, else float32; int8: fastest on CPUs; default: as saved",
+}
+NUM_BEAMS = {"--num_beams N": "beams; default: the checkpoint's"}
+TRANSLATING = {
+    "--ensemble DIR ...": "further checkpoints with the same tokenizer, decoded together with "
+    "--model",
+    "--batch_size N=64": "sentences per batch (default: 64); 1: answer each line before reading "
+    "the next",
+    **NUM_BEAMS,
+    "--max_new_tokens N": "maximum tokens of a translation",
+    "--length_penalty X": "beam search: above 1 prefers longer output",
+    "--replace_unknown [FILE]": "replace an unknown word by the source word with the most "
+    "attention, or by its entry in FILE: lines of 'source word<TAB>target word'",
+    "--glossary FILE": "words whose translation is given: lines of 'source term<TAB>translation', "
+    "or of a term alone that is copied",
+    **DTYPE,
+    "--encoding NAME": "encoding of the text; default: utf-8",
+}
 
 
-def add_model(
-    parser: argparse.ArgumentParser, *, required: bool = True, on_device: bool = True
+def add_flags(
+    parser: argparse.ArgumentParser, flags: Mapping[str, str], required: Collection[str]
 ) -> None:
-    """Add the flags that say which model to load and, unless it is not run, on which device."""
-    parser.add_argument(
-        "--model", required=required, metavar="DIR", help="folder or Hub repository of a checkpoint"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of the repository")
-    if on_device:
-        parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU, if any")
+    """Add flags and arguments, each as a usage line writes it, with its help.
 
-
-def add_search(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how to search for translations."""
-    parser.add_argument(
-        "--ensemble",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="further checkpoints with the same tokenizer, decoded together with --model",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="sentences per batch (default: 64); 1: answer each line before reading the next",
-    )
-    parser.add_argument(
-        "--num_beams", type=positive, metavar="N", help="beams; default: the checkpoint's"
-    )
-    parser.add_argument(
-        "--max_new_tokens", type=positive, metavar="N", help="maximum tokens of a translation"
-    )
-    parser.add_argument(
-        "--length_penalty",
-        type=float,
-        metavar="X",
-        help="beam search: above 1 prefers longer output",
-    )
-    parser.add_argument(
-        "--replace_unknown",
-        nargs="?",
-        const=True,
-        metavar="FILE",
-        help="replace an unknown word by the source word with the most attention, or by its entry "
-        "in FILE: lines of 'source word<TAB>target word'",
-    )
-    parser.add_argument(
-        "--glossary",
-        metavar="FILE",
-        help="words whose translation is given: lines of 'source term<TAB>translation', or of a "
-        "term alone that is copied",
-    )
-    add_dtype(parser)
-
-
-def add_dtype(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that says which number format to compute in."""
-    parser.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16", "int8"],
-        help="number format to compute in; auto: bfloat16 where the hardware has it, else float32; "
-        "int8: fastest on CPUs; default: as saved",
-    )
+    `--name` alone is a switch, `--name VALUE` takes a value, `--name VALUE ...` several, `--name
+    [VALUE]` one or none, `--name VALUE=1` has a default. `{a,b}` are choices, N is a whole number
+    of at least 1, X any number.
+    """
+    kinds: dict[str, Callable[[str], Any]] = {"N": positive, "X": float, "PORT": int}
+    for usage, text in flags.items():
+        name, _, value = usage.partition(" ")
+        options: dict[str, Any] = {"required": True} if name in required else {}
+        if not value:
+            parser.add_argument(name, action="store_true", help=text)
+            continue
+        if value.startswith("["):
+            options |= {"nargs": "?", "const": True}
+        elif value.endswith("..."):
+            options["nargs"] = "+"
+        word, _, default = value.strip("[]. ").partition("=")
+        if word.startswith("{"):
+            options["choices"] = word.strip("{}").split(",")
+        else:
+            options |= {"metavar": word, "type": kinds.get(word)}
+        parser.add_argument(name, default=default or None, help=text, **options)
 
 
 def positive(text: str) -> int:
@@ -91,20 +81,33 @@ def positive(text: str) -> int:
     return value
 
 
-def load_translator(args: argparse.Namespace) -> Translator:
-    """Load the model that the flags name."""
+def without_progress_bar() -> None:
+    """Let transformers load and save weights in silence."""
     from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
+
+
+def load_checkpoint(args: argparse.Namespace) -> BahdanauForConditionalGeneration:
+    """Load the model that the flags name."""
+    from ..inference.loading import load_model
+
+    without_progress_bar()
+    return load_model(args.model, args.revision)
+
+
+def load_translator(args: argparse.Namespace) -> Translator:
+    """Load the model that the flags name, to translate."""
     from ..inference.translator import Translator
 
-    disable_progress_bar()
-    defaults: dict[str, Any] = {"batch_size": 1, "dtype": None, "ensemble": ()}
-    options = {name: getattr(args, name, default) for name, default in defaults.items()}
+    without_progress_bar()
+    given = {name: getattr(args, name, None) for name in ("batch_size", "dtype", "ensemble")}
+    options = {name: value for name, value in given.items() if value}
     return Translator.from_pretrained(args.model, args.revision, args.device, **options)
 
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of `add_search` say, as arguments of `Translator.translate`."""
+    """What the flags `TRANSLATING` say of the search, as arguments of `Translator.translate`."""
     names = ("num_beams", "max_new_tokens", "length_penalty")
     options = {name: getattr(args, name) for name in names}
     given = args.replace_unknown
@@ -123,24 +126,19 @@ def standard_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def add_encoding(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that says what the text is encoded in."""
-    parser.add_argument("--encoding", metavar="NAME", help="encoding of the text; default: utf-8")
-
-
-def read_lines(name: str, encoding: str | None = None) -> list[str]:
-    """Read a text file, or standard input if its name is `-`, to the end; see `text_lines`."""
-    return [*text_lines(name, encoding)]
+def print_json(value: Any) -> None:
+    """Print a value to standard output."""
+    standard_output().write(json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\n")
 
 
 def read_dictionary(name: str) -> dict[str, str]:
     """Read lines of a source word, a tab and a target word; of a word's entries the first counts.
 
     Raises:
-        InputError: as `read_lines`; or a line that is not made so.
+        InputError: as `text_lines`; or a line that is not made so.
     """
     entries: dict[str, str] = {}
-    for number, line in enumerate(read_lines(name), start=1):
+    for number, line in enumerate(text_lines(name), start=1):
         word, tab, translation = line.partition("\t")
         if not tab or "\t" in translation or not word.strip():
             raise InputError(

@@ -13,49 +13,38 @@ from pathlib import Path
 from ..errors import InputError
 
 _OWN = {"folder", "space", "space_dir"}  # flags of this command alone
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="output_dir of a finished run")
-    parser.add_argument("repo_id", metavar="REPO", help="OWNER/NAME; made if it does not exist")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", help="branch to push to; default: the main one")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead")
-    parser.add_argument("--tag", help="tag for the new commit")
-    parser.add_argument("--message", default="Upload the model", help="message of the commit")
-    parser.add_argument("--dry_run", action="store_true", help="list the files, send nothing")
-    parser.add_argument(
-        "--space",
-        choices=["static"],
-        help="publish a Space in place of the model: a page that translates in the browser; DIR "
-        "may be an exported model too",
-    )
-    parser.add_argument(
-        "--space_dir", type=Path, metavar="DIR", help="keep the files of the Space in this folder"
-    )
+FLAGS = {
+    "folder DIR": "output_dir of a finished run",
+    "repo_id REPO": "OWNER/NAME; made if it does not exist",
+    "--private": "make a new repository private",
+    "--revision REVISION": "branch to push to; default: the main one",
+    "--create_pr": "open a pull request instead",
+    "--tag TAG": "tag for the new commit",
+    "--message MESSAGE=Upload the model": "message of the commit",
+    "--dry_run": "list the files, send nothing",
+    "--space {static}": "publish a Space in place of the model: a page that translates in the "
+    "browser; DIR may be an exported model too",
+    "--space_dir DIR": "keep the files of the Space in this folder",
+}
 
 
 def run(args: argparse.Namespace) -> None:
-    """List the files and push them; a model that is not exported yet is exported for a Space.
-
-    Raises:
-        InputError: the folder is no complete release, or the Hub cannot be reached or refuses.
-    """
+    """List the files and push them; a model that is not exported yet is exported for a Space."""
     from ..hub.push import push_folder, push_space, release_files
 
     options = {key: value for key, value in vars(args).items() if key not in _OWN}
+    release = Path(args.folder)
     if args.space is None:
         if args.space_dir is not None:
             raise InputError("--space_dir goes with --space static")
-        _list(args.folder, release_files(args.folder))
-        where = push_folder(args.folder, **options)
+        _list(release, release_files(release))
+        where = push_folder(release, **options)
     else:
         if args.tag or args.create_pr or args.revision:
             raise InputError("--tag, --create_pr and --revision are for models: leave them out")
         with tempfile.TemporaryDirectory() as scratch:
-            folder = args.space_dir or Path(scratch) / "space"
-            _list(folder, _lay_out(args.folder, folder, Path(scratch)))
+            folder = Path(args.space_dir or f"{scratch}/space")
+            _list(folder, _lay_out(release, folder, Path(scratch)))
             names = ("repo_id", "private", "dry_run", "message")
             where = push_space(folder, **{name: options[name] for name in names})
     print(f"nothing sent: {args.repo_id} would get these files" if where is None else where)

@@ -6,25 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    parser.add_argument("run", metavar="RUN", help="output_dir of a run")
-    parser.add_argument("other", metavar="OTHER", nargs="?", help="a run to compare it with")
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        default="comparison.html",
-        help="page of a comparison (default: comparison.html); a report is RUN/report.html",
-    )
+FLAGS = {
+    "run RUN": "output_dir of a run",
+    "other [OTHER]": "a run to compare it with",
+    "--output FILE=comparison.html": "page of a comparison (default: comparison.html); a report is "
+    "RUN/report.html",
+}
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page.
-
-    Raises:
-        InputError: there is no run, or the page cannot be written.
-    """
+    """Write the page."""
     from ..reporting.run_comparison import write_comparison
     from ..reporting.run_report import write_report
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import checked_encoding
-from .options import (
-    add_encoding,
-    add_model,
-    add_search,
-    load_translator,
-    read_lines,
-    search_options,
-    standard_output,
-)
+from ..files import checked_encoding, text_lines
+from .options import MODEL, TRANSLATING, load_translator, print_json, search_options
 
 if TYPE_CHECKING:
     from ..data.columns import Told
@@ -27,93 +18,42 @@ if TYPE_CHECKING:
     from ..inference.translator import Translator
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser, required=False)
-    add_search(parser)
-    add_encoding(parser)
-    parser.add_argument(
-        "--test_file",
-        metavar="FILE",
-        help="files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as "
-        "a.en,a.zh",
-    )
-    parser.add_argument(
-        "--train_file",
-        metavar="FILE",
-        help="what the model was trained on, files as in --test_file: adds scores by novelty, the "
-        "largest word overlap of a test sentence with a training sentence",
-    )
-    for side in ("source", "target"):
-        parser.add_argument(
-            f"--{side}_column",
-            metavar="NAME",
-            help=f"name or number of the {side}'s column in the test file; default: told by "
-            "header, names, script",
-        )
-    parser.add_argument("--source_lang", metavar="CODE", help="default: the model's, or en")
-    parser.add_argument("--target_lang", metavar="CODE", help="default: the model's, or zh")
-    parser.add_argument(
-        "--target_kind",
-        choices=["word", "char"],
-        help="with --predictions: compare by words between spaces, or by characters, and add error "
-        "rates; a model says so itself",
-    )
-    parser.add_argument(
-        "--chinese_script",
-        choices=["keep", "simplified", "traditional"],
-        default="keep",
-        help="convert the Chinese of the test file to one script (extra [zh])",
-    )
-    parser.add_argument(
-        "--unescape_html",
-        action="store_true",
-        help="turn HTML entities of the test file, such as &amp;, into what they stand for",
-    )
-    parser.add_argument(
-        "--skip_bad_rows",
-        action="store_true",
-        help="leave rows out that cannot be read, and name the first, instead of ending there",
-    )
-    parser.add_argument(
-        "--predictions", metavar="FILE", help="translations, one per line; -: stdin"
-    )
-    parser.add_argument(
-        "--references",
-        metavar="FILE",
-        nargs="+",
-        help="one or more files of references, one per line",
-    )
-    parser.add_argument(
-        "--sources",
-        metavar="FILE",
-        help="with --predictions: source sentences, one per line; adds scores by length",
-    )
-    parser.add_argument(
-        "--alignments",
-        action="store_true",
-        help="with --model: alignment error rate of its attention on the 150 bundled hand-made "
-        "alignments (English and Chinese, either direction)",
-    )
-    parser.add_argument(
-        "--backward_model",
-        metavar="DIR",
-        help="with --alignments: a model of the other direction; scores only links of both models",
-    )
-    parser.add_argument(
-        "--compare",
-        metavar="FILE",
-        help="another system's translations of the same sentences, one per line; adds a paired "
-        "bootstrap significance test",
-    )
+FLAGS = {
+    **MODEL,
+    **TRANSLATING,
+    "--test_file FILE": "files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text "
+    "files, as a.en,a.zh",
+    "--train_file FILE": "what the model was trained on, files as in --test_file: adds scores by "
+    "novelty, the largest word overlap of a test sentence with a training sentence",
+    **{
+        f"--{side}_column NAME": f"name or number of the {side}'s column in the test file; "
+        "default: told by header, names, script"
+        for side in ("source", "target")
+    },
+    "--source_lang CODE": "default: the model's, or en",
+    "--target_lang CODE": "default: the model's, or zh",
+    "--target_kind {word,char}": "with --predictions: compare by words between spaces, or by "
+    "characters, and add error rates; a model says so itself",
+    "--chinese_script {keep,simplified,traditional}=keep": "convert the Chinese of the test file "
+    "to one script (extra [zh])",
+    "--unescape_html": "turn HTML entities of the test file, such as &amp;, into what they stand "
+    "for",
+    "--skip_bad_rows": "leave rows out that cannot be read, and name the first, instead of ending "
+    "there",
+    "--predictions FILE": "translations, one per line; -: stdin",
+    "--references FILE ...": "one or more files of references, one per line",
+    "--sources FILE": "with --predictions: source sentences, one per line; adds scores by length",
+    "--alignments": "with --model: alignment error rate of its attention on the 150 bundled "
+    "hand-made alignments (English and Chinese, either direction)",
+    "--backward_model DIR": "with --alignments: a model of the other direction; scores only links "
+    "of both models",
+    "--compare FILE": "another system's translations of the same sentences, one per line; adds a "
+    "paired bootstrap significance test",
+}
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score what the flags name and print the result.
-
-    Raises:
-        InputError: flags that do not go together, or files that do not.
-    """
+    """Score what the flags name and print the result."""
     checked_encoding(args.encoding)
     given = [*_given(args, "model", "test_file", "predictions", "references")]
     if args.backward_model is not None and not args.alignments:
@@ -134,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             "give --model and --test_file, or --predictions and --references: one of the two"
         )
-    standard_output().write(json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+    print_json(result)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -151,10 +91,7 @@ def _score_alignments(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..inference.alignment_error import alignment_quality
 
-    return {
-        **alignment_quality(translator, backward),
-        **_given(args, "model", "backward_model"),
-    }
+    return {**alignment_quality(translator, backward), **_given(args, "model", "backward_model")}
 
 
 def _score_model(args: argparse.Namespace) -> dict[str, Any]:
@@ -162,13 +99,13 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--sources goes with --predictions: a test file has its own")
     if args.target_kind is not None:
         raise InputError("--target_kind goes with --predictions: the model has its own")
-    other = None if args.compare is None else read_lines(args.compare, args.encoding)
+    other = None if args.compare is None else [*text_lines(args.compare, args.encoding)]
     options = search_options(args)
     translator = load_translator(args)
-    source_lang = _language(translator, args, "source_lang")
-    target_lang = _language(translator, args, "target_lang")
-
-    languages = (source_lang, target_lang)
+    source_lang, target_lang = languages = (
+        _language(translator, args, "source_lang"),
+        _language(translator, args, "target_lang"),
+    )
 
     from ..data.columns import NoColumns
     from ..data.sources import lines_on_sides, pair_texts
@@ -197,8 +134,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
     texts = [translation.text for translation in translations]
     target_kind = side_kinds(translator.tokenizer)[1]
     target: dict[str, Any] = {"target_lang": target_lang, "target_kind": target_kind}
-    return {
-        **_scores(args, sources, texts, references, source_lang, target),
+    facts = {
         "model": args.model,
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         **_given(args, "glossary"),
@@ -214,8 +150,8 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         "num_truncated": sum(t.truncated for t in translations),
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(sources) / seconds, 1),
-        **_comparison(args, texts, other, references, target),
     }
+    return _scores(args, facts, sources, texts, other, references, source_lang, target)
 
 
 def _read_pairs(
@@ -263,7 +199,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     names = [args.predictions, *args.references, args.sources, args.compare]
     if names.count("-") > 1:
         raise InputError("only one of the files can be standard input")
-    columns = {name: read_lines(name, args.encoding) for name in names if name is not None}
+    columns = {name: [*text_lines(name, args.encoding)] for name in names if name is not None}
     predictions = columns[args.predictions]
     for name, column in columns.items():
         if len(column) != len(predictions):
@@ -274,54 +210,44 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     source_lang, target_lang = args.source_lang or "en", args.target_lang or "zh"
     target: dict[str, Any] = {"target_lang": target_lang, "target_kind": args.target_kind}
     references = [list(row) for row in zip(*(columns[n] for n in args.references), strict=True)]
-    return {
-        **_scores(args, columns.get(args.sources), predictions, references, source_lang, target),
-        **_given(args, "predictions", "references", "sources"),
-        "target_lang": target_lang,
-        **_comparison(args, predictions, columns.get(args.compare), references, target),
-    }
+    facts = {**_given(args, "predictions", "references", "sources"), "target_lang": target_lang}
+    sources, other = columns.get(args.sources), columns.get(args.compare)
+    return _scores(args, facts, sources, predictions, other, references, source_lang, target)
 
 
 def _scores(
     args: argparse.Namespace,
+    facts: dict[str, Any],
     sources: Sequence[str] | None,
     predictions: Sequence[str],
+    other: Sequence[str] | None,
     references: Sequence[Sequence[str]],
     source_lang: str,
     target: dict[str, Any],
 ) -> dict[str, Any]:
-    """Scores of all sentences and, where the sources are known, of groups of them."""
+    """Scores of all sentences and, where the sources are known, of groups of them; then the facts.
+
+    Last stands the paired bootstrap against another system's translations, if there are any.
+    """
     from ..data.sources import pair_texts
-    from ..metrics.analysis import score_groups
+    from ..metrics.analysis import compare_systems, score_groups
     from ..metrics.translation import few_sentences, score_translations
 
     scores = score_translations(predictions, references, **target)
     note = few_sentences(scores.num_sentences)
     result = {**({"note": note} if note else {}), **scores.as_dict()}
-    if sources is None:
-        return result
-    trained_on = None
-    if args.train_file is not None:
-        _, pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
-        trained_on, _ = pair_texts(pairs, source_lang, target["target_lang"])
-    groups = score_groups(
-        sources, predictions, references, trained_on, source_lang=source_lang, **target
-    )
-    return {**result, **groups, **_given(args, "train_file")}
-
-
-def _comparison(
-    args: argparse.Namespace,
-    predictions: Sequence[str],
-    other: Sequence[str] | None,
-    references: Sequence[Sequence[str]],
-    target: dict[str, Any],
-) -> dict[str, Any]:
-    """The paired bootstrap against another system's translations, if there are any."""
-    from ..metrics.analysis import compare_systems
-
-    if other is None:
-        return {}
-    compared = compare_systems(predictions, other, references, **target)
-    metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
-    return {"comparison": {"baseline": args.compare, **metrics}}
+    if sources is not None:
+        trained_on = None
+        if args.train_file is not None:
+            _, pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
+            trained_on, _ = pair_texts(pairs, source_lang, target["target_lang"])
+        groups = score_groups(
+            sources, predictions, references, trained_on, source_lang=source_lang, **target
+        )
+        result |= {**groups, **_given(args, "train_file")}
+    result |= facts
+    if other is not None:
+        compared = compare_systems(predictions, other, references, **target)
+        metrics = {name: comparison.as_dict() for name, comparison in compared.items()}
+        result["comparison"] = {"baseline": args.compare, **metrics}
+    return result

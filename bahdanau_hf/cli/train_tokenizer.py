@@ -16,11 +16,7 @@ STREAM_PAIRS = 1_000_000  # of a stream, only so many pairs are read
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Read, clean, train, save; print the number of tokens and two examples.
-
-    Raises:
-        InputError: flags or pairs that cannot be used.
-    """
+    """Read, clean, train, save; print the number of tokens and two examples."""
     settings = parse_arguments(arguments, "bahdanau-hf train-tokenizer")
     for name in sorted(settings.data.by_flag - {"output_dir"}):
         if not hasattr(settings.data, name):

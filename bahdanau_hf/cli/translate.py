@@ -16,73 +16,33 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import checked_encoding, read_text, text_lines, writing_whole
-from .options import (
-    add_encoding,
-    add_model,
-    add_search,
-    load_translator,
-    positive,
-    search_options,
-    standard_output,
-)
+from .options import MODEL, TRANSLATING, load_translator, search_options, standard_output
 
 if TYPE_CHECKING:
     from ..inference.translator import Translation
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the command's flags."""
-    add_model(parser)
-    parser.add_argument(
-        "file",
-        nargs="?",
-        default="-",
-        metavar="FILE",
-        help="plain text (.txt), or a document of which all but its text is kept: .srt, .vtt, .po, "
-        ".json, .md, .html; default: standard input, plain text",
-    )
-    parser.add_argument("--output", metavar="FILE", help="default: standard output")
-    add_search(parser)
-    add_encoding(parser)
-    parser.add_argument(
-        "--text",
-        action="store_true",
-        help="the input is running text: split its lines into sentences, and too long sentences at "
-        "clauses; line breaks stay",
-    )
-    parser.add_argument(
-        "--n_best",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="print up to N translations per line, best first: 'line number<TAB>translation'",
-    )
-    parser.add_argument(
-        "--scores",
-        action="store_true",
-        help="print the log-probability per token and a tab before each translation",
-    )
-    parser.add_argument(
-        "--log_probs",
-        action="store_true",
-        help="print the log-probability, summed over tokens, and a tab before each translation",
-    )
-    parser.add_argument(
-        "--confidence",
-        action="store_true",
-        help="print how sure the model is, 0 to 1, and a tab before each translation: the share of "
-        "its words that a reference is expected to have too",
-    )
+FLAGS = {
+    **MODEL,
+    "file [FILE=-]": "plain text (.txt), or a document of which all but its text is kept: .srt, "
+    ".vtt, .po, .json, .md, .html; default: standard input, plain text",
+    "--output FILE": "default: standard output",
+    **TRANSLATING,
+    "--text": "the input is running text: split its lines into sentences, and too long sentences "
+    "at clauses; line breaks stay",
+    "--n_best N=1": "print up to N translations per line, best first: 'line "
+    "number<TAB>translation'",
+    "--scores": "print the log-probability per token and a tab before each translation",
+    "--log_probs": "print the log-probability, summed over tokens, and a tab before each "
+    "translation",
+    "--confidence": "print how sure the model is, 0 to 1, and a tab before each translation: the "
+    "share of its words that a reference is expected to have too",
+}
+REQUIRED = ["--model"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate line by line, or a whole document.
-
-    Raises:
-        InputError: a file or stream that cannot be read or written or is no text, a kind of
-            document that is not known, a model that cannot be loaded, or flags that exclude each
-            other.
-    """
+    """Translate line by line, or a whole document."""
     from ..documents.formats import is_document, translate_document
     from ..documents.placing import translate_marked
     from ..inference.translator import WINDOW_BATCHES

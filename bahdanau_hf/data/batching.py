@@ -132,14 +132,12 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         number = len(self._sources)
         order = random.permutation(number) if self.shuffle else np.arange(number)
         batches = self._cut(self._by_length(order, random) if self.bucket else order)
-        full = len(batches) - len(batches) % self.world_size
-        steps = [batches[i : i + self.world_size] for i in range(0, full, self.world_size)]
-        if full < len(batches):
-            steps.append(self._fill_step(batches[full:], steps))
-            steps = [step for step in steps if step]
+        size = self.world_size
+        steps = [batches[i : i + size] for i in range(0, len(batches), size)]
+        self._fill_last(steps)
         if self.shuffle:
             steps = [steps[i] for i in random.permutation(len(steps))]
-            steps = [[step[i] for i in random.permutation(self.world_size)] for step in steps]
+            steps = [[step[i] for i in random.permutation(size)] for step in steps]
         return steps
 
     def _by_length(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -174,41 +172,31 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         bounds.append(len(order))
         return [order[a:b] for a, b in pairwise(bounds)]
 
-    def _fill_step(
-        self, batches: list[np.ndarray], steps: list[list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        """Make fewer than `world_size` batches into exactly as many, with each pair still once.
+    def _fill_last(self, steps: list[list[np.ndarray]]) -> None:
+        """Make of the last step's batches, if they are too few, as many as there are ranks.
 
-        Batches are halved; if they hold too few pairs, earlier steps give up one pair each; if
-        those have none to spare (one pair in each batch), the rest is spread over the last step.
+        They are halved; if they hold too few pairs, earlier steps give up one pair each; if those
+        have none to spare (one pair in each batch), the last pairs are spread over the step before.
         """
+        batches, earlier = steps[-1], steps[:-1]
         while len(batches) < self.world_size:
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-            batch = batches[largest]
-            if len(batch) > 1:
-                half = (len(batch) + 1) // 2
-                batches[largest : largest + 1] = [batch[:half], batch[half:]]
+            if len(batches[largest]) > 1:
+                batches[largest : largest + 1] = np.array_split(batches[largest], 2)
                 continue
-            place = max(
-                ((s, b) for s in range(len(steps)) for b in range(self.world_size)),
-                key=lambda at: len(steps[at[0]][at[1]]),
-            )
-            giver = steps[place[0]][place[1]]
-            if len(giver) == 1:
+            places = ((step, i) for step in earlier for i in range(self.world_size))
+            giving, place = max(places, key=lambda at: len(at[0][at[1]]))
+            if len(giving[place]) == 1:
                 for i, single in enumerate(batches):
-                    steps[-1][i] = np.concatenate([steps[-1][i], single])
-                return []
-            steps[place[0]][place[1]] = giver[:-1]
-            batches.append(giver[-1:])
-        return batches
+                    earlier[-1][i] = np.concatenate([earlier[-1][i], single])
+                steps.pop()
+                return
+            batches.append(giving[place][-1:])
+            giving[place] = giving[place][:-1]
 
 
 class PairCollator:
-    """Pads features into tensors: `input_ids`, `attention_mask` and, if given, the others.
-
-    Args:
-        pad_to: fixed lengths (source, target); default: the longest of the batch.
-    """
+    """Pads features into tensors, to the longest of a batch or to fixed lengths `pad_to`."""
 
     def __init__(self, pad_to: tuple[int, int] | None = None) -> None:
         self.pad_to = pad_to
@@ -217,18 +205,16 @@ class PairCollator:
         """Collate one batch.
 
         Returns:
-            int64 tensors: `input_ids` and `attention_mask` `(B, S)`; `labels` `(B, T)`, and
-            `best_sources` `(B, T)`: for each label the place of its source token, or `NO_LINK`.
+            int64 tensors: `input_ids` and `attention_mask` `(B, S)`; if given, `labels` `(B, T)`,
+            and `best_sources` `(B, T)`: for each label the place of its source token, or `NO_LINK`.
 
         Raises:
             ValueError: a sequence longer than `pad_to`.
         """
         rows = {name: [f[name] for f in features] for name in _FILLERS if name in features[0]}
-        rows["attention_mask"] = [
-            feature.get("attention_mask", np.ones(len(feature["input_ids"]), np.int64))
-            for feature in features
-        ]
-        return _padded({name: _flat(column) for name, column in rows.items()}, self.pad_to)
+        masks = [f.get("attention_mask", [1] * len(f["input_ids"])) for f in features]
+        rows["attention_mask"] = masks
+        return _padded({name: flat_ids(column) for name, column in rows.items()}, self.pad_to)
 
 
 class Rooms(NamedTuple):
@@ -238,11 +224,8 @@ class Rooms(NamedTuple):
     all, sources always to a multiple of 4. The number of pairs goes up to as many as the sampler's
     bounds, given here, allow at such lengths, or half of it, and so on.
 
-    Measured with the recipe `base`, 20 epochs of the bundled pairs and of 30,000 of Tatoeba: 41 and
-    60 shapes in place of 254 and 476, fewer than the graphs that are kept; 2.9 % and 2.3 % of all
-    steps have a shape that comes for the first or second time (a first one took as long as 12 to 15
-    others on an H200). Steps of the decoder, which come one after the other, are 6 % and 5 % more,
-    tokens 16 % and 18 %; the largest batch has 2,400 tokens a side, not 1,500.
+    With the recipe `base`, 20 epochs of the bundled pairs have 41 shapes in place of 254, fewer
+    than the graphs that are kept, with 6 % more steps of the decoder and 16 % more tokens.
     """
 
     batch_size: int | None
@@ -271,7 +254,7 @@ class PairTable(Dataset[Batch]):
 
     Args:
         dataset: with the columns `input_ids` and, if they are wanted, `labels`, `best_sources`.
-        pad_to: as that of `PairCollator`.
+        pad_to: fixed lengths of source and target.
         rooms: fill batches up to these shapes, with rows that have one token of padding to read
             and nothing to predict. Fixed lengths come first.
     """
@@ -307,10 +290,7 @@ class PairTable(Dataset[Batch]):
 
 
 class _ListColumn:
-    """A column of lists as one array: from the first piece that Arrow has of it to the last.
-
-    What lies between the pieces is never read; the array keeps the data set alive.
-    """
+    """A column of lists as one array, from Arrow's first piece of it to the last."""
 
     def __init__(self, dataset: datasets.Dataset, name: str) -> None:
         import pyarrow as pa  # type: ignore[import-untyped]
@@ -320,6 +300,7 @@ class _ListColumn:
         buffers = [piece.values.buffers()[1] for piece in pieces]
         begin = min(buffer.address for buffer in buffers)
         size = max(buffer.address + buffer.size for buffer in buffers) - begin
+        # What lies between the pieces is never read; the view keeps the data set alive.
         view = pa.foreign_buffer(begin, size - size % dtype.itemsize, dataset)
         self.ids = np.frombuffer(view, dtype)
         starts, lengths = [], []
@@ -343,7 +324,8 @@ class _ListColumn:
         return self.ids[shifts + np.arange(len(shifts))], lengths
 
 
-def _flat(rows: Sequence[Sequence[int]]) -> Flat:
+def flat_ids(rows: Sequence[Sequence[int]]) -> Flat:
+    """The ids of several sequences one after the other, and how many each has."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum()), lengths
 
@@ -378,7 +360,7 @@ class StreamBatcher(IterableDataset):
     every pair is used once. Use with `DataLoader(batcher, batch_size=None, collate_fn=...)`.
 
     Args:
-        dataset: any re-iterable of features, such as an encoded `datasets.IterableDataset`.
+        dataset: any re-iterable of features.
         buffer_size: pairs held in memory and shuffled together.
         **sampling: as those of `LengthBucketBatchSampler`.
 
@@ -392,8 +374,7 @@ class StreamBatcher(IterableDataset):
         self.dataset = dataset
         self.buffer_size = buffer_size
         self.sampling = sampling
-        self._window = 0
-        self._batches_done = 0
+        self._window = self._batches_done = 0
         self._pairs_per_pass: int | None = None
 
     def __iter__(self) -> Iterator[list[Feature]]:

@@ -2,8 +2,7 @@
 
 Asked in turn: what the user says (`source_column`, `target_column`: a name, or a number from 1),
 the header, the names of the files, the script of the text, and the order of Tatoeba's files. Where
-nothing tells, the source is taken to stand first. The list `told` receives how each was told, for
-the user to see. The readers hand over names and first rows; nothing here opens a file.
+nothing tells, the source is taken to stand first. Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import InputError
@@ -32,14 +32,6 @@ _LONGEST = 500  # characters of a text that are looked at
 _LEAST_ACCENTS, _LEAST_SHARE_OF_ACCENTS = 2, 0.05
 
 
-class Columns(NamedTuple):
-    """The places of source and target in a row, and whether the first row names the columns."""
-
-    source: int
-    target: int
-    has_header: bool
-
-
 class NoColumns(InputError):
     """Nothing in a file tells which columns to take; `fact` is the message without its advice."""
 
@@ -55,159 +47,212 @@ class Told(NamedTuple):
     line: str
 
 
-def table_columns(
-    where: str,
-    head: Sequence[Sequence[str]],
-    source_lang: str,
-    target_lang: str,
-    *,
-    source_column: str | None = None,
-    target_column: str | None = None,
-    told: list[Told] | None = None,
-) -> Columns:
-    """The columns of a table without names of its own, whose first rows are `head`.
+@dataclass(frozen=True)
+class Sides:
+    """Tells source from target by the languages of a run, its flags, and what it finds in a file.
 
-    Raises:
-        InputError: the first row names other languages, or nothing tells which columns to take.
+    Columns are names, or numbers from 1. `told` receives how the sides of each file were told.
     """
-    names, languages = head[0], (source_lang, target_lang)
-    told = [] if told is None else told
-    found = find_columns(names, *languages)
-    has_header = found is not None or _is_header(names, *languages)
-    if source_column or target_column:
-        wanted = (source_column, target_column)
-        has_header |= any(
-            _plain(w) in map(_plain, names) for w in wanted if w and not w.isdecimal()
+
+    source_lang: str
+    target_lang: str
+    source_column: str | None = None
+    target_column: str | None = None
+    told: list[Told] = field(default_factory=list)
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """The codes of both."""
+        return self.source_lang, self.target_lang
+
+    @property
+    def _bases(self) -> tuple[str, str]:
+        return base_language(self.source_lang), base_language(self.target_lang)
+
+    @property
+    def _wanted(self) -> tuple[str | None, str | None]:
+        return self.source_column, self.target_column
+
+    def of_table(self, where: str, head: Sequence[Sequence[str]]) -> tuple[int, int, bool]:
+        """The places of source and target in a table, and whether the first row names its columns.
+
+        Raises:
+            InputError: the first row names other languages, or nothing tells which columns to take.
+        """
+        names = head[0]
+        plain = set(map(_plain, names))
+        has_header = (
+            self.find(names) is not None
+            or self._is_header(names)
+            or any(_plain(w) in plain for w in self._wanted if w and not w.isdecimal())
         )
-        source, target = _wanted_places(where, names, languages, wanted, are_names=has_header)
-        how = "as the flags say"
-    elif found is not None:
-        source, target = map(names.index, found)
-        how = "by the header"
-    elif has_header or not (len(names) == 2 or _is_attributed(names)):
-        raise no_columns(where, names, *languages)
-    else:
-        swapped, how = _order(head, *languages, told, attributed=len(names) == 3)
-        source, target = (1, 0) if swapped else (0, 1)
-    shown = [f"column {place + 1}" for place in (source, target)]
-    if has_header:
-        shown = [f"column {names[place]!r:.40}" for place in (source, target)]
-    told.append(_told(where, shown, how, source > target))
-    return Columns(source, target, has_header)
+        places, how = self._places(where, names, "by the header", has_header)
+        if places is None:
+            if has_header or not (len(names) == 2 or _is_attributed(names)):
+                raise self.no_columns(where, names)
+            swapped, how = self._order(head)
+            places = (1, 0) if swapped else (0, 1)
+        shown = [f"column {names[i]!r:.40}" if has_header else f"column {i + 1}" for i in places]
+        self._tell(where, shown, how, places[0] > places[1])
+        return *places, has_header
 
+    def of_names(self, where: str, names: Sequence[str]) -> tuple[str, str]:
+        """The names of source and target among those of a record.
 
-def named_columns(
-    where: str,
-    names: Sequence[str],
-    source_lang: str,
-    target_lang: str,
-    *,
-    source_column: str | None = None,
-    target_column: str | None = None,
-    told: list[Told] | None = None,
-) -> tuple[str, str]:
-    """The names of source and target among those of a record.
-
-    Raises:
-        InputError: nothing tells.
-    """
-    found, how = find_columns(names, source_lang, target_lang), "by the names"
-    if source_column or target_column:
-        wanted, languages = (source_column, target_column), (source_lang, target_lang)
-        source, target = _wanted_places(where, names, languages, wanted)
-        found, how = (names[source], names[target]), "as the flags say"
-    if found is None:
-        raise no_columns(where, names, source_lang, target_lang)
-    if told is not None:
-        shown = [f"column {name!r:.40}" for name in found]
-        swapped = names.index(found[0]) > names.index(found[1])
-        told.append(_told(where, shown, how, swapped))
-    return found
-
-
-def target_is_first(
-    names: Sequence[str],
-    head: Sequence[Sequence[str]],
-    source_lang: str,
-    target_lang: str,
-    *,
-    source_column: str | None = None,
-    target_column: str | None = None,
-    told: list[Told] | None = None,
-) -> bool:
-    """Whether the first of two aligned files, of these names and first lines, is the target.
-
-    Of the flags only numbers matter: such files have no names of columns.
-
-    Raises:
-        InputError: the names of the files name other languages.
-    """
-    told = [] if told is None else told
-    numbers = (source_column or "", target_column or "")
-    if any(number.isdecimal() for number in numbers):
-        if numbers not in (("1", ""), ("", "2"), ("1", "2"), ("2", ""), ("", "1"), ("2", "1")):
-            raise InputError(
-                f"{' and '.join(names)}: --source_column and --target_column can be 1 and 2, the "
-                "number of the file"
-            )
-        swapped, how = numbers[0] == "2" or numbers[1] == "1", "as the flags say"
-    elif (by_name := _target_is_first_by_name(names, source_lang, target_lang)) is not None:
-        swapped, how = by_name, "by the names of the files"
-    else:
-        swapped, how = _order(head, source_lang, target_lang, told)
-    told.append(_told("", names[::-1] if swapped else names, how, swapped))
-    return swapped
-
-
-def find_columns(
-    names: Sequence[str], source_lang: str, target_lang: str
-) -> tuple[str, str] | None:
-    """Which two of `names` hold the source and the target, or None.
-
-    Tried in turn: the language codes themselves, their names or variants (`zh-CN`, `Chinese`,
-    `sentence_eng_Latn`), `non_english` for what is not English, `translation` beside the source,
-    `source` and `target`. A name that fits twice does not count.
-    """
-    source = _language_column(names, source_lang, target_lang)
-    target = _language_column(names, target_lang, source_lang)
-    other = [name for name in names if _plain(name) in ("non-english", "nonenglish")]
-    if len(other) == 1:
-        if target is None and base_language(source_lang) == "en":
-            target = other[0]
-        if source is None and base_language(target_lang) == "en":
-            source = other[0]
-    if source is not None and target is not None and source != target:
+        Raises:
+            InputError: nothing tells.
+        """
+        places, how = self._places(where, names, "by the names")
+        if places is None:
+            raise self.no_columns(where, names)
+        source, target = (names[place] for place in places)
+        shown = [f"column {name!r:.40}" for name in (source, target)]
+        self._tell(where, shown, how, places[0] > places[1])
         return source, target
-    roles = [[name for name in names if _role(name) == role] for role in ("source", "target")]
-    if [len(found) for found in roles] == [1, 1]:
-        return roles[0][0], roles[1][0]
-    first = [source] if source is not None else roles[0]
-    translations = [name for name in names if _plain(name) == "translation"]
-    if len(first) == 1 and len(translations) == 1 and target is None and not roles[1]:
-        return first[0], translations[0]
-    return None
 
+    def target_is_first(self, names: Sequence[str], head: Sequence[Sequence[str]]) -> bool:
+        """Whether the first of two aligned files, of these names and first lines, is the target.
 
-def no_columns(where: str, names: Iterable[str], source_lang: str, target_lang: str) -> NoColumns:
-    """The error for a table in which `find_columns` finds nothing."""
-    names = list(names)
-    shown = [repr(name if len(name) < 40 else name[:36] + " ...") for name in names]
-    more = len(shown) - _MOST_NAMES
-    found = ", ".join(shown[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-    run = (base_language(source_lang), base_language(target_lang))
-    named = dict.fromkeys(
-        _language(n, *run, everywhere=True) for n in names if _plain(n) not in ("id", "no")
-    )
-    others = [lang for lang in named if lang not in (None, *run)][:3]
-    advice = "Say which by --source_column and --target_column, a name or a number"
-    if others and (run[0] in named) != (run[1] in named):
-        flag = "target" if run[0] in named else "source"
-        advice = f"Give --{flag}_lang {' or '.join(map(str, others))}, or s{advice[1:]}"
-    elif len(others) > 1:
-        advice = f"Give --source_lang {others[0]} --target_lang {others[1]}, or s{advice[1:]}"
-    return NoColumns(
-        f"{where}: no columns for {source_lang} and {target_lang}; it has: {found}", advice
-    )
+        Of the flags only numbers matter: such files have no names of columns.
+
+        Raises:
+            InputError: the names of the files name other languages.
+        """
+        source, target = self.source_column or "", self.target_column or ""
+        if source.isdecimal() or target.isdecimal():
+            if {source, target} not in ({"1", ""}, {"2", ""}, {"1", "2"}):
+                raise InputError(
+                    f"{' and '.join(names)}: --source_column and --target_column can be 1 and 2, "
+                    "the number of the file"
+                )
+            swapped, how = source == "2" or target == "1", "as the flags say"
+        elif (by_name := self._target_is_first_by_name(names)) is not None:
+            swapped, how = by_name, "by the names of the files"
+        else:
+            swapped, how = self._order(head)
+        self._tell("", names[::-1] if swapped else names, how, swapped)
+        return swapped
+
+    def find(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """Which two of `names` hold the source and the target, or None.
+
+        Tried in turn: the language codes themselves, their names or variants (`zh-CN`, `Chinese`,
+        `sentence_eng_Latn`), `non_english` for what is not English, `translation` beside the
+        source, `source` and `target`. A name that fits twice does not count.
+        """
+        source = _language_column(names, self.source_lang, self.target_lang)
+        target = _language_column(names, self.target_lang, self.source_lang)
+        other = _only(name for name in names if _plain(name) in ("non-english", "nonenglish"))
+        if self._bases[0] == "en":
+            target = target or other
+        if self._bases[1] == "en":
+            source = source or other
+        if source and target and source != target:
+            return source, target
+        sources, targets = ([n for n in names if _role(n) == r] for r in ("source", "target"))
+        if len(sources) == len(targets) == 1:
+            return sources[0], targets[0]
+        first = source or _only(sources)
+        translation = _only(name for name in names if _plain(name) == "translation")
+        return (first, translation) if first and translation and not (target or targets) else None
+
+    def no_columns(self, where: str, names: Iterable[str]) -> NoColumns:
+        """The error for a table in which `find` finds nothing."""
+        names = list(names)
+        shown = [repr(name if len(name) < 40 else name[:36] + " ...") for name in names]
+        more = len(shown) - _MOST_NAMES
+        found = ", ".join(shown[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        run = self._bases
+        named = dict.fromkeys(
+            _language(n, *run, everywhere=True) for n in names if _plain(n) not in ("id", "no")
+        )
+        others = [lang for lang in named if lang not in (None, *run)][:3]
+        advice = "Say which by --source_column and --target_column, a name or a number"
+        if others and (run[0] in named) != (run[1] in named):
+            flag = "target" if run[0] in named else "source"
+            advice = f"Give --{flag}_lang {' or '.join(map(str, others))}, or s{advice[1:]}"
+        elif len(others) > 1:
+            advice = f"Give --source_lang {others[0]} --target_lang {others[1]}, or s{advice[1:]}"
+        fact = f"{where}: no columns for {self.source_lang} and {self.target_lang}; it has: {found}"
+        return NoColumns(fact, advice)
+
+    def _places(
+        self, where: str, names: Sequence[str], by_names: str, are_names: bool = True
+    ) -> tuple[tuple[int, int] | None, str]:
+        """The places of source and target, if flags or names tell them; and how they were told."""
+        found = self.find(names)
+        if not any(self._wanted):
+            return found and (names.index(found[0]), names.index(found[1])), by_names
+        places = [None if n is None else _place(names, n, are_names) for n in self._wanted]
+        for side in (0, 1):
+            other = places[1 - side]
+            if self._wanted[side] is None and len(names) == 2 and other is not None:
+                places[side] = 1 - other
+            elif self._wanted[side] is None and found is not None:
+                places[side] = names.index(found[side])
+        source, target = places
+        if source is None or target is None or source == target:
+            flags = zip(("source", "target"), self._wanted, strict=True)
+            shown = " ".join(f"--{side}_column {name!r:.40}" for side, name in flags if name)
+            raise InputError(f"{shown}: no such two columns. {self.no_columns(where, names)}")
+        return (source, target), "as the flags say"
+
+    def _is_header(self, fields: Sequence[str]) -> bool:
+        """Whether these are names of columns; twice one language is a pair of a dictionary."""
+        run = {*self._bases}
+        languages = [language_of(name, *self.languages) for name in fields]
+        if None in languages and all(map(is_name, fields)):
+            languages = [language_of(name, *run, everywhere=True) for name in fields]
+        if len({*languages} - {None}) > 1:
+            return True
+        # Else all must be plain words, and one of them a role or a language of the run.
+        if None not in languages or not all(_NAME.fullmatch(_plain(name)) for name in fields):
+            return False
+        return not run.isdisjoint(languages) or any(
+            _role(name) or _plain(name) == "translation" for name in fields
+        )
+
+    def _target_is_first_by_name(self, names: Sequence[str]) -> bool | None:
+        """What the parts in which two names of files differ say; None if they say nothing."""
+        for separator in ("[.]", r"[\W_]+"):
+            words = [Counter(re.split(separator, name)) for name in names]
+            first, second = list(words[0] - words[1]), list(words[1] - words[0])
+            found = self.find([*first, *second])
+            if found is not None and {found[0] in first, found[1] in first} == {True, False}:
+                return found[1] in first
+            named = [[word for word in side if language_of(word)] for side in (first, second)]
+            if all(named):
+                raise self.no_columns(" and ".join(names), [*named[0], *named[1]])
+        return None
+
+    def _order(self, rows: Sequence[Sequence[str]]) -> tuple[bool, str]:
+        """Whether the target stands first, as far as the text tells, and how that is told."""
+        source, target = map(letters_of, self.languages)
+        sides = [(row[0][:_LONGEST], row[1][:_LONGEST]) for row in rows if len(row) > 1]
+        if source and target and source != target:
+            leans = [[_lean(t, source - target, target - source) for t in row] for row in sides]
+            first, second = sum(a > b for a, b in leans), sum(a < b for a, b in leans)
+            if max(first, second) > 2 * min(first, second):
+                return first > second, "by their scripts"
+        if rows and _is_attributed(rows[0]) and "en" in self._bases:
+            return self._bases[1] == "en", "as English stands first in Tatoeba's files"
+        if source == target == {"LATIN"} and "en" in self._bases:
+            plain = [[_is_plain(text) for text in row] for row in sides]
+            first, second = plain.count([False, True]), plain.count([True, False])
+            most = max(first, second)
+            enough = max(_LEAST_ACCENTS, _LEAST_SHARE_OF_ACCENTS * len(sides))
+            if most >= enough and most > 2 * min(first, second):
+                return (first > second) == (self._bases[0] == "en"), "as English has few accents"
+        if self.told:
+            return self.told[-1].target_is_first, "in the order of the file before"
+        return False, (
+            "in this order, as nothing tells: --source_column 2 --target_column 1 turns them round"
+        )
+
+    def _tell(self, where: str, sides: Sequence[str], how: str, target_is_first: bool) -> None:
+        place = re.sub(r":( [a-z]+ )?\d+$", "", where) + ": " if where else ""
+        line = f"{place}source: {sides[0]}, target: {sides[1]}, {how}"
+        self.told.append(Told(target_is_first, line))
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -237,37 +282,14 @@ def _language(name: str, *speakers: str, everywhere: bool = False) -> str | None
 
 def _language_column(names: Sequence[str], lang: str, other: str) -> str | None:
     exact = [name for name in names if _plain(name) == _plain(lang)]
-    close = [name for name in names if _language(name, lang, other) == base_language(lang)]
-    found = exact or close
+    close = (name for name in names if _language(name, lang, other) == base_language(lang))
+    return _only(exact or close)
+
+
+def _only(names: Iterable[str]) -> str | None:
+    """The one name that there is; None of several."""
+    found = list(names)
     return found[0] if len(found) == 1 else None
-
-
-def _wanted_places(
-    where: str,
-    names: Sequence[str],
-    languages: tuple[str, str],
-    wanted: Sequence[str | None],
-    *,
-    are_names: bool = True,
-) -> tuple[int, int]:
-    """The places of source and target, of which the flags name one or both.
-
-    A number is a place first where `names` are sentences.
-    """
-    found = find_columns(names, *languages)
-    places = [None if name is None else _place(names, name, are_names) for name in wanted]
-    for side in (0, 1):
-        other = places[1 - side]
-        if wanted[side] is None and len(names) == 2 and other is not None:
-            places[side] = 1 - other
-        elif wanted[side] is None and found is not None:
-            places[side] = names.index(found[side])
-    source, target = places
-    if source is None or target is None or source == target:
-        flags = zip(("source", "target"), wanted, strict=True)
-        shown = " ".join(f"--{side}_column {name!r:.40}" for side, name in flags if name)
-        raise InputError(f"{shown}: no such two columns. {no_columns(where, names, *languages)}")
-    return source, target
 
 
 def _place(names: Sequence[str], wanted: str, are_names: bool) -> int | None:
@@ -280,43 +302,6 @@ def _place(names: Sequence[str], wanted: str, are_names: bool) -> int | None:
     return numbers.index(wanted.strip()) if wanted.strip() in numbers else None
 
 
-def _is_header(fields: Sequence[str], source_lang: str, target_lang: str) -> bool:
-    """Whether these are names of columns.
-
-    They are if two of them name different languages, or if all are plain words and one is a role
-    or a language of the run. Names of one and the same language are a pair of a dictionary.
-    """
-    run = {base_language(source_lang), base_language(target_lang)}
-    languages = [language_of(field, source_lang, target_lang) for field in fields]
-    if None in languages and all(map(is_name, fields)):
-        languages = [language_of(field, *run, everywhere=True) for field in fields]
-    if len({*languages} - {None}) > 1:
-        return True
-    if None not in languages or not all(_NAME.fullmatch(_plain(field)) for field in fields):
-        return False
-    return any(lang in run for lang in languages) or any(
-        _role(field) or _plain(field) == "translation" for field in fields
-    )
-
-
-def _target_is_first_by_name(names: Sequence[str], *languages: str) -> bool | None:
-    """What the parts in which two names of files differ say; None if they say nothing.
-
-    Raises:
-        InputError: they name other languages than `languages`.
-    """
-    for separator in ("[.]", r"[\W_]+"):
-        words = [Counter(re.split(separator, name)) for name in names]
-        first, second = list(words[0] - words[1]), list(words[1] - words[0])
-        found = find_columns([*first, *second], *languages)
-        if found is not None and {found[0] in first, found[1] in first} == {True, False}:
-            return found[1] in first
-        named = [[word for word in side if language_of(word)] for side in (first, second)]
-        if all(named):
-            raise no_columns(" and ".join(names), [*named[0], *named[1]], *languages)
-    return None
-
-
 # --- text ----------------------------------------------------------------------------------------
 
 
@@ -325,58 +310,11 @@ def _is_attributed(fields: Sequence[str]) -> bool:
     return len(fields) == 3 and bool(re.search("attribution|^cc-by", fields[2], re.IGNORECASE))
 
 
-def _order(
-    rows: Sequence[Sequence[str]],
-    source_lang: str,
-    target_lang: str,
-    told: Sequence[Told],
-    *,
-    attributed: bool = False,
-) -> tuple[bool, str]:
-    """Whether the target stands first, as far as the text tells, and how that is told."""
-    languages = (base_language(source_lang), base_language(target_lang))
-    source, target = letters_of(source_lang), letters_of(target_lang)
-    sides = [(row[0][:_LONGEST], row[1][:_LONGEST]) for row in rows if len(row) > 1]
-    if source and target and source != target:
-        votes = [_vote(a, b, source - target, target - source) for a, b in sides]
-        first, second = votes.count(-1), votes.count(1)
-        if max(first, second) > 2 * min(first, second):
-            return first > second, "by their scripts"
-    if attributed and "en" in languages:
-        return languages[1] == "en", "as English stands first in Tatoeba's files"
-    if source == target == {"LATIN"} and "en" in languages:
-        first, second = (sum(_has_accents(row[i], row[1 - i]) for row in sides) for i in (0, 1))
-        most = max(first, second)
-        enough = max(_LEAST_ACCENTS, _LEAST_SHARE_OF_ACCENTS * len(sides))
-        if most >= enough and most > 2 * min(first, second):
-            return (first > second) == (languages[0] == "en"), "as English has few accents"
-    if told:
-        return told[-1].target_is_first, "in the order of the file before"
-    return False, (
-        "in this order, as nothing tells: --source_column 2 --target_column 1 turns them round"
-    )
-
-
-def _vote(first: str, second: str, source: frozenset[str], target: frozenset[str]) -> int:
-    """1 if the second text holds more of the target's letters, -1 if the first does, else 0."""
-    shares = []
-    for text in (first, second):
-        found = [letter_script(char) for char in text]
-        letters = [script for script in found if script]
-        balance = sum((s in target) - (s in source) for s in letters)
-        shares.append(balance / max(1, len(letters)))
-    return (shares[1] > shares[0]) - (shares[1] < shares[0])
-
-
-def _has_accents(text: str, other: str) -> bool:
-    """Whether a text has letters beyond ASCII and the other none."""
-    return not _is_plain(text) and _is_plain(other)
+def _lean(text: str, source: frozenset[str], target: frozenset[str]) -> float:
+    """From -1, all letters of a text are of the source's scripts alone, to 1, of the target's."""
+    letters = [script for script in map(letter_script, text) if script]
+    return sum((s in target) - (s in source) for s in letters) / max(1, len(letters))
 
 
 def _is_plain(text: str) -> bool:
     return all(char.isascii() or not char.isalpha() for char in text)
-
-
-def _told(where: str, sides: Sequence[str], how: str, target_is_first: bool) -> Told:
-    place = re.sub(r":( [a-z]+ )?\d+$", "", where) + ": " if where else ""
-    return Told(target_is_first, f"{place}source: {sides[0]}, target: {sides[1]}, {how}")

@@ -30,7 +30,8 @@ _ASIDE = {"alt-trans", "matches", "ignorable", "hyp"}  # proposals, what no one 
 _CODES = {"bpt", "ept", "ph", "it", "ut", "sub"}
 _UNCLOSED = {"p", "hl"}  # in SGM; they say nothing that is needed
 _MOST_DEPTH = 1000
-_SIDE = re.compile(r"<(mteval|srcset|refset|tstset)\b", re.IGNORECASE)
+SIDE = re.compile(r"<(mteval|srcset|refset|tstset)\b", re.IGNORECASE)
+"""In the head of a file that holds the segments of one language."""
 TAG_LINE = re.compile(
     r"\s*</?(url|doc|speaker|talkid|title|description|keywords|reviewer|translator)\b[^<>]*>"
 )
@@ -100,11 +101,6 @@ def _local(name: str) -> str:
 
 
 # --- one side ------------------------------------------------------------------------------------
-
-
-def is_side(head: Iterable[str]) -> bool:
-    """Whether a file that begins with these lines holds the segments of one language."""
-    return any(map(_SIDE.search, head))
 
 
 def segments(path: Path, encoding: str | None) -> Iterator[Segment]:

@@ -1,18 +1,15 @@
-"""From pairs to features: clean them, cut a validation split, turn them into token ids.
-
-Pairs that are left out are counted by reason, never in silence. Reading is in `sources` and
-`readers`, batches are made in `batching`.
-"""
+"""Cleans pairs, cuts a validation split, makes token ids; counts by reason what is left out."""
 
 from __future__ import annotations
 
 import html
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -123,68 +120,46 @@ def clean_pairs(
     Raises:
         InputError: `chinese_script` without Chinese, or without the extra `[zh]`.
     """
-    languages = (source_lang, target_lang)
+    languages, converted = (source_lang, target_lang), []
     if chinese_script != "keep":
-        if "zh" not in map(base_language, languages):
+        converted = [lang for lang in languages if base_language(lang) == "zh"]
+        if not converted:
             raise InputError(f"--chinese_script {chinese_script}: neither language is Chinese")
         script_converter(chinese_script)
-    function = partial(
-        _clean_batch,
-        languages=languages,
-        script=chinese_script,
-        unescape=unescape_html,
-        most_characters=(
-            _MOST_CHARACTERS_PER_TOKEN * max_source_length,
-            _MOST_CHARACTERS_PER_TOKEN * max_target_length,
-        ),
-        max_ratio=max_length_ratio if training else math.inf,
-        drop_long=training and not truncate_long_pairs,
-    )
-    features = {**translation_features(*languages)}
-    notes = ("html_entities", "invisible_marks")
-    workers = preprocessing_num_workers
-    return _map_and_drop(dataset, function, features, notes, "Cleaning", workers)
+    max_lengths = (max_source_length, max_target_length)
+    most_characters = [_MOST_CHARACTERS_PER_TOKEN * tokens for tokens in max_lengths]
+    max_ratio = max_length_ratio if training else math.inf
+    drops_long = training and not truncate_long_pairs
 
+    def clean(batch: Batch) -> Batch:
+        rows, reasons, entities, marks = [], [], [], []
+        for row in batch["translation"]:
+            given = {lang: row[lang] or "" for lang in languages}
+            plain = {lang: _ENTITY.sub(_unescaped, text) for lang, text in given.items()}
+            entities.append(plain != given)
+            marks.append(any(not t.isascii() and INVISIBLE.search(t) for t in given.values()))
+            if unescape_html:
+                given = plain
+            texts = {lang: clean_text(text) for lang, text in given.items()}
+            for lang in converted:
+                texts[lang] = script_converter(chinese_script)(texts[lang])
+            lengths = [len(texts[lang]) for lang in languages]
+            reason = _KEPT
+            if (row[source_lang], row[target_lang]) == LEFT_OUT:
+                reason = _BAD
+            elif not all(lengths):
+                reason = _EMPTY
+            elif drops_long and any(map(operator.gt, lengths, most_characters)):
+                reason = _TOO_LONG
+            elif max(lengths) > max_ratio * min(lengths):
+                reason = _UNEQUAL
+            rows.append(texts)
+            reasons.append(reason)
+        counts = {"html_entities": entities, "invisible_marks": marks}
+        return {"translation": rows, "reason": reasons, **counts}
 
-def _clean_batch(
-    batch: Batch,
-    *,
-    languages: tuple[str, str],
-    script: str,
-    unescape: bool,
-    most_characters: tuple[int, int],
-    max_ratio: float,
-    drop_long: bool,
-) -> Batch:
-    rows, reasons, entities, marks = [], [], [], []
-    source_lang, target_lang = languages
-    convert = None if script == "keep" else script_converter(script)
-    for row in batch["translation"]:
-        given = {lang: row[lang] or "" for lang in languages}
-        plain = {lang: _ENTITY.sub(_unescaped, text) for lang, text in given.items()}
-        entities.append(plain != given)
-        marks.append(any(not t.isascii() and INVISIBLE.search(t) for t in given.values()))
-        if unescape:
-            given = plain
-        texts = {lang: clean_text(text) for lang, text in given.items()}
-        if convert is not None:
-            for lang in languages:
-                if base_language(lang) == "zh":
-                    texts[lang] = convert(texts[lang])
-        lengths = (len(texts[source_lang]), len(texts[target_lang]))
-        reason = _KEPT
-        if (row[source_lang], row[target_lang]) == LEFT_OUT:
-            reason = _BAD
-        elif not all(lengths):
-            reason = _EMPTY
-        elif drop_long and any(n > most for n, most in zip(lengths, most_characters, strict=True)):
-            reason = _TOO_LONG
-        elif max(lengths) > max_ratio * min(lengths):
-            reason = _UNEQUAL
-        rows.append(texts)
-        reasons.append(reason)
-    counts = {"html_entities": entities, "invisible_marks": marks}
-    return {"translation": rows, "reason": reasons, **counts}
+    features, notes = {**translation_features(*languages)}, ("html_entities", "invisible_marks")
+    return _map_and_drop(dataset, clean, features, notes, "Cleaning", preprocessing_num_workers)
 
 
 def _unescaped(entity: re.Match[str]) -> str:
@@ -249,17 +224,12 @@ def _map_and_drop(
 
 
 def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset, AnyDataset]:
-    """Cut a validation split from the training pairs by the hash of their sentences.
+    """Cut a validation split from cleaned training pairs by the hash of their sentences.
 
-    No sentence of either language is in both parts: pairs that share one form a group, and the
-    groups of the smallest hashes are taken, as far as the share allows. A stream is cut by the
-    sentences of one language alone (the first by its code); at most 1,000 pairs of it are held for
-    validation.
-
-    Args:
-        dataset: cleaned pairs.
-        percentage: at most this share goes to validation, in (0, 100), but at least one pair; of a
-            stream about this share.
+    At most this percentage, in (0, 100), goes to validation, but at least one pair. No sentence of
+    either language is in both parts: pairs that share one form a group, and the groups of the
+    smallest hashes are taken, as far as the share allows. A stream is cut by the sentences of one
+    language alone (the first by its code), at about this share; at most 1,000 pairs of it are held.
 
     Raises:
         InputError: nothing is left for one of the two parts.
@@ -268,8 +238,12 @@ def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset
     source_lang, target_lang = dataset.features["translation"].languages
     if isinstance(dataset, IterableDataset):
         lang = min(source_lang, target_lang)
-        train = dataset.filter(partial(_is_in_part, lang=lang, start=threshold, end=1.0))
-        rest = dataset.filter(partial(_is_in_part, lang=lang, start=0.0, end=threshold))
+
+        def share(row: dict[str, Any]) -> float:
+            return hash_share(sentence_key(row["translation"][lang]))
+
+        train = dataset.filter(lambda row: share(row) >= threshold)
+        rest = dataset.filter(lambda row: share(row) < threshold)
         held = held_pairs(rest.take(_STREAM_VALIDATION_PAIRS), source_lang, target_lang)
         if not len(held):
             raise InputError("no pair for validation in the stream: give --validation_file")
@@ -294,10 +268,6 @@ def split_validation(dataset: AnyDataset, percentage: float) -> tuple[AnyDataset
         dataset.select(np.flatnonzero(~in_validation)),
         dataset.select(np.flatnonzero(in_validation)),
     )
-
-
-def _is_in_part(row: dict[str, dict[str, str]], lang: str, start: float, end: float) -> bool:
-    return start <= hash_share(sentence_key(row["translation"][lang])) < end
 
 
 # --- encoding ------------------------------------------------------------------------------------
@@ -325,53 +295,40 @@ def encode_pairs(
         Rows of `input_ids`, `attention_mask` and `labels`, and what was dropped. A label outside
         the tokenizer's target part has become `<unk>`; `unknown_labels` counts every `<unk>` label.
     """
-    function = partial(
-        _encode_batch,
-        tokenizers=(tokenizer, for_targets(tokenizer)),
-        languages=(source_lang, target_lang),
-        max_lengths=(max_source_length, max_target_length),
-        num_target_ids=target_vocab_size(tokenizer),
-        drop_long=training and not truncate_long_pairs,
-    )
-    workers = preprocessing_num_workers
+    tokenizers = (tokenizer, for_targets(tokenizer))
+    languages, max_lengths = (source_lang, target_lang), (max_source_length, max_target_length)
+    num_target_ids = target_vocab_size(tokenizer)
+    drops_long = training and not truncate_long_pairs
+
+    def encode(batch: Batch) -> Batch:
+        sides = []
+        reasons = [_KEPT] * len(batch["translation"])
+        for own, lang, longest in zip(tokenizers, languages, max_lengths, strict=True):
+            # The backend itself: what the tokenizer wraps around it takes longer than the encoding.
+            backend = own.backend_tokenizer
+            backend.no_truncation()  # either may be left over from a call of the tokenizer
+            backend.no_padding()
+            texts = [row[lang] for row in batch["translation"]]
+            ids = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+            for place, row in enumerate(ids):
+                if len(row) > longest:
+                    ids[place] = [*row[: longest - 1], EOS_ID]
+                    if drops_long:
+                        reasons[place] = _TOO_LONG
+            sides.append(ids)
+        sources, targets = sides
+        labels = [[i if i < num_target_ids else UNK_ID for i in row] for row in targets]
+        unknown = (row.count(UNK_ID) for row in labels)
+        return {
+            "input_ids": sources,
+            "attention_mask": [[1] * len(row) for row in sources],
+            "labels": labels,
+            "reason": reasons,
+            "unknown_labels": [n * (r == _KEPT) for n, r in zip(unknown, reasons, strict=True)],
+        }
+
     features, notes = dict(ENCODED_FEATURES), ("unknown_labels",)
-    return _map_and_drop(dataset, function, features, notes, "Encoding", workers)
-
-
-def _encode_batch(
-    batch: Batch,
-    *,
-    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
-    languages: tuple[str, str],
-    max_lengths: tuple[int, int],
-    num_target_ids: int,
-    drop_long: bool,
-) -> Batch:
-    sides = []
-    reasons = [_KEPT] * len(batch["translation"])
-    for tokenizer, lang, longest in zip(tokenizers, languages, max_lengths, strict=True):
-        # The backend itself: what the tokenizer wraps around it takes longer than the encoding.
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()  # either may be left over from a call of the tokenizer
-        backend.no_padding()
-        texts = [row[lang] for row in batch["translation"]]
-        ids = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
-        for place, row in enumerate(ids):
-            if len(row) > longest:
-                ids[place] = [*row[: longest - 1], EOS_ID]
-                if drop_long:
-                    reasons[place] = _TOO_LONG
-        sides.append(ids)
-    sources, targets = sides
-    labels = [[i if i < num_target_ids else UNK_ID for i in row] for row in targets]
-    unknown = [row.count(UNK_ID) for row in labels]
-    return {
-        "input_ids": sources,
-        "attention_mask": [[1] * len(row) for row in sources],
-        "labels": labels,
-        "reason": reasons,
-        "unknown_labels": [n if reasons[place] == _KEPT else 0 for place, n in enumerate(unknown)],
-    }
+    return _map_and_drop(dataset, encode, features, notes, "Encoding", preprocessing_num_workers)
 
 
 def pair_lengths(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

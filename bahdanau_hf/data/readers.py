@@ -28,7 +28,7 @@ from ..files import (
     unpacked_name,
 )
 from . import markup
-from .columns import ROWS_LOOKED_AT, named_columns, no_columns, table_columns, target_is_first
+from .columns import ROWS_LOOKED_AT, Sides
 from .tables import Record, Row, csv_rows, json_records, parquet_records, say_once, tsv_rows
 
 Pair = tuple[str, str]
@@ -63,7 +63,7 @@ def open_pairs(
         target_lang: of the second.
         encoding: of the text, if it is not UTF-8.
         skip_bad_rows: log the first places of rows that cannot be used, and yield `LEFT_OUT` there.
-        columns: which columns to take, see `columns.py`.
+        columns: `source_column`, `target_column` and `told`, as those of `Sides`.
 
     Raises:
         InputError: a file that is missing, empty, of an unknown kind or in the wrong encoding, a
@@ -78,35 +78,33 @@ def open_pairs(
             raise InputError(f"{path} is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-    options = {"source_lang": source_lang, "target_lang": target_lang, **columns}
+    sides = Sides(source_lang, target_lang, **columns)
     # Known at once, before anything is read: which files belong together, and what kind they are.
-    opened = [_not_empty(_pairs(g, encoding, options), g) for g in _groups(spec, encoding)]
-    return _judged(chain.from_iterable(opened), skip_bad_rows)
+    opened = [(group[0], _pairs(group, encoding, sides)) for group in _groups(spec, encoding)]
+    return _judged(opened, skip_bad_rows)
 
 
-def _judged(pairs: Iterable[PairOrError], skip_bad_rows: bool) -> Iterator[Pair]:
+def _judged(
+    opened: Iterable[tuple[Path, Iterator[PairOrError]]], skip_bad_rows: bool
+) -> Iterator[Pair]:
     """Raise what is wrong with a row, or leave the row out and name the first places."""
     bad = 0
-    for pair in pairs:
-        if not isinstance(pair, InputError):
-            yield pair
-            continue
-        if not skip_bad_rows:
-            raise pair
-        bad += 1
-        if bad <= _PLACES_NAMED:
-            say_once(f"left out: {pair}".removesuffix(_HINT))
-        yield LEFT_OUT
+    for path, pairs in opened:
+        pair: PairOrError | None = None
+        for pair in pairs:
+            if not isinstance(pair, InputError):
+                yield pair
+                continue
+            if not skip_bad_rows:
+                raise pair
+            bad += 1
+            if bad <= _PLACES_NAMED:
+                say_once(f"left out: {pair}".removesuffix(_HINT))
+            yield LEFT_OUT
+        if pair is None:
+            raise InputError(f"{path} holds no pair")
     if bad > _PLACES_NAMED:
         say_once(f"left out {bad:,} bad rows in all")
-
-
-def _not_empty(pairs: Iterator[PairOrError], paths: Group) -> Iterator[PairOrError]:
-    first = next(pairs, None)
-    if first is None:
-        raise InputError(f"{paths[0]} holds no pair")
-    yield first
-    yield from pairs
 
 
 # --- which files belong together -----------------------------------------------------------------
@@ -186,7 +184,7 @@ def _kind(path: Path, encoding: str | None) -> str:
     lines = islice(lines_or_errors(path, encoding), ROWS_LOOKED_AT)
     head = [line for line in lines if not isinstance(line, InputError) and line.strip()]
     if suffix == ".xml":
-        return "side" if markup.is_side(head) else suffix
+        return "side" if any(map(markup.SIDE.search, head)) else suffix
     if head and all(re.fullmatch(r"\s*\{.*\}\s*", line) for line in head):
         return ".jsonl"
     is_tabbed = 2 * sum("\t" in line for line in head) > len(head)
@@ -196,23 +194,23 @@ def _kind(path: Path, encoding: str | None) -> str:
 # --- from a file to its pairs --------------------------------------------------------------------
 
 
-def _pairs(paths: Group, encoding: str | None, options: dict[str, Any]) -> Iterator[PairOrError]:
+def _pairs(paths: Group, encoding: str | None, sides: Sides) -> Iterator[PairOrError]:
     if len(paths) == 2:
-        return _read_aligned(paths, encoding, options)
+        return _read_aligned(paths, encoding, sides)
     (path,) = paths
-    kind, languages = _kind(path, encoding), (options["source_lang"], options["target_lang"])
+    kind, languages = _kind(path, encoding), sides.languages
     if kind == ".tsv" or (kind == "side" and suffix_of(path) == ".txt"):
-        return _read_table(path, tsv_rows(path, encoding), options)
+        return _read_table(path, tsv_rows(path, encoding), sides)
     if kind == ".csv":
-        return _read_table(path, csv_rows(path, encoding), options)
+        return _read_table(path, csv_rows(path, encoding), sides)
     if kind in (".json", ".jsonl", ".ndjson"):
-        return _read_records(json_records(path, encoding), options)
+        return _read_records(json_records(path, encoding), sides)
     if kind == ".parquet":
-        return _read_records(parquet_records(path), options)
+        return _read_records(parquet_records(path), sides)
     if kind == ".po":
-        return _read_records(markup.po_records(path, encoding, languages), options)
+        return _read_records(markup.po_records(path, encoding, languages), sides)
     if kind in _MARKUP:
-        return _read_records(markup.xml_records(path, encoding, languages), options)
+        return _read_records(markup.xml_records(path, encoding, languages), sides)
     if suffix_of(path) in _MARKUP:
         raise InputError(
             f"{path} holds one side of pairs: give the other too, with a comma between"
@@ -223,22 +221,30 @@ def _pairs(paths: Group, encoding: str | None, options: dict[str, Any]) -> Itera
     )
 
 
-def _read_table(path: Path, rows: Iterator[Row], options: dict[str, Any]) -> Iterator[PairOrError]:
+def _pair(source: str | InputError, target: str | InputError) -> PairOrError:
+    """A pair, or what is wrong with the first of its texts that has something wrong."""
+    if isinstance(source, InputError):
+        return source
+    return target if isinstance(target, InputError) else (source, target)
+
+
+def _read_table(path: Path, rows: Iterator[Row], sides: Sides) -> Iterator[PairOrError]:
     """Rows of a TSV or CSV file, with a header if the first row names columns that we know."""
-    head = list(islice(rows, ROWS_LOOKED_AT))
-    while head and isinstance(error := head[0][1], InputError):
-        yield error
-        head.pop(0)
-    first_rows = [fields for _, fields in head if not isinstance(fields, InputError)]
-    if not head:
+    for row in rows:
+        if not isinstance(row[1], InputError):
+            break
+        yield row[1]
+    else:
         return
-    first, names = head[0][0], first_rows[0]
-    columns = table_columns(f"{path}:{first}", first_rows, **options)
-    for number, fields in chain(head[columns.has_header :], rows):
+    head = [row, *islice(rows, ROWS_LOOKED_AT - 1)]
+    first_rows = [fields for _, fields in head if not isinstance(fields, InputError)]
+    first, names = row[0], first_rows[0]
+    source, target, has_header = sides.of_table(f"{path}:{first}", first_rows)
+    for number, fields in chain(head[has_header:], rows):
         if isinstance(fields, InputError):
             yield fields
         elif len(fields) == len(names):
-            yield fields[columns.source], fields[columns.target]
+            yield fields[source], fields[target]
         elif not any(field.strip() for field in fields):
             yield "", ""
         else:
@@ -249,7 +255,7 @@ def _read_table(path: Path, rows: Iterator[Row], options: dict[str, Any]) -> Ite
             )
 
 
-def _read_records(records: Iterator[Record], options: dict[str, Any]) -> Iterator[PairOrError]:
+def _read_records(records: Iterator[Record], sides: Sides) -> Iterator[PairOrError]:
     """JSON objects, rows of Parquet or units of mark-up, flat or with both texts in one column."""
     columns: Pair | None = None
     for where, record in records:
@@ -257,19 +263,11 @@ def _read_records(records: Iterator[Record], options: dict[str, Any]) -> Iterato
         if isinstance(texts, InputError):
             yield texts
             continue
-        if columns is None:
-            columns = named_columns(where, list(texts), **options)
-        if not texts.keys() >= set(columns):
-            languages = (options["source_lang"], options["target_lang"])
-            yield no_columns(where, texts, *languages)
-            continue
-        source, target = (_text(texts[name], name, where) for name in columns)
-        if isinstance(source, InputError):
-            yield source
-        elif isinstance(target, InputError):
-            yield target
+        columns = columns or sides.of_names(where, list(texts))
+        if texts.keys() >= set(columns):
+            yield _pair(*(_text(texts[name], name, where) for name in columns))
         else:
-            yield source, target
+            yield sides.no_columns(where, texts)
 
 
 def _texts(record: Any, where: str) -> dict[str, Any] | InputError:
@@ -279,11 +277,11 @@ def _texts(record: Any, where: str) -> dict[str, Any] | InputError:
     if not isinstance(record, dict):
         return InputError(f"{where}: expected an object with two texts, not {_what(record)}")
     texts = record.get("translation", record)
-    if not isinstance(texts, dict) and len(record) > 1:
-        return record  # a column of that name
-    if not isinstance(texts, dict):
-        return InputError(f"{where}: 'translation' must hold an object, not {_what(texts)}")
-    return texts
+    if isinstance(texts, dict):
+        return texts
+    if len(record) > 1:  # a column of that name
+        return record
+    return InputError(f"{where}: 'translation' must hold an object, not {_what(texts)}")
 
 
 def _text(value: Any, name: str, where: str) -> str | InputError:
@@ -305,11 +303,11 @@ def _what(value: Any) -> str:
 
 
 def _read_aligned(
-    paths: Sequence[Path], encoding: str | None, options: dict[str, Any]
+    paths: Sequence[Path], encoding: str | None, sides: Sides
 ) -> Iterator[PairOrError]:
     """Two files of one side each, line by line or, in test sets, segment by segment."""
-    sides = [_side(path, encoding) for path in paths]
-    heads = [list(islice(side, ROWS_LOOKED_AT)) for side in sides]
+    files = [_side(path, encoding) for path in paths]
+    heads = [list(islice(file, ROWS_LOOKED_AT)) for file in files]
     rows = [
         ["" if isinstance(text, InputError) else text for _, text in row]
         for row in zip(*heads, strict=False)
@@ -317,9 +315,8 @@ def _read_aligned(
     names = [unpacked_name(path) for path in paths]
     if names[0] == names[1]:  # as in de/train.txt,en/train.txt
         names = [str(path) for path in paths]
-    swap = target_is_first(names, rows, **options)
-    left, right = (chain(head, side) for head, side in zip(heads, sides, strict=True))
-    count = 0
+    swap = sides.target_is_first(names, rows)
+    left, right = map(chain, heads, files)
     for count, (a, b) in enumerate(zip_longest(left, right), start=1):
         if a is None or b is None:
             longer = count + sum(1 for _ in (left if b is None else right))
@@ -333,13 +330,8 @@ def _read_aligned(
                 f"segment {count} is {a[0]} in {paths[0]} and {b[0]} in {paths[1]}: aligned files "
                 "need the same"
             )
-        left_text, right_text = a[1], b[1]
-        if isinstance(left_text, InputError):
-            yield left_text
-        elif isinstance(right_text, InputError):
-            yield right_text
-        else:
-            yield (right_text, left_text) if swap else (left_text, right_text)
+        pair = _pair(a[1], b[1])
+        yield pair[::-1] if swap and isinstance(pair, tuple) else pair
 
 
 def _side(path: Path, encoding: str | None) -> Iterator[tuple[str, str | InputError]]:

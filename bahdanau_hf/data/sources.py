@@ -29,7 +29,7 @@ from datasets import load_dataset as load_hub_dataset
 from ..errors import InputError
 from ..files import PACKED
 from ..languages import base_language, language_name, language_of, probable_language
-from .columns import Told, named_columns
+from .columns import Sides, Told
 from .readers import Pair, file_stamp, open_pairs, pair_paths
 from .tables import say_once
 
@@ -68,7 +68,7 @@ def bundled_pairs(source_lang: str = "en", target_lang: str = "zh") -> dict[str,
     """
     check_languages(source_lang, target_lang)
     pairs = list(open_pairs(str(BUNDLED_PAIRS), source_lang, target_lang))
-    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[Pair]] = {name: [] for name in _SPLIT_NAMES}
     for pair, share in zip(pairs, hash_shares(pairs), strict=True):
         split = "test" if share < 0.05 else "validation" if share < 0.1 else "train"
         splits[split].append(pair)
@@ -108,8 +108,7 @@ def lines_on_sides(
     dataset: AnyDataset, source_lang: str, target_lang: str, told: Sequence[Told]
 ) -> list[str]:
     """For the user: each way in which the sides were told apart, and the first pair."""
-    rows = (row["translation"] for row in dataset)
-    pairs = ((row[source_lang], row[target_lang]) for row in rows if row[source_lang] is not None)
+    pairs = (p for p in _pairs_of(dataset, source_lang, target_lang) if p[0] is not None)
     shown = " -> ".join(f"{text!r:.80}" for text in next(pairs, ("none",)))
     lines = dict.fromkeys(sides.line for sides in told)
     return [f"{line}; first pair: {shown}" for line in islice(lines, _MOST_LINES)]
@@ -141,12 +140,10 @@ def hash_shares(pairs: Iterable[Pair]) -> list[float]:
     parents: dict[str, str] = {}
 
     def root(key: str) -> str:
-        top = key
-        while parents[top] != top:
-            top = parents[top]
-        while parents[key] != top:
-            parents[key], key = top, parents[key]
-        return top
+        while parents[key] != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
 
     keys = []
     for source, target in pairs:
@@ -192,19 +189,14 @@ def file_pairs(
     large = sum(sizes) > _IN_MEMORY_BYTES
     if not streaming and not large:
         return pair_table(pairs, source_lang, target_lang)
-    languages = {"source_lang": source_lang, "target_lang": target_lang}
     next(pairs)  # so that `told` is filled even where a cache has the table
-    made = {
-        "features": translation_features(**languages),
-        "gen_kwargs": {
-            **{"spec": spec, **languages, "stamp": file_stamp(spec)},
-            **{"reading": {**reading, "told": known}},
-        },
-    }
-    if streaming:
-        return IterableDataset.from_generator(_rows, **made)
+    languages = {"source_lang": source_lang, "target_lang": target_lang}
+    features = translation_features(**languages)
+    values: dict[str, Any] = {"spec": spec, **languages, "stamp": file_stamp(spec)}
+    values["reading"] = {**reading, "told": known}
+    kind = IterableDataset if streaming else Dataset
     try:
-        return Dataset.from_generator(_rows, **made)
+        return kind.from_generator(_rows, features=features, gen_kwargs=values)
     except Exception as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
@@ -230,42 +222,44 @@ def hub_pairs(
     *,
     streaming: bool = False,
     num_held_out: int,
-    split_names: Mapping[str, str | None] | None = None,
+    split_names: Mapping[str, str | None],
     **columns: Any,
 ) -> dict[str, AnyDataset]:
     """Read `train`, and `validation` and `test` where they are, of a data set of the Hub.
 
     A local folder that looks like one will do. `configuration` is one of the data set's, such as
-    `en-zh`, `split_names` says what it calls a split of ours where that is not plain, `columns` is
-    for `named_columns`. With `streaming`, `train` is a stream, and of every other split at most
+    `en-zh`, `split_names` says what it calls a split of ours where that is not plain, `columns` are
+    those of `Sides`. With `streaming`, `train` is a stream, and of every other split at most
     `num_held_out` pairs are read.
 
     Raises:
         InputError: it cannot be loaded, has no such split or no such columns; no language code.
     """
     check_languages(source_lang, target_lang)
-    languages = (source_lang, target_lang)
+    sides = Sides(source_lang, target_lang, **columns)
     splits: dict[str, AnyDataset] = {}
     try:
         found = load_hub_dataset(name, configuration, streaming=streaming)
-        for split, ours in _chosen_splits(name, list(found), split_names or {}).items():
-            where = f"{name} ({ours})"
-            splits[split] = _as_translation(found[ours], where, languages, columns)
+        for split, ours in _chosen_splits(name, list(found), split_names).items():
+            splits[split] = _as_translation(found[ours], f"{name} ({ours})", sides)
             if streaming and split != "train":
-                splits[split] = held_pairs(splits[split].take(num_held_out), *languages)
+                splits[split] = held_pairs(splits[split].take(num_held_out), *sides.languages)
     except InputError:
         raise
     except Exception as error:  # network, name, configuration, file format: many kinds
-        reason = _load_error(error, languages)
+        reason = _load_error(error, sides.languages)
         raise InputError(f"cannot load the data set {name}: {reason}") from None
     return splits
 
 
 def held_pairs(stream: IterableDataset, source_lang: str, target_lang: str) -> Dataset:
     """Read a finite stream of pairs into memory."""
-    rows = (row["translation"] for row in stream)
-    pairs = ((row[source_lang], row[target_lang]) for row in rows)
-    return pair_table(pairs, source_lang, target_lang)
+    return pair_table(_pairs_of(stream, source_lang, target_lang), source_lang, target_lang)
+
+
+def _pairs_of(dataset: AnyDataset, source_lang: str, target_lang: str) -> Iterator[Pair]:
+    for row in dataset:
+        yield row["translation"][source_lang], row["translation"][target_lang]
 
 
 def _chosen_splits(
@@ -303,9 +297,7 @@ def _load_error(error: Exception, languages: Pair) -> str:
     return f"{head.split('. ')[0]}: give --dataset_config_name, such as {', '.join(shown)}{rest}"
 
 
-def _as_translation(
-    dataset: AnyDataset, where: str, languages: Pair, columns: Mapping[str, Any]
-) -> AnyDataset:
+def _as_translation(dataset: AnyDataset, where: str, sides: Sides) -> AnyDataset:
     """Bring columns of known names, flat or nested under `translation`, into our form."""
     features = dataset.features
     if features is None:  # a stream that has not looked at its first row yet
@@ -315,15 +307,12 @@ def _as_translation(
         isinstance(inner, dict) and set(inner) == {"language", "translation"}
     )
     nested = varies or isinstance(inner, Translation | dict)
-    names = list(getattr(inner, "languages", None) or [])
+    names = getattr(inner, "languages", None)
     if varies and not names:
         rows = first_pairs(dataset.select_columns(["translation"]), 100)
-        names = list(dict.fromkeys(lang for row in rows for lang in row["translation"]["language"]))
-    elif nested:
-        names = names or list(inner)
-    else:
-        names = list(features)
-    found = named_columns(where, names, *languages, **columns)
+        names = dict.fromkeys(lang for row in rows for lang in row["translation"]["language"])
+    names = list(names or (inner if nested else features))
+    languages, found = sides.languages, sides.of_names(where, names)
     kept = ["translation"] if nested else list(found)
     return dataset.select_columns(kept).map(
         partial(_rename, columns=found, languages=languages, nested=nested, varies=varies),

@@ -35,30 +35,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import InputError, first_line
-from ..modeling.text_bahdanau import (
-    BOS_ID,
-    BYTE_TOKENS,
-    EOS_ID,
-    PAD_ID,
-    SPECIAL_TOKENS,
-    UNK_ID,
-    clean_text,
-)
-
-__all__ = [
-    "BOS_ID",
-    "BYTE_TOKENS",
-    "EOS_ID",
-    "PAD_ID",
-    "SPECIAL_TOKENS",
-    "UNK_ID",
-    "clean_text",
-    "for_targets",
-    "load_tokenizer",
-    "side_kinds",
-    "target_vocab_size",
-    "tokenizer_settings",
-]
+from ..modeling.text_bahdanau import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID
+from ..modeling.text_bahdanau import clean_text as clean_text
 
 
 def for_targets(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -169,18 +147,14 @@ def load_tokenizer(
             f"the tokenizer of {path} is not one of ours: {' '.join(SPECIAL_TOKENS)} must have "
             "the ids 0 to 3; train one with bahdanau-hf train-tokenizer"
         )
+    wrong = f"{path}/tokenizer_config.json does not make sense"
     for name, least in (("model_max_length", 2), ("target_vocab_size", 1)):
         value = tokenizer.init_kwargs.get(name)
         if value is not None and not (type(value) in (int, float) and value >= least):
-            raise InputError(
-                f"{path}/tokenizer_config.json does not make sense: {name} must be a number of at "
-                f"least {least}, not {value!r:.60}"
-            )
+            said = f"{name} must be a number of at least {least}, not {value!r:.60}"
+            raise InputError(f"{wrong}: {said}")
     try:
         for_targets(tokenizer)
     except Exception as error:  # bare, as above
-        raise InputError(
-            f"{path}/tokenizer_config.json does not make sense: target_encoding: "
-            f"{first_line(error)}"
-        ) from None
+        raise InputError(f"{wrong}: target_encoding: {first_line(error)}") from None
     return tokenizer

@@ -69,8 +69,8 @@ def train_tokenizer(
             otherwise rarer words and characters become `<unk>`.
         lowercase_source: `bpe`: read sources in lower case (`word-char` always does, on both sides,
             as the tutorial).
-        source_lang: language code of the source, kept with the tokenizer.
-        target_lang: language code of the target, kept with the tokenizer.
+        source_lang: language code, kept with the tokenizer.
+        target_lang: likewise.
         model_max_length: tokens that `truncation=True` cuts to; default: no limit.
 
     Returns:
@@ -97,26 +97,26 @@ def train_tokenizer(
         raise InputError(f"kinds {' and '.join(kinds)} do not go together: bpe joins both sides")
     else:
         reader, writer = _train_words((sources, targets), kinds, min_frequency)
-    needed = {i for encoding in writer.encode_batch_fast(targets) for i in encoding.ids}
-    needed |= {i for token, i in reader.get_vocab().items() if _is_for_any_text(token)}
-    order = [*SPECIAL_TOKENS, *_tokens_by_id(reader, needed)]
-    target_size = len(order)
-    order += _tokens_by_id(reader, set(range(reader.get_vocab_size())) - needed)
-    settings: dict[str, Any] = {}
-    if model_max_length is not None:
-        settings["model_max_length"] = model_max_length
-    apart = {"source_kind": source_kind, "target_kind": target_kind}
-    settings |= {name: own for name, own in apart.items() if own}
-    if _side(writer) != _side(reader):
-        settings["target_encoding"] = _side(writer)
+    vocab = reader.get_vocab()
+    tokens = [t for t in sorted(vocab, key=vocab.__getitem__) if t not in SPECIAL_TOKENS]
+    used = {i for encoding in writer.encode_batch_fast(targets) for i in encoding.ids}
+    needed = {t for t in tokens if vocab[t] in used or _is_for_any_text(t)}
+    _set_tokens(reader, [*SPECIAL_TOKENS, *sorted(tokens, key=lambda token: token not in needed)])
+    reader.add_special_tokens(list(SPECIAL_TOKENS))
+    settings = {
+        "model_max_length": model_max_length,
+        "source_kind": source_kind,
+        "target_kind": target_kind,
+        "target_encoding": _side(writer) if _side(writer) != _side(reader) else None,
+    }
     return wrap_tokenizer(
-        _renumbered(reader, order),
-        target_vocab_size=target_size,
+        reader,
+        target_vocab_size=len(SPECIAL_TOKENS) + len(needed),
         tokenizer_kind=kind,
         min_frequency=min_frequency,
         source_lang=source_lang,
         target_lang=target_lang,
-        **settings,
+        **{name: value for name, value in settings.items() if value},
     )
 
 
@@ -131,14 +131,9 @@ def extend_tokenizer(
     """Add the frequent words and characters of new texts; all tokens become the target part.
 
     Ids stay as they are, the new ones follow, and text without a new word is encoded as before. The
-    model needs `resize_token_embeddings(len(tokenizer))`.
-
-    Args:
-        tokenizer: changed in place.
-        sources: as `clean_text` leaves them.
-        targets: likewise.
-        vocab_size: most entries afterwards, the old ones included.
-        min_frequency: rarer words stay as they were spelt.
+    model needs `resize_token_embeddings(len(tokenizer))`. Texts are as `clean_text` leaves them.
+    There are at most `vocab_size` entries afterwards, the old ones included; words rarer than
+    `min_frequency` stay as they were spelt.
 
     Raises:
         InputError: there is no room for a new entry.
@@ -156,16 +151,10 @@ def extend_tokenizer(
     logger.info("--extend_vocabulary: %d new entries after %d", len(new), len(vocab))
     if not new:
         return
-    content = json.loads(backend.to_str())["model"]
-    ids = {token: i for i, token in enumerate([*sorted(vocab, key=vocab.__getitem__), *new])}
-    if content["type"] == "BPE":
-        merges = [tuple(pair) for pair in content["merges"]]
-        # A word that stands in the vocabulary is taken whole: no merges lead to the new ones.
-        options = {"byte_fallback": True, "unk_token": "<unk>", "ignore_merges": True}
-        backend.model = models.BPE(ids, merges, **options)
-    else:
-        backend.model = models.WordLevel(ids, unk_token="<unk>")
-    tokenizer.init_kwargs["target_vocab_size"] = len(ids)
+    # A word that stands in the vocabulary is taken whole: no merges lead to the new ones.
+    tokens = [*sorted(vocab, key=vocab.__getitem__), *new]
+    _set_tokens(backend, tokens, ignore_merges=True)
+    tokenizer.init_kwargs["target_vocab_size"] = len(tokens)
 
 
 def _side(backend: Tokenizer) -> dict[str, Any]:
@@ -186,11 +175,7 @@ def _train_bpe(
     min_frequency: int,
     lowercase_source: bool,
 ) -> tuple[Tokenizer, Tokenizer]:
-    """Learn the merges; ids are provisional and hold no special token yet.
-
-    Returns:
-        A tokenizer for sources and one for targets, with the same vocabulary.
-    """
+    """Tokenizers for sources and for targets with one vocabulary, whose ids are not final."""
     room = vocab_size - len(SPECIAL_TOKENS) - len(BYTE_TOKENS)
     if room < 1:
         raise InputError(f"--vocab_size {vocab_size} is too small for bpe: at least 261")
@@ -204,8 +189,8 @@ def _train_bpe(
         sources = [normalizers.Sequence([nfc, *lower]).normalize_str(text) for text in sources]
     texts = sources + targets
     counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(backend.normalizer.normalize_str(text))
+    for text in map(backend.normalizer.normalize_str, texts):
+        counts.update(text)
     frequent = [(-n, char) for char, n in counts.items() if n >= min_frequency]
     # The trainer would break ties at its own limit at random: hand it the alphabet ready-made.
     alphabet = [char for _, char in sorted(frequent)[:room]]
@@ -218,13 +203,8 @@ def _train_bpe(
     )
     if alphabet:
         backend.train_from_iterator(texts, trainer)
-    learnt = json.loads(backend.to_str())["model"]
-    tokens = [*sorted(learnt["vocab"], key=learnt["vocab"].__getitem__), *BYTE_TOKENS]
-    backend.model = models.BPE(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=[tuple(pair) for pair in learnt["merges"]],
-        byte_fallback=True,
-    )
+    learnt = backend.get_vocab()
+    _set_tokens(backend, [*sorted(learnt, key=learnt.__getitem__), *BYTE_TOKENS])
     backend.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -236,37 +216,31 @@ def _train_bpe(
 def _train_words(
     texts: tuple[list[str], list[str]], kinds: tuple[str, str], min_frequency: int
 ) -> tuple[Tokenizer, Tokenizer]:
-    """Count words and characters; ids are provisional, by frequency, then in alphabetical order.
-
-    Returns:
-        A tokenizer for sources and one for targets, with the same vocabulary.
-    """
+    """As `_train_bpe`, of words and characters; ids by frequency, then in alphabetical order."""
     backends = (Tokenizer(models.WordLevel()), Tokenizer(models.WordLevel()))
     counts: Counter[str] = Counter()
+    nfc, nfd = normalizers.NFC(), normalizers.NFD()
+    cuts: dict[str, Any] = {
+        "word-char": pre_tokenizers.Split(Regex(_WORD_CHAR_PIECE), "removed", invert=True),
+        "char": pre_tokenizers.Split(Regex("(?m:.)"), "isolated"),
+        "word": pre_tokenizers.WhitespaceSplit(),
+    }
     for backend, kind, side, is_source in zip(backends, kinds, texts, (True, False), strict=True):
-        nfc, nfd, lower = normalizers.NFC(), normalizers.NFD(), normalizers.Lowercase()
+        backend.normalizer = nfd if kind == "char" and is_source else nfc
         if kind == "word-char":
-            backend.normalizer = normalizers.Sequence([nfc, lower, nfc])
-            cut: Any = pre_tokenizers.Split(Regex(_WORD_CHAR_PIECE), "removed", invert=True)
-        elif kind == "char":
-            backend.normalizer = nfd if is_source else nfc
-            cut = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
-        else:
-            backend.normalizer, cut = nfc, pre_tokenizers.WhitespaceSplit()
-        backend.pre_tokenizer = cut
+            backend.normalizer = normalizers.Sequence([nfc, normalizers.Lowercase(), nfc])
+        backend.pre_tokenizer = cuts[kind]
         counts += _count_pieces(backend, side)
     ranked = sorted((-n, token) for token, n in counts.items() if n >= min_frequency)
     tokens = [*(token for _, token in ranked), "<unk>"]
-    spaces = decoders.WordPiece(prefix="##", cleanup=False)
-    written = decoders.Replace(Regex(_UNWRITTEN_SPACE), "")
-    joining: dict[str, list[Any]] = {
-        "word-char": [spaces, decoders.Fuse(), written],
-        "char": [decoders.Fuse()],
-        "word": [spaces, decoders.Fuse()],
-    }
+    joining: list[Any] = [decoders.Fuse()]
+    if kinds[1] != "char":
+        joining.insert(0, decoders.WordPiece(prefix="##", cleanup=False))
+    if kinds[1] == "word-char":
+        joining.append(decoders.Replace(Regex(_UNWRITTEN_SPACE), ""))
     for backend in backends:
-        backend.model = models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>")
-        backend.decoder = decoders.Sequence(joining[kinds[1]])
+        _set_tokens(backend, tokens)
+        backend.decoder = decoders.Sequence(joining)
     return backends
 
 
@@ -279,19 +253,12 @@ def _count_pieces(backend: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     return counts
 
 
-def _tokens_by_id(backend: Tokenizer, ids: Iterable[int]) -> list[str]:
-    tokens = [str(backend.id_to_token(i)) for i in sorted(ids)]
-    return [token for token in tokens if token not in SPECIAL_TOKENS]
-
-
-def _renumbered(backend: Tokenizer, order: Sequence[str]) -> Tokenizer:
-    """The same tokenizer with the ids of `order`, which adds the special tokens."""
-    vocab = {token: i for i, token in enumerate(order)}
-    content = json.loads(backend.to_str())
-    if content["model"]["type"] == "BPE":
-        merges = [tuple(pair) for pair in content["model"]["merges"]]
-        backend.model = models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>")
+def _set_tokens(backend: Tokenizer, tokens: Sequence[str], ignore_merges: bool = False) -> None:
+    """Give a backend the vocabulary of these tokens, by their ids; it keeps its merges."""
+    vocab = {token: i for i, token in enumerate(tokens)}
+    model = json.loads(backend.to_str())["model"]
+    if model["type"] == "BPE":
+        options = {"byte_fallback": True, "unk_token": "<unk>", "ignore_merges": ignore_merges}
+        backend.model = models.BPE(vocab, [tuple(pair) for pair in model["merges"]], **options)
     else:
         backend.model = models.WordLevel(vocab, unk_token="<unk>")
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
-    return backend

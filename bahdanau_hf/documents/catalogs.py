@@ -43,17 +43,14 @@ def read_catalog(text: str) -> list[Segment]:
             if _unquoted(form["text"]):
                 continue
             is_plural = entry["many"] and (form["form"] != "0" or len(forms) == 1)
-            segments.append(Segment(text[place : form.start("text")]))
-            segments.append(_entry(form["text"], entry["many" if is_plural else "one"]))
+            said = _unquoted(entry["many" if is_plural else "one"])
+            made = make_segment(form["text"], said, write=_escaped, keep=_escaped)
+            made = made._replace(before=f'"{made.before}', after=f'{made.after}"')
+            segments += [Segment(text[place : form.start("text")]), made]
             place = form.end("text")
     if not segments and not _ENTRY.search(text):
         raise InputError("it has no entries of gettext's: msgid and msgstr")
     return [*segments, Segment(text[place:])]
-
-
-def _entry(raw: str, quoted: str) -> Segment:
-    made = make_segment(raw, _unquoted(quoted), write=_escaped, keep=_escaped)
-    return made._replace(before=f'"{made.before}', after=f'{made.after}"')
 
 
 def _unquoted(quoted: str) -> str:

@@ -40,10 +40,7 @@ def is_document(name: str | Path) -> bool:
 def translate_document(name: str | Path, text: str, translate: Callable[[str], str]) -> str:
     """Translate a document and keep what is not text: layout, times, tags, keys, placeholders.
 
-    Args:
-        name: the document's file name, whose end says what it is.
-        text: what the document holds.
-        translate: translates a text; must keep line breaks, and what `segments.MARK` finds.
+    The end of its `name` says what it is. `translate` must keep line breaks and all marks.
 
     Raises:
         InputError: the document is damaged or of a kind that is not known.

@@ -47,12 +47,12 @@ def read_html(text: str) -> list[Segment]:
 
 def _html_run(text: str) -> list[Segment]:
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
-    said = make_segment(text[start:end], read=_html_read, write=partial(escape, quote=False))
+    said = make_segment(
+        text[start:end],
+        read=lambda run: re.sub(r"\s+", " ", unescape(run)),
+        write=partial(escape, quote=False),
+    )
     return [Segment(text[:start]), said, Segment(text[max(start, end) :])]
-
-
-def _html_read(text: str) -> str:
-    return re.sub(r"\s+", " ", unescape(text))
 
 
 def read_markdown(text: str) -> list[Segment]:

@@ -33,14 +33,9 @@ _PLACEHOLDER = re.compile(f"[{PLACEHOLDERS}]")
 
 
 def translate_marked(translator: Translator, text: str, **options: Any) -> str:
-    """Translate a text as `translate_text`, with the marks in it.
+    """Translate a text as `translate_text`, whose options these are, with the marks in it.
 
-    A sentence that the model has no words for stays as it is.
-
-    Args:
-        translator: the model.
-        text: the text; line breaks stay.
-        **options: as those of `translate_text`.
+    Line breaks stay, and so does a sentence that the model has no words for.
     """
     pieces = translator.split_text(text)
     bare = (without_marks(piece.text) for piece in pieces)
@@ -55,8 +50,7 @@ def put_marks(marked: str, translation: Translation) -> str:
     target, bare = translation.text, translation.source
     if not target or target == bare:
         return marked
-    alignment = translation.alignment
-    words = alignment.words if alignment is not None else None
+    words = translation.alignment.words if translation.alignment else None
     if words is not None:
         targets, weights = words.target_words, words.weights  # (M, N)
     else:  # as if both sentences had the same order

@@ -109,11 +109,8 @@ def make_segment(
 def translate_segments(segments: Sequence[Segment], translate: Callable[[str], str]) -> str:
     """Translate what is text, all of it in one call, and put the document together.
 
-    A text whose translation is the text itself stays as it is spelt.
-
-    Args:
-        segments: a document's.
-        translate: translates a text and keeps its line breaks and all marks.
+    `translate` must keep line breaks and all marks. A text whose translation is the text itself
+    stays as it is spelt.
     """
     texts = [segment.text for segment in segments if segment.text]
     lines = iter(translate("\n".join(texts)).split("\n") if texts else [])

@@ -47,7 +47,7 @@ def add_beams(
     `fill_token_id`.
     """
     K, V = rules.num_beams, decoder.vocab_size
-    never, one = search.constant(NEVER), search.constant(1, np.int64)
+    never, one = search.constant(NEVER), search.constant(1)
     # What a summed log-probability is divided by, after each step.
     after = search.op("Add", "max_new_tokens", one)
     lengths = search.op("Cast", search.op("Range", one, after, one), to=11)  # double
@@ -56,30 +56,27 @@ def add_beams(
     last_step = search.op("Sub", "max_new_tokens", one)
 
     def fill(values: str, width: int) -> str:
-        wide = search.op("Concat", rows, search.constant([width], np.int64), axis=0)
-        return search.op("Expand", values, wide)
+        return search.op("Expand", values, search.op("Concat", rows, [width], axis=0))
 
     # The beams of a sentence begin alike: all but the first are held back for one step.
     first_scores = search.constant([[0.0] + [NEVER] * (K - 1)])
-    repeated = search.constant(np.zeros(K), np.int64)
-    carried = [search.op("Gather", x, repeated, axis=1) for x in decoder.begin(search)]
+    carried = [search.op("Gather", x, [0] * K, axis=1) for x in decoder.begin(search)]
     first = [
         *(decoder.look_up(search, fill(start, K)), fill(first_scores, K), fill(never, K)),
-        *(fill(search.constant(True, np.bool_), 1), *carried),
+        *(fill(search.constant(True), 1), *carried),
     ]
 
     step = search.inside("step")
     x, scores, ended, wanted, *carried = step.given(len(first))
     logits, carried = decoder.step(step, x, carried)
     log_probs = step.op("LogSoftmax", logits, axis=-1)
-    total = step.op("Add", log_probs, step.op("Unsqueeze", scores, step.constant([2], np.int64)))
-    total = step.op("Reshape", total, step.constant([0, K * V], np.int64))
+    total = step.op("Add", log_probs, step.op("Unsqueeze", scores, [2]))
+    total = step.op("Reshape", total, [0, K * V])
     M = min(max(2, 1 + len(end_token_ids)) * K, K * V)
     candidates, index = step.largest(total, M)  # (B, M)
-    size = step.constant(V, np.int64)
     ends = step.op("Equal", "iteration", last_step)
     if end_token_ids:
-        by_token = step.is_one_of(step.op("Mod", index, size), end_token_ids)
+        by_token = step.is_one_of(step.op("Mod", index, V), end_token_ids)
         ends = step.op("Or", by_token, ends)
 
     # Those of the K best that end.
@@ -92,8 +89,7 @@ def add_beams(
     # The best that go on; there are K, since no more than one in each beam can end by a token.
     scores, choice = step.largest(step.op("Where", ends, never, candidates), K)
     going_on = step.op("GatherElements", index, choice, axis=1)
-    origin, word = step.op("Div", going_on, size), step.op("Mod", going_on, size)
-    at = step.op("Unsqueeze", origin, step.constant([2], np.int64))
+    at, word = step.op("Unsqueeze", step.op("Div", going_on, V), [2]), step.op("Mod", going_on, V)
     carried = [step.op("GatherND", part, at, batch_dims=1) for part in carried]
 
     # Can the best running beam still pass the worst ended hypothesis?
@@ -120,24 +116,20 @@ def _read_back(
     That is `ending`, scores of the first K candidates where they end, `(T, B, K)`; `going_on`, the
     candidates that the beams went on with, `(T, B, K)`; and `index`, all candidates, `(T, B, M)`.
     """
-    beams, size = search.constant(K, np.int64), search.constant(V, np.int64)
     scores = search.op("Transpose", ending, perm=[1, 0, 2])
-    scores = search.op("Reshape", scores, search.constant([0, -1], np.int64))
-    best = search.op("ArgMax", scores, axis=1)  # (B, 1)
-    last = search.op("Div", best, beams)  # the step that it ended in
-    place = search.op("Add", search.op("Mod", best, beams), beams)  # among both, there
+    best = search.op("ArgMax", search.op("Reshape", scores, [0, -1]), axis=1)  # (B, 1)
+    last = search.op("Div", best, K)  # the step that it ended in
+    place = search.op("Add", search.op("Mod", best, K), K)  # among both, there
     both = search.op("Concat", going_on, index, axis=2)
 
-    zero, one, fill = (search.constant(n, np.int64) for n in (0, 1, fill_token_id))
     count = search.op("Squeeze", search.op("Shape", ending, start=0, end=1))
-    steps = search.op("Range", zero, count, one)
+    steps = search.op("Range", 0, count, 1)
     back = search.inside("back")
     place_now, step_now, both_now = back.given(3)
     found = back.op("GatherElements", both_now, place_now, axis=1)
     is_behind = back.op("Greater", step_now, last)
-    origin = back.op("Where", is_behind, place_now, back.op("Div", found, size))
-    token = back.op("Where", is_behind, fill, back.op("Mod", found, size))
+    origin = back.op("Where", is_behind, place_now, back.op("Div", found, V))
+    token = back.op("Where", is_behind, fill_token_id, back.op("Mod", found, V))
     (tokens,) = search.scan(back, [place], [steps, both], [origin], [token], backwards=True)
-    longest = search.op("Add", search.op("ReduceMax", last, keepdims=0), one)
-    end = search.op("Unsqueeze", longest, search.constant([0], np.int64))
-    return search.columns(search.rows_of_ids(tokens), 0, end)
+    longest = search.op("Add", search.op("ReduceMax", last, keepdims=0), [1])
+    return search.columns(search.rows_of_ids(tokens), 0, longest)

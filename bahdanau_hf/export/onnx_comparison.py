@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..metrics.translation import score_translations
 from ..modeling.modeling_bahdanau import CACHE, BahdanauForConditionalGeneration
 from ..modeling.pipeline_bahdanau import encode_sentences, max_source_length, source_batch
-from ..reporting.run_comparison import read_predictions
+from ..reporting.run_report import read_predictions
 from .onnx_search import WholeSearch
 
 _BATCH_SIZE = 32
@@ -137,7 +137,10 @@ def compare_translations(
         ours += model.generate(**batch, **rules)[:, 1:].tolist()
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         theirs += search(**arrays, max_new_tokens=rules["max_new_tokens"]).tolist()
-    ours, theirs = ([_before_end(ids, ends) for ids in side] for side in (ours, theirs))
+    ours, theirs = (
+        [list(takewhile(lambda token: token not in ends, ids)) for ids in side]
+        for side in (ours, theirs)
+    )
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     if not references:
         return Agreement(same, len(order), what)
@@ -152,16 +155,12 @@ def compare_translations(
     return Agreement(same, len(order), what, (before, after))
 
 
-def _before_end(ids: list[int], ends: list[int]) -> list[int]:
-    return list(takewhile(lambda token: token not in ends, ids))
-
-
 def _held_out(folder: Path, settings: dict[str, Any]) -> tuple[str, list[str], list[str]]:
     """Sentences in words, and their sources and references; none of them where there are none."""
     languages = settings["source_lang"], settings["target_lang"]
-    pairs = [pair for pair, _ in read_predictions(folder / "test_predictions.tsv")]
-    if pairs and languages[1]:
-        sources, references = map(list, zip(*pairs[:_MOST_SENTENCES], strict=True))
+    rows = read_predictions(folder)[0][:_MOST_SENTENCES]
+    if rows and languages[1]:
+        sources, references = [row.source for row in rows], [row.reference for row in rows]
         return "test sentences of its run", sources, references
     try:
         texts, references = pair_texts(bundled_pairs(*languages)["validation"], *languages)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,7 +91,7 @@ class Decoder:
         table = outer.stored(embeddings)
         if len(embeddings) * len(inputs.embedding) <= LARGEST_TABLE:
             weight = outer.op("Transpose", outer.stored(inputs.embedding), perm=[1, 0])
-            table = outer.op("Add", outer.op("MatMul", table, weight), outer.constant(inputs.bias))
+            table = outer.op("Add", outer.op("MatMul", table, weight), inputs.bias)
         else:
             self.embedding_map = outer.linear(inputs.embedding, inputs.bias)
         self.table = table  # (V, 3H + R), or (V, E)
@@ -109,10 +108,9 @@ class Decoder:
         self.memory, *keys = outer.split(read, [len(x) for x in weights])  # (B, S, 3H + R or A)
         self.attention = None
         if attention is not None:
-            one, two = (outer.constant([axis], np.int64) for axis in (1, 2))
-            keys = [outer.op("Unsqueeze", keys[0], one)]  # (B, 1, S, A)
-            bias = outer.op("Unsqueeze", "bias", one)  # (B, 1, S)
-            self.attention = (keys[0], outer.constant(attention.score.weight.T), bias, two)
+            above = outer.op("Unsqueeze", keys[0], [1])  # (B, 1, S, A)
+            bias = outer.op("Unsqueeze", "bias", [1])  # (B, 1, S)
+            self.attention = (above, outer.constant(attention.score.weight.T), bias)
 
     def begin(self, nodes: Nodes) -> list[str]:
         """What the first step of one row a sentence finds carried on."""
@@ -157,10 +155,10 @@ class Decoder:
 
     def _attend(self, nodes: Nodes, query: str) -> str:
         assert self.attention is not None
-        keys, score, bias, axis = self.attention
-        query = nodes.op("Unsqueeze", query, axis)  # (B, K, 1, A)
+        keys, score, bias = self.attention
+        query = nodes.op("Unsqueeze", query, [2])  # (B, K, 1, A)
         features = nodes.op("Tanh", nodes.op("Add", query, keys))
         products = nodes.op("MatMul", features, score)  # (B, K, S, 1)
-        scores = nodes.op("Squeeze", products, nodes.constant([3], np.int64))
+        scores = nodes.op("Squeeze", products, [3])
         weights = nodes.op("Softmax", nodes.op("Add", scores, bias), axis=-1)
         return nodes.op("MatMul", weights, self.memory)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,8 @@ def export_onnx(
         InputError: the extra is missing, the generation configuration asks for what the search
             outside does not know, or the folder cannot be written.
     """
-    settings = _checked_settings(model, tokenizer, dtype)
-    folder = Path(output_dir)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files = {ENCODER_FILE, DECODER_FILE}
+    with _exporting(model, tokenizer, output_dir, dtype, files) as (folder, settings):
         for graph, name in zip(_graphs(model), (ENCODER_FILE, DECODER_FILE), strict=True):
             if dtype == "int8":
                 graph = quantize(graph)
@@ -105,8 +104,6 @@ def export_onnx(
             raise RuntimeError(
                 f"the exported graphs are not the model: they differ by {difference:.1e}"
             )
-        (folder / SEARCH_FILE).unlink(missing_ok=True)
-        _write_texts(folder, tokenizer, settings)
     return compare_translations(_plain(model), tokenizer, graphs, settings)
 
 
@@ -119,23 +116,11 @@ def export_search(
 ) -> Agreement:
     """Write the whole search as one graph, and compare it with the model's.
 
-    Args:
-        model: the model; it is left as it is.
-        tokenizer: the one it was trained with.
-        output_dir: where the files go; those of an earlier export are replaced.
-        dtype: `"float32"` or `"int8"`, as `export_onnx` has them.
-        num_beams: beams that the graph searches with; 1: greedily; default: the checkpoint's.
-
-    Returns:
-        As `export_onnx`, by the search of the graph.
-
-    Raises:
-        InputError: as in `export_onnx`.
+    Arguments, result and errors are those of `export_onnx`, but for the search, which is the
+    graph's: with `num_beams`, 1 for greedily, by default the checkpoint's.
     """
-    settings = _checked_settings(model, tokenizer, dtype, num_beams)
-    folder = Path(output_dir)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files = {SEARCH_FILE}
+    with _exporting(model, tokenizer, output_dir, dtype, files, num_beams) as (folder, settings):
         graph = search_graph(model, dtype, settings["num_beams"]).SerializeToString()
         (folder / SEARCH_FILE).write_bytes(graph)
         search = WholeSearch(graph)
@@ -146,9 +131,6 @@ def export_search(
                 f"the exported graph is not the model: it agrees on {agreement.same} of "
                 f"{agreement.total} {agreement.sources}"
             )
-        for name in (ENCODER_FILE, DECODER_FILE):
-            (folder / name).unlink(missing_ok=True)
-        _write_texts(folder, tokenizer, settings)
     return agreement
 
 
@@ -178,27 +160,32 @@ def _length_rules(config: GenerationConfig) -> tuple[float, bool | str]:
     return penalty, config.early_stopping or False
 
 
-def _checked_settings(
+@contextmanager
+def _exporting(
     model: BahdanauForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
+    output_dir: str | Path,
     dtype: str,
+    files: set[str],
     num_beams: int | None = None,
-) -> dict[str, Any]:
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Check what is asked for and make the folder; at the end only these graphs stay in it."""
     check_installed()
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     check_tokenizer(model.config, tokenizer)
-    return {**translation_settings(model, tokenizer, num_beams), "dtype": dtype}
-
-
-def _write_texts(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]
-) -> None:
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()  # a call may have left both in it
-    backend.no_padding()
-    (folder / TOKENIZER_FILE).write_text(backend.to_str(pretty=True), encoding="utf-8")
-    write_json(folder / SETTINGS_FILE, settings)
+    settings = {**translation_settings(model, tokenizer, num_beams), "dtype": dtype}
+    folder = Path(output_dir)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder, settings
+        for name in {ENCODER_FILE, DECODER_FILE, SEARCH_FILE} - files:
+            (folder / name).unlink(missing_ok=True)
+        backend = copy.deepcopy(tokenizer.backend_tokenizer)
+        backend.no_truncation()  # a call may have left both in it
+        backend.no_padding()
+        (folder / TOKENIZER_FILE).write_text(backend.to_str(pretty=True), encoding="utf-8")
+        write_json(folder / SETTINGS_FILE, settings)
 
 
 def check_installed() -> None:

@@ -78,8 +78,7 @@ def _quantize_gru(graph: Any, layer: Any, int8: bool) -> None:
     else:
         matrices = matrices[:2]  # the bias stays as it is
         for place, array in enumerate(arrays[:2], start=1):
-            axis = nodes.constant([0], np.int64)
-            layer.input[place] = nodes.op("Unsqueeze", nodes.stored(array), axis)
+            layer.input[place] = nodes.op("Unsqueeze", nodes.stored(array), [0])
         nodes.nodes.append(layer)
     for matrix in matrices:
         graph.initializer.remove(matrix)
@@ -96,11 +95,9 @@ def _take_steps(
     H = recurrent.shape[1]
     input_bias, state_bias = map(swap_gates, np.split(bias, 2))
     turned = nodes.op("Transpose", nodes.stored(swap_gates(weight)), perm=[1, 0])
-    product = nodes.op("MatMul", layer.input[0], turned)
-    x = nodes.op("Add", product, nodes.constant(input_bias))  # (S, B, 3H)
-    rows = nodes.op("Shape", x, start=1, end=2)
-    shape = nodes.op("Concat", rows, nodes.constant([H], np.int64), axis=0)
-    start = nodes.op("Expand", nodes.constant([0.0]), shape)
+    x = nodes.op("Add", nodes.op("MatMul", layer.input[0], turned), input_bias)  # (S, B, 3H)
+    shape = nodes.op("Concat", nodes.op("Shape", x, start=1, end=2), [H], axis=0)
+    start = nodes.op("Expand", [0.0], shape)
     read = nodes.linear(swap_gates(recurrent), state_bias)
 
     step = nodes.inside(f"{nodes.prefix}_step")
@@ -110,5 +107,4 @@ def _take_steps(
     written = step.op("Identity", new)
     pieces = nodes.split(x, [2 * H, H])
     (states,) = nodes.scan(step, [start], pieces, [new], [written])  # (S, B, H)
-    states = nodes.op("Unsqueeze", states, nodes.constant([1], np.int64))
-    nodes.name(states, layer.output[0])
+    nodes.name(nodes.op("Unsqueeze", states, [1]), layer.output[0])

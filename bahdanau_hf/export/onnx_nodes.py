@@ -10,6 +10,8 @@ Dimensions: K numbers in, N numbers out; B batch, H hidden.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ ZERO = 128  # the unsigned integer that stands for 0
 LARGEST = 127  # steps from there to the largest number, in either direction
 
 RUNTIME = "com.microsoft"  # operators that ONNX Runtime has beside the standard's
+_DTYPES: dict[str, Any] = {"f": np.float32, "i": np.int64}  # of constants, by their kind
 
 
 def round_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,12 +61,18 @@ class Nodes:
         self.prefix, self.constants, self.int8 = prefix, constants, int8
         self.nodes: list[Any] = []
 
-    def constant(self, values: Any, dtype: Any = np.float32) -> str:
-        """Store numbers, an array or a tensor without gradients, and return their name."""
+    def constant(self, values: Any, dtype: Any = None) -> str:
+        """Store numbers, an array or a tensor without gradients, and return their name.
+
+        Whole numbers are stored in int64 and others in float32, unless the `dtype` is told.
+        """
         from onnx import numpy_helper
 
         name = f"{self.prefix}_constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype, order="C"), name))
+        array = np.asarray(values, dtype, order="C")
+        if dtype is None:
+            array = array.astype(_DTYPES.get(array.dtype.kind, array.dtype))
+        self.constants.append(numpy_helper.from_array(array, name))
         return name
 
     def name(self, x: str, name: str) -> None:
@@ -72,50 +81,46 @@ class Nodes:
 
         self.nodes.append(helper.make_node("Identity", [x], [name]))
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node of one output, and return the output's name."""
+    def op(self, kind: str, *inputs: Any, **attributes: Any) -> str:
+        """Append a node of one output, and return the output's name.
+
+        Inputs are names, or numbers, which become constants.
+        """
         return self._append(kind, inputs, 1, attributes)[0]
 
     def split(self, x: str, sizes: list[int], axis: int = -1) -> list[str]:
         """Cut a dimension into pieces."""
         if len(sizes) == 1:
             return [x]
-        inputs = (x, self.constant(sizes, np.int64))
-        return self._append("Split", inputs, len(sizes), {"axis": axis})
+        return self._append("Split", (x, sizes), len(sizes), {"axis": axis})
 
     def columns(self, x: str, start: int, end: int | str) -> str:
         """A part of the second dimension; its end is a number or the name of one, `(1,)`."""
-        first, axis = (self.constant([n], np.int64) for n in (start, 1))
-        last = end if isinstance(end, str) else self.constant([end], np.int64)
-        return self.op("Slice", x, first, last, axis)
+        return self.op("Slice", x, [start], end if isinstance(end, str) else [end], [1])
 
     def rows_of_ids(self, written: str) -> str:
         """Ids that a loop's steps have left, `(T, B, 1)`, as rows `(B, T)`."""
-        ids = self.op("Squeeze", written, self.constant([2], np.int64))
-        return self.op("Transpose", ids, perm=[1, 0])
+        return self.op("Transpose", self.op("Squeeze", written, [2]), perm=[1, 0])
 
     def largest(self, x: str, k: int) -> tuple[str, str]:
         """The k largest numbers of each row, the largest first, and their places."""
-        values, places = self._append("TopK", (x, self.constant([k], np.int64)), 2, {})
+        values, places = self._append("TopK", (x, [k]), 2, {})
         return values, places
 
     def is_one_of(self, ids: str, wanted: list[int]) -> str:
         """Where ids are any of the wanted ones."""
-        found = ""
-        for one in wanted:
-            equal = self.op("Equal", ids, self.constant(one, np.int64))
-            found = self.op("Or", found, equal) if found else equal
-        return found
+        return reduce(partial(self.op, "Or"), [self.op("Equal", ids, one) for one in wanted])
 
     def any(self, x: str) -> str:
         """Whether any of x is true."""
         return self.op("Cast", self.op("ReduceMax", self.op("Cast", x, to=6), keepdims=0), to=9)
 
     def _append(
-        self, kind: str, inputs: tuple[str, ...], outputs: int, attributes: dict[str, Any]
+        self, kind: str, inputs: Sequence[Any], outputs: int, attributes: dict[str, Any]
     ) -> list[str]:
         from onnx import helper
 
+        inputs = [x if isinstance(x, str) else self.constant(x) for x in inputs]
         names = [f"{self.prefix}_{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
         return names
@@ -125,8 +130,7 @@ class Nodes:
         if not self.int8:
             return LinearMap(self.constant(weight.T), "", self.constant(bias))
         integers, scale = round_rows(np.asarray(weight))
-        names = self.constant(integers.T, np.uint8), self.constant(scale), self.constant(bias)
-        return LinearMap(*names)
+        return LinearMap(*map(self.constant, (integers.T, scale, bias)))
 
     def multiply(self, x: str, by: LinearMap, within_one: bool = False) -> str:
         """Apply a linear map to the last dimension of x.
@@ -151,9 +155,8 @@ class Nodes:
             return self.constant(matrix)
         integers, scale = round_rows(np.asarray(matrix))
         # Not by DequantizeLinear, which ONNX Runtime would compute anew in every call.
-        floats = self.op("Cast", self.constant(integers, np.uint8), to=1)
-        centred = self.op("Sub", floats, self.constant(ZERO))
-        return self.op("Mul", centred, self.constant(scale[:, None]))
+        centred = self.op("Sub", self.op("Cast", integers, to=1), float(ZERO))
+        return self.op("Mul", centred, scale[:, None])
 
     def update_state(self, x: tuple[str, str], s: tuple[str, str], state: str, size: int) -> str:
         """A GRU's next state, `(..., H)`, by the equations of `BahdanauGRUCell`; `size` is H.
@@ -204,7 +207,8 @@ class Nodes:
         body = step._body(step.given(len(first)), [goes_on, *results, *written])
         body.input.insert(0, helper.make_tensor_value_info("iteration", TensorProto.INT64, []))
         body.input.insert(1, helper.make_tensor_value_info("condition", TensorProto.BOOL, []))
-        return self._append_last("Loop", [most, "", *first], results, written, {"body": body})
+        count = len(results) + len(written)
+        return self._append("Loop", [most, "", *first], count, {"body": body})[len(results) :]
 
     def scan(
         self,
@@ -223,7 +227,8 @@ class Nodes:
             "scan_input_directions": [int(backwards)] * len(over),
             "scan_output_directions": [int(backwards)] * len(written),
         }
-        return self._append_last("Scan", [*first, *over], results, written, attributes)
+        count = len(results) + len(written)
+        return self._append("Scan", [*first, *over], count, attributes)[len(results) :]
 
     def _body(self, given: list[str], found: list[str]) -> Any:
         from onnx import helper
@@ -234,14 +239,3 @@ class Nodes:
             for names in (given, found)
         )
         return helper.make_graph(self.nodes, self.prefix, inputs, outputs)
-
-    def _append_last(
-        self,
-        kind: str,
-        inputs: list[str],
-        results: list[str],
-        written: list[str],
-        attributes: dict[str, Any],
-    ) -> list[str]:
-        outputs = self._append(kind, tuple(inputs), len(results) + len(written), attributes)
-        return outputs[len(results) :]

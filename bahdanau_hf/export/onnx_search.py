@@ -23,9 +23,7 @@ from .onnx_nodes import RUNTIME, Nodes
 class WholeSearch:
     """Translates ids by such a graph; ONNX Runtime and NumPy are all that runs.
 
-    Args:
-        graph: the file's path, or its content.
-        num_threads: threads of ONNX Runtime; 0: its own choice.
+    The graph is a file's path, or its content; of 0 threads ONNX Runtime makes its own choice.
     """
 
     def __init__(self, graph: str | bytes, num_threads: int = 0) -> None:
@@ -72,7 +70,7 @@ def add_search(
     search = Nodes("search", [], int8)
     decoder = Decoder(model, search)
     rows = search.op("Shape", "input_ids", start=0, end=1)
-    start = search.constant([model.generation_config.decoder_start_token_id], np.int64)
+    start = search.constant([model.generation_config.decoder_start_token_id])
     pad = model.generation_config.pad_token_id or 0
     if beams is None:
         ids = _add_greedy(decoder, search, rows, start, pad, end_token_ids)
@@ -100,10 +98,9 @@ def _add_greedy(
     """Take the likeliest token at every step; the name of the output."""
     from onnx import TensorProto
 
-    one = search.constant([1], np.int64)
-    column = search.op("Concat", rows, one, axis=0)  # (B, 1)
+    column = search.op("Concat", rows, [1], axis=0)  # (B, 1)
     x = decoder.look_up(search, search.op("Expand", start, column))
-    goes_on = search.op("Expand", search.constant([True], np.bool_), column)
+    goes_on = search.op("Expand", [True], column)
 
     step = search.inside("step")
     x_now, goes_on_now, *carried = step.given(2 + 2 * decoder.num_layers)
@@ -122,6 +119,6 @@ def _add_greedy(
     if not end_token_ids:
         return ids
     ends = search.op("Cast", search.is_one_of(ids, end_token_ids), to=TensorProto.INT32)
-    before = search.op("CumSum", ends, search.constant(1, np.int64), exclusive=1)
+    before = search.op("CumSum", ends, 1, exclusive=1)
     is_behind = search.op("Cast", before, to=TensorProto.BOOL)
-    return search.op("Where", is_behind, search.constant(pad, np.int64), ids)
+    return search.op("Where", is_behind, pad, ids)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from string import Template
+from typing import Any
 
 from ..alignment.record import Alignment
-from .wording import SPEAK, Text, say, text
+from .wording import SPEAK, Text, read_asset, render, text
 
 FONT_STACK = (
     'system-ui, "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", '
@@ -40,52 +41,16 @@ _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
-ALIGNMENT_CSS = f"""
-.alignment {{ --hot: {" ".join(map(str, LIGHT_HOT))}; --map-page: #ffffff; --map-ink: #0b0b0b;
-  --map-quiet: #6b6a63; --map-empty: rgb{EMPTY}; overflow-x: auto; }}
-@media (prefers-color-scheme: dark) {{
-  .alignment {{ --hot: {" ".join(map(str, _DARK_HOT))}; --map-page: #1a1a19; --map-ink: #f6f5f1;
-    --map-quiet: #a3a199; --map-empty: rgb{_DARK_EMPTY}; }} }}
-.alignment table {{ border-collapse: separate; border-spacing: 2px; font: 0.95rem/1.2 {FONT_STACK};
-  color: var(--map-ink); background: var(--map-page); }}
-.alignment th {{ font-weight: 500; padding: 0; white-space: pre; }}
-.alignment th[scope=row] {{ text-align: right; padding: 0 0.5rem 0 0.25rem; position: sticky;
-  left: 0; background: var(--map-page); }}
-.alignment th[scope=col] {{ vertical-align: bottom; padding: 0.25rem 0 0.35rem; }}
-.alignment .stacked {{ writing-mode: vertical-rl; }}
-.alignment .turned {{ writing-mode: vertical-rl; transform: rotate(180deg); }}
-.alignment .axes {{ font-size: 0.75rem; color: var(--map-quiet); text-align: right;
-  vertical-align: bottom; padding: 0 0.5rem 0.35rem 0.25rem; white-space: nowrap;
-  position: sticky; left: 0; background: var(--map-page); }}
-.alignment .weights td {{ width: 2.1rem; min-width: 2.1rem; height: 2.1rem; padding: 0;
-  border-radius: 3px; text-align: center; font-size: 0.72rem; color: transparent; cursor: default;
-  font-variant-numeric: tabular-nums; background-color: var(--map-empty);
-  background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
-.alignment .weights .number {{ color: var(--map-ink); }}
-.alignment .weights .hot {{ color: var(--map-page); }}
-.alignment .weights td:hover {{ color: var(--map-ink); outline: 2px solid var(--map-ink); }}
-.alignment .weights td.hot:hover {{ color: var(--map-page); }}
-.alignment .weights tr:hover th {{ font-weight: 700; }}
-.alignment p {{ font: 0.9rem/1.4 {FONT_STACK}; margin: 0 0 0.25rem; max-width: 40rem; }}
-.alignment p:not(.legend) {{ padding-left: 5.2rem; text-indent: -5.2rem; }}
-.alignment p .name, .alignment .legend {{ font-size: 0.8rem; color: var(--map-quiet); }}
-.alignment p .name {{ display: inline-block; min-width: 5.2rem; text-indent: 0; }}
-.alignment .legend i {{ display: inline-block; width: 1rem; height: 0.7rem; border-radius: 2px;
-  background-color: var(--map-empty); vertical-align: -0.05rem;
-  background-image: linear-gradient(rgb(var(--hot) / var(--w)), rgb(var(--hot) / var(--w))); }}
-"""
 
-_SVG_CSS = f"""
-.map {{ font-family: {FONT_STACK.replace('"', "'")}; font-size: 15px; }}
-.page {{ fill: #ffffff; }} .empty {{ fill: rgb{EMPTY}; }} .word, .text {{ fill: #0b0b0b; }}
-.quiet {{ fill: #6b6a63; font-size: 12px; }} .number {{ fill: #0b0b0b; font-size: 10px; }}
-.weight {{ fill: rgb{LIGHT_HOT}; }} .hot {{ fill: #ffffff; }}
-.title {{ fill: #0b0b0b; font-size: 16px; font-weight: 600; }}
-@media (prefers-color-scheme: dark) {{
-.page {{ fill: #1a1a19; }} .empty {{ fill: rgb{_DARK_EMPTY}; }} .word, .text {{ fill: #f6f5f1; }}
-.quiet {{ fill: #a3a199; }} .number {{ fill: #f6f5f1; }} .title {{ fill: #f6f5f1; }}
-.weight {{ fill: rgb{_DARK_HOT}; }} .hot {{ fill: #1a1a19; }} }}
-"""
+def _style_sheet(name: str) -> str:
+    ramp = {"empty": EMPTY, "hot": LIGHT_HOT, "dark_empty": _DARK_EMPTY, "dark_hot": _DARK_HOT}
+    channels = {f"{step}_channels": " ".join(map(str, colour)) for step, colour in ramp.items()}
+    fonts = FONT_STACK.replace('"', "'")
+    return Template(read_asset(name)).substitute(fonts=fonts, **ramp, **channels)
+
+
+ALIGNMENT_CSS = _style_sheet("pages/alignment.css")
+_PAGE_CSS, _SVG_CSS = map(_style_sheet, ("pages/alignment_page.css", "pages/alignment_svg.css"))
 
 
 def visible(token: str) -> str:
@@ -121,22 +86,16 @@ def alignment_text(alignment: Alignment) -> str:
     """
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
-    first = max(map(display_width, target))
-    widths = [max(4, display_width(token)) for token in source]
-    lines = [
-        [
-            " " * first,
-            *(_pad(token, width) for token, width in zip(source, widths, strict=True)),
-        ]
-    ]
-    for token, row in zip(target, alignment.weights, strict=True):
-        cells = (
-            _pad(f"{w:.2f}" if w >= 0.05 else "·", n) for w, n in zip(row, widths, strict=True)
-        )
-        lines.append([_pad(token, first), *cells])
+    widths = [max(map(display_width, target)), *(max(4, display_width(t)) for t in source)]
+    rows = [["", *source]]
+    for token, weights in zip(target, alignment.weights, strict=True):
+        rows.append([token, *(f"{weight:.2f}" if weight >= 0.05 else "·" for weight in weights)])
     head = [f"{name}: {text}\n" for name, text in sentences(alignment)]
-    body = ("  ".join(line).rstrip() + "\n" for line in lines)
-    return "".join([*head, f"{HOW_TO_READ} · is less than 0.05.\n\n", *body])
+    head.append(f"{HOW_TO_READ} · is less than 0.05.\n\n")
+    for row in rows:
+        cells = (" " * (n - display_width(c)) + c for c, n in zip(row, widths, strict=True))
+        head.append("  ".join(cells).rstrip() + "\n")
+    return "".join(head)
 
 
 def alignment_html(
@@ -156,56 +115,25 @@ def alignment_html(
         reference: another translation to show beside the map's own.
         focusable: the Tab key goes from row to row.
     """
-    focus = ' tabindex="0"' if focusable else ""
-    source = alignment.source_tokens
-    columns = "".join(
-        f'<th scope="col"><span class="{way}">{_escape(token)}</span></th>'
-        for token, way in zip(source, directions(source), strict=True)
-    )
-    rows = []
-    for target, weights in zip(alignment.target_tokens, alignment.weights, strict=True):
-        cells = "".join(
-            f'<td{_hot(weight)} style="--w:{weight:.3f}" title="{_escape(target)} ← '
-            f'{_escape(source)}: {weight:.2f}">{weight:.2f}</td>'
-            for source, weight in zip(alignment.source_tokens, weights, strict=True)
-        )
-        rows.append(f'<tr><th scope="row"{focus}>{_escape(target)}</th>{cells}</tr>\n')
-    caption = f"<h3>{html.escape(title)}</h3>\n" if title else ""
-    shown = [*sentences(alignment), *([("reference", visible(reference))] if reference else [])]
-    caption += "".join(
-        f"<p>{text(name).html(kind='name')} "
-        f'<span translate="no">{html.escape(sentence)}</span></p>\n'
-        for name, sentence in shown
-    )
-    steps = "".join(f'<i style="--w:{step / 4}"></i>' for step in range(5))
-    element = (
-        f'<div class="alignment">\n{caption}<table translate="no">\n'
-        f'<thead><tr><td class="axes">{say("source →")}<br>{say("target ↓")}</td>{columns}</tr>'
-        f'</thead>\n<tbody class="weights">\n{"".join(rows)}</tbody>\n</table>\n'
-        f'<p class="legend">0 {steps} 1 {say("attention weight")}</p>\n'
-        f'<p class="legend">{say(HOW_TO_READ)}</p>\n</div>\n'
+    source = [visible(token) for token in alignment.source_tokens]
+    element = render(
+        "alignment.html",
+        title=title,
+        sentences=sentences(alignment, reference),
+        columns=zip(source, directions(source), strict=True),
+        rows=_rows(alignment),
+        focusable=focusable,
+        how_to_read=HOW_TO_READ,
     )
     if not standalone:
         return element
-    css = (
-        ":root { color-scheme: light dark; } body { margin: 1.5rem; background: #ffffff; }\n"
-        "@media (prefers-color-scheme: dark) { body { background: #1a1a19; color: #f6f5f1; } }\n"
-        f"h3 {{ font: 600 1.1rem {FONT_STACK}; }}"
-    )
-    return html_page(Text(title) if title else text("Attention map"), css, element)
+    return html_page(Text(title) if title else text("Attention map"), _PAGE_CSS, element)
 
 
-def html_page(title: Text, css: str, body: str) -> str:
+def html_page(title: Text, css: str, body: str, **header: Any) -> str:
     """A whole page with `ALIGNMENT_CSS`, in the browser's language; the body is HTML."""
-    # The policy makes sure of what escaping promises: nothing else runs, nothing is fetched.
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"style-src 'unsafe-inline'; script-src 'sha256-{_POLICY}'\">\n"
-        f"{title.html('title')}\n<style>{ALIGNMENT_CSS}{css}</style>\n"
-        f"</head>\n<body>\n{body}<script>{SPEAK}</script>\n</body>\n</html>\n"
-    )
+    css, spoken = ALIGNMENT_CSS + css, {"script": SPEAK, "policy": _POLICY}
+    return render("page.html", title=title, css=css, body=body, **spoken, **header)
 
 
 def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
@@ -216,7 +144,7 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     """
     source = [visible(token) for token in alignment.source_tokens]
     target = [visible(token) for token in alignment.target_tokens]
-    longest = max(len(source), len(target))
+    longest = max(alignment.weights.shape)
     cell = 36 if longest <= 24 else 28 if longest <= 48 else 18
     ways = directions(source)
     tall = max(
@@ -237,53 +165,14 @@ def alignment_svg(alignment: Alignment, *, title: str | None = None) -> str:
     )
     width = max(left + max(cell * len(source), 210), longest_text) + 20
     height = top + cell * len(target) + 80
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="map" width="{width:.0f}" '
-        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n'
-        f"<title>{_escape(title or 'Attention map')}</title>\n<style>{_SVG_CSS}</style>\n"
-        f'<rect class="page" width="100%" height="100%"/>\n'
-    ]
-    if title:
-        parts.append(_svg_text(16, 28, title, "title"))
-    y: float
-    for number, (name, line) in enumerate(lines, start=1):
-        y = heading - 20 * (len(lines) - number) - 6
-        parts.append(_svg_text(16, y, name, "quiet") if name else "")
-        parts.append(_svg_text(_NAMES, y, line, "text"))
-    parts.append(_svg_text(left - 10, top - 22, "source →", "quiet", "end"))
-    parts.append(_svg_text(left - 10, top - 7, "target ↓", "quiet", "end"))
-    for column, (token, way) in enumerate(zip(source, ways, strict=True)):
-        x, y = left + (column + 0.5) * cell, top - 9
-        if way == "turned":
-            turn = f' transform="rotate(-90 {x + 4.5:.1f} {y:.1f})"'
-            parts.append(_svg_text(x + 4.5, y, token, "word", more=turn))
-        elif way == "stacked" and len(token) > 1:
-            down = ' style="writing-mode: vertical-rl"'
-            parts.append(_svg_text(x, y, token, "word", "end", down))
-        else:
-            parts.append(_svg_text(x, y, token, "word", "middle"))
-    for row, token in enumerate(target):
-        y = top + (row + 0.5) * cell
-        parts.append(_svg_text(left - 10, y + 5, token, "word", "end"))
-        for column, weight in enumerate(alignment.weights[row]):
-            x = left + column * cell
-            hint = f"{_escape(token)} ← {_escape(source[column])}: {weight:.2f}"
-            box = _svg_cell(weight, x + 1, y - cell / 2 + 1, cell - 2, cell - 2)
-            parts.append(f"<g><title>{hint}</title>{box}</g>\n")
-            if cell >= 28 and weight >= NUMBER_FROM:
-                name = "number hot" if weight >= HOT_FROM else "number"
-                parts.append(_svg_text(x + cell / 2, y + 4, f"{weight:.2f}", name, "middle"))
-    y = top + cell * len(target) + 20
-    parts += [_svg_cell(step / 4, left + 1 + 18 * step, y, 16, 12) + "\n" for step in range(5)]
-    parts.append(_svg_text(left - 10, y + 10, "0", "quiet", "end"))
-    parts.append(_svg_text(left + 96, y + 10, "1 attention weight", "quiet"))
-    for number, line in enumerate(_LEGEND):
-        parts.append(_svg_text(16, y + 32 + 16 * number, line, "quiet"))
-    return "".join(parts) + "</svg>\n"
-
-
-def _pad(text: str, width: int) -> str:
-    return " " * (width - display_width(text)) + text
+    return render(
+        "alignment.svg",
+        **{"title": visible(title) if title else "", "css": _SVG_CSS, "legend": _LEGEND},
+        **{"width": width, "height": height, "left": left, "top": top, "cell": cell},
+        **{"lines": lines, "heading": heading, "names": _NAMES},
+        columns=zip(source, ways, strict=True),
+        rows=_rows(alignment),
+    )
 
 
 def wrapped(sentence: str) -> list[str]:
@@ -292,14 +181,14 @@ def wrapped(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, max(1, width))
 
 
-def _hot(weight: float) -> str:
-    if weight < NUMBER_FROM:
-        return ""
-    return ' class="hot"' if weight >= HOT_FROM else ' class="number"'
-
-
-def _escape(token: str) -> str:
-    return html.escape(visible(token))
+def _rows(alignment: Alignment) -> list[tuple[str, list[tuple[str, str, float]]]]:
+    """Target tokens with their cells: source token, whether and how a number shows, weight."""
+    source = [visible(token) for token in alignment.source_tokens]
+    rows = []
+    for token, weights in zip(alignment.target_tokens, alignment.weights.tolist(), strict=True):
+        kinds = ["hot" if w >= HOT_FROM else "number" if w >= NUMBER_FROM else "" for w in weights]
+        rows.append((visible(token), [*zip(source, kinds, weights, strict=True)]))
+    return rows
 
 
 def directions(tokens: Sequence[str]) -> list[str]:
@@ -318,26 +207,12 @@ def _is_upright(token: str) -> bool:
     return len(token) == 1 or (len(token) == 2 and display_width(token) == 4)
 
 
-def sentences(alignment: Alignment) -> list[tuple[str, str]]:
-    """Sentence and translation by their names, where they are known."""
-    texts = (("source", alignment.source), ("translation", alignment.target))
-    return [(name, visible(sentence)) for name, sentence in texts if sentence]
+def sentences(alignment: Alignment, reference: str = "") -> list[tuple[str, str]]:
+    """Sentence, translation and reference by their names, where they are known."""
+    texts = {"source": alignment.source, "translation": alignment.target, "reference": reference}
+    return [(name, visible(sentence)) for name, sentence in texts.items() if sentence]
 
 
 def _text_pixels(token: str) -> float:
     """About the width of a token at 15 pixels; no font can be asked."""
     return 8.2 * display_width(token)
-
-
-def _svg_cell(weight: float, x: float, y: float, width: int, height: int) -> str:
-    box = f'x="{x:.1f}" y="{y:.1f}" width="{width}" height="{height}" rx="3"'
-    return f'<rect class="empty" {box}/><rect class="weight" fill-opacity="{weight:.3f}" {box}/>'
-
-
-def _svg_text(
-    x: float, y: float, text: str, name: str, anchor: str = "start", more: str = ""
-) -> str:
-    return (
-        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more} '
-        f'xml:space="preserve">{_escape(text)}</text>\n'
-    )

@@ -17,20 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import writing
-from .attention_markup import (
-    EMPTY,
-    HOT_FROM,
-    HOW_TO_READ,
-    LIGHT_HOT,
-    NUMBER_FROM,
-    alignment_html,
-    alignment_svg,
-    alignment_text,
-    directions,
-    sentences,
-    visible,
-    wrapped,
-)
+from . import attention_markup as markup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,14 +41,8 @@ def plot_alignment(
 ) -> Figure:
     """Draw the map with matplotlib; the caller shows or saves the figure.
 
-    The font is chosen for these labels alone; where the machine has none for their characters, one
-    warning says what to do. matplotlib's settings are neither changed nor is pyplot loaded.
-
-    Args:
-        weights: `(T, S)` numbers, array or tensor; rows sum to 1.
-        source_tokens: S tokens.
-        target_tokens: T tokens.
-        title: heading of the figure.
+    The weights `(T, S)`, an array or a tensor whose rows sum to 1, are those of T target tokens
+    over S source tokens. Where the machine has no font for them, one warning says what to do.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -87,9 +68,9 @@ def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None 
     """
     path = Path(path)
     writers: dict[str, Callable[[], str]] = {
-        ".svg": lambda: alignment_svg(alignment, title=title),
-        ".html": lambda: alignment_html(alignment, standalone=True, title=title),
-        ".txt": lambda: alignment_text(alignment),
+        ".svg": lambda: markup.alignment_svg(alignment, title=title),
+        ".html": lambda: markup.alignment_html(alignment, standalone=True, title=title),
+        ".txt": lambda: markup.alignment_text(alignment),
     }
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -149,18 +130,18 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
             "drawing this needs matplotlib: pip install 'bahdanau-hf[plot]'; .svg, .html and .txt "
             "need nothing"
         ) from None
-    source = [visible(token) for token in alignment.source_tokens]
-    target = [visible(token) for token in alignment.target_tokens]
-    ways = directions(source)
-    lines = [title or "", *(f"{name}: {text}" for name, text in sentences(alignment))]
-    heading = "\n".join(line for text in lines for line in wrapped(text))
+    source = [markup.visible(token) for token in alignment.source_tokens]
+    target = [markup.visible(token) for token in alignment.target_tokens]
+    ways = markup.directions(source)
+    lines = [title or "", *(f"{name}: {text}" for name, text in markup.sentences(alignment))]
+    heading = "\n".join(line for text in lines for line in markup.wrapped(text))
     font, missing = _font_for("".join([*source, *target, heading]))
     # Tokens are words, never formulas: "$5" must not start one.
     plain: dict[str, Any] = {"fontproperties": font, "parse_math": False, "usetex": False}
     tall, wide = len(target), len(source)
     figure = Figure(figsize=(2.2 + 0.42 * wide, 1.8 + 0.42 * tall), layout="constrained")
     axes = figure.add_subplot()
-    ramp = [tuple(channel / 255 for channel in colour) for colour in (EMPTY, LIGHT_HOT)]
+    ramp = [[n / 255 for n in colour] for colour in (markup.EMPTY, markup.LIGHT_HOT)]
     colours = LinearSegmentedColormap.from_list("attention", ramp)
     image = axes.imshow(alignment.weights, cmap=colours, vmin=0, vmax=1, aspect="equal")
     heads = ["\n".join(t) if w == "stacked" else t for t, w in zip(source, ways, strict=True)]
@@ -179,9 +160,9 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="minor", length=0)
     if max(wide, tall) <= 48:
-        for row, column in zip(*(alignment.weights >= NUMBER_FROM).nonzero(), strict=True):
+        for row, column in zip(*(alignment.weights >= markup.NUMBER_FROM).nonzero(), strict=True):
             weight = alignment.weights[row, column]
-            colour = "white" if weight >= HOT_FROM else "#0b0b0b"
+            colour = "white" if weight >= markup.HOT_FROM else "#0b0b0b"
             axes.text(
                 column, row, f"{weight:.2f}", ha="center", va="center", size=7.5, color=colour
             )
@@ -194,7 +175,7 @@ def _figure(alignment: Alignment, title: str | None) -> tuple[Figure, str]:
     bar.ax.set_xlabel("attention weight", **quiet)
     if heading:
         figure.suptitle(heading, size=11, x=0.02, ha="left", **plain)
-    reading = textwrap.fill(HOW_TO_READ, 64)
+    reading = textwrap.fill(markup.HOW_TO_READ, 64)
     figure.supxlabel(reading, size=8, color="#6b6a63", x=0.02, ha="left")
     return figure, missing
 

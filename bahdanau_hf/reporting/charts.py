@@ -5,32 +5,25 @@ Hovering over a chart, anywhere above a step, shows that step's values.
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import NamedTuple
 
-from .wording import Text, say, text
+from .wording import Text, render, text
 
 # More points than this cannot be told apart at the size of a chart; neighbours are averaged.
 _MAX_POINTS = 240
 _MAX_STRIPS = 120
 
 
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart.
+class Series(NamedTuple):
+    """One line of a chart."""
 
-    Attributes:
-        name: what the key says: a text of the table, or a name.
-        points: (x, y) pairs, x ascending, y finite.
-        has_dots: mark each point, for series of few points.
-    """
-
-    name: str
-    points: list[tuple[float, float]]
-    has_dots: bool = False
+    name: str  # what the key says: a text of the table, or a name
+    points: list[tuple[float, float]]  # x ascending, y finite
+    has_dots: bool = False  # mark each point, for series of few points
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -75,14 +68,9 @@ def line_chart(
 ) -> str:
     """Draw a chart as a `<figure>`; the page has to hold `report.css`.
 
-    Args:
-        name: heading; a text of the table, or a name, as are the series' names.
-        series: at most two lines; those without points are left out.
-        from_zero: let the vertical axis begin at zero.
-        mark_highest: mark and name the first series' highest point.
-        x_name: what the horizontal axis counts.
-        width: of the drawing in its own units; about its width on the page.
-        height: of the drawing.
+    Names are texts of the table, or names. Of the series, two at most, those without points are
+    left out; `mark_highest` names the first one's highest point. Width and height are in the
+    drawing's own units, about those of the page.
     """
     lines = [Series(s.name, _thin(s.points, _MAX_POINTS), s.has_dots) for s in series if s.points]
     if not lines:
@@ -99,85 +87,38 @@ def line_chart(
         up = (point[1] - marks[0]) / (marks[-1] - marks[0])
         return left + across * (width - left - right), bottom - up * (bottom - top)
 
-    parts = []
-    for mark in marks:
-        y = place((low_x, mark))[1]
-        kind = "axis" if mark == marks[0] else "grid"
-        parts.append(
-            f'<line class="{kind}" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(_text(left - 7, y + 4, compact(mark), "end"))
-    for x in (t for t in ticks(low_x, max(xs), 4) if low_x <= t <= max(xs)):
-        parts.append(_text(place((x, marks[0]))[0], height - 8, compact(x), "middle"))
-    parts.append(_text(left - 7, height - 8, text(x_name).html("tspan"), "end"))
-    for number, line in enumerate(lines):
-        placed = [place(point) for point in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline class="line s{number}" points="{path}"/>')
-        # A single point has no line to be seen by.
-        if (line.has_dots and len(placed) <= 40) or len(placed) == 1:
-            parts += [_dot(point, number) for point in placed]
-    if mark_highest:
-        best = max(lines[0].points, key=lambda point: point[1])
-        x, y = place(best)
-        anchor = "start" if x < width * 0.25 else "end" if x > width * 0.75 else "middle"
-        parts.append(_dot((x, y), 0))
-        words = text("best {number}", number=_short(best[1])).html("tspan")
-        parts.append(_text(x, y - 10, words, anchor, ' class="best"'))
-    parts += _strips(lines, place, top, bottom, x_name)
-    keys = "".join(
-        f'<span class="key"><i class="s{number}"></i>{say(line.name)} '
-        f"{_short(line.points[-1][1])}</span>"
-        for number, line in enumerate(lines)
-    )
-    return (
-        f'<figure class="chart"><figcaption>{text(name).html(kind="name")}{keys}'
-        f'</figcaption>\n<svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{html.escape(text(name).en)}">\n' + "\n".join(parts) + "\n</svg></figure>\n"
+    seen = sorted(set(xs))
+    seen = seen[:: math.ceil(len(seen) / _MAX_STRIPS)]
+    return render(
+        "chart.html",
+        **{"name": text(name), "x_name": text(x_name), "lines": lines, "marks": marks},
+        **{"width": width, "height": height, "left": left, "top": top, "bottom": bottom},
+        **{"right": width - right, "place": place, "compact": compact, "short": _short},
+        steps=[x for x in ticks(low_x, max(xs), 4) if low_x <= x <= max(xs)],
+        highest=max(lines[0].points, key=itemgetter(1)) if mark_highest else None,
+        strips=_strips(lines, seen, [place((x, 0.0))[0] for x in seen], x_name),
     )
 
 
 def _strips(
-    lines: list[Series],
-    place: Callable[[tuple[float, float]], tuple[float, float]],
-    top: float,
-    bottom: float,
-    x_name: str,
-) -> list[str]:
-    """Upright strips that side by side cover the drawing, each with its values as a tool tip."""
-    xs = sorted({x for line in lines for x, _ in line.points})
-    xs = xs[:: math.ceil(len(xs) / _MAX_STRIPS)]
-    centres = [place((x, 0.0))[0] for x in xs]
+    lines: list[Series], xs: list[float], centres: list[float], x_name: str
+) -> Iterator[tuple[Text, float, float, float, list[tuple[float, float]]]]:
+    """Upright strips that side by side cover the drawing, around places of the steps `xs`.
+
+    Of each: its values as a tool tip, its place, its edges, and its points.
+    """
     between = [(a + b) / 2 for a, b in itertools.pairwise(centres)]
-    edges = [centres[0] - 12, *between, centres[-1] + 12]
-    strips = []
-    for i, x in enumerate(xs):
+    edges = itertools.pairwise([centres[0] - 12, *between, centres[-1] + 12])
+    names, on = [text(line.name) for line in lines], text(x_name)
+    for x, centre, (start, end) in zip(xs, centres, edges, strict=True):
         near = [min(line.points, key=lambda point: abs(point[0] - x)) for line in lines]
-        numbers = [f"{y:.4g} ({{}} {x:.10g})" for x, y in near]
-        names, on = [text(line.name) for line in lines], text(x_name)
-        words = Text(
-            "\n".join(f"{m.en} {n.format(on.en)}" for m, n in zip(names, numbers, strict=True)),
-            "\n".join(
-                f"{m.zh or m.en} {n.format(on.zh)}" for m, n in zip(names, numbers, strict=True)
-            ),
+        numbers = [f"{y:.4g} ({{}} {at:.10g})" for at, y in near]
+        told = list(zip(names, numbers, strict=True))
+        said = Text(
+            "\n".join(f"{name.en} {number.format(on.en)}" for name, number in told),
+            "\n".join(f"{name.zh or name.en} {number.format(on.zh)}" for name, number in told),
         )
-        dots = "".join(_dot(place(point), number) for number, point in enumerate(near))
-        strips.append(
-            f'<g class="strip">{words.html("title")}'
-            f'<line x1="{centres[i]:.1f}" x2="{centres[i]:.1f}" y1="{top}" y2="{bottom}"/>{dots}'
-            f'<rect x="{edges[i]:.1f}" y="{top}" width="{edges[i + 1] - edges[i]:.1f}" '
-            f'height="{bottom - top}"/></g>'
-        )
-    return strips
-
-
-def _text(x: float, y: float, text: str, anchor: str, attributes: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text{attributes} {place}>{text}</text>"
-
-
-def _dot(place: tuple[float, float], number: int) -> str:
-    return f'<circle class="dot s{number}" cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="4"/>'
+        yield said, centre, start, end, near
 
 
 def _thin(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:

@@ -1,20 +1,19 @@
-"""What the reports' pages are made of: sections, tables of values, contents, style sheet."""
+"""Pages in the looks of the report, and how values are shown on them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import is_number, write_whole
 from .attention_markup import FONT_STACK, html_page
-from .wording import Text, text
+from .wording import Text, read_asset
 
 _HEADING = re.compile('<h2 id="([^"]+)"')
-_CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+_CSS = read_asset("pages/report.css")
 
 
 def write_page(
@@ -22,46 +21,23 @@ def write_page(
     title: Text,
     heading: Text,
     below: str,
-    sections: Sequence[str],
+    sections: str,
     links: Iterable[tuple[str, str]] = (),
 ) -> Path:
-    """Write a page in the report's looks; what stands below the heading and sections are HTML.
+    """Write a page in the report's looks.
 
-    Args:
-        path: the page.
-        title: of the window.
-        heading: of the page.
-        below: what stands below the heading.
-        sections: made by `section`; each is linked to.
-        links: files beside the page, and what they are.
+    The title is the window's. What stands below the heading, and the sections, each of which is
+    linked to, are HTML. Links are files beside the page, and what they are.
 
     Raises:
         InputError: it cannot be written.
     """
     css = f":root {{ --fonts: {FONT_STACK}; }}\n{_CSS}"
-    places = [(f"#{name}", name) for part in sections for name in _HEADING.findall(part)]
+    places = [(f"#{name}", name) for name in _HEADING.findall(sections)]
     places += links
-    contents = "".join(text(said).html("a", href=to) + "\n" for to, said in places)
-    header = (
-        f'<header>{heading.html("h1")}<p class="quiet">{below}</p><nav>{contents}</nav></header>\n'
-    )
-    write_whole(path, html_page(title, css, header + "".join(sections)))
+    header = {"heading": heading, "below": below, "places": places}
+    write_whole(path, html_page(title, css, sections, **header))
     return path
-
-
-def section(title: str, body: str, problem: str = "") -> str:
-    """A part of the page under a heading, with what is wrong with its file, as HTML."""
-    note = f'<p class="absent">{problem}</p>\n' if problem else ""
-    heading = text(title).html("h2", id=title)
-    return f"<section>\n{heading}\n{body}{note}</section>\n"
-
-
-def group(name: str, elements: Iterable[str]) -> str:
-    """Elements side by side, as the style sheet lays out a `name`; nothing if there are none."""
-    inside = "".join(elements)
-    # Settings and results go by the names of their flags, in every language.
-    untold = ' translate="no"' if name == "settings" else ""
-    return f'<div class="{name}"{untold}>\n{inside}</div>\n' if inside else ""
 
 
 def shown_value(value: Any, digits: int = 6) -> str:
@@ -79,15 +55,13 @@ def shown_value(value: Any, digits: int = 6) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def values_table(values: Mapping[str, Any], digits: int = 6) -> str:
-    """A table of names and values; tokens are hidden."""
-    rows = []
-    for key, value in flat_items(values):
-        # A token for the Hub may stand among the settings; a report is made to be passed on.
-        shown = "(hidden)" if str(key).endswith("_token") and value else shown_value(value, digits)
-        name = escape(str(key)).replace("_", "_<wbr>")
-        rows.append(f"<tr><th>{name}</th><td>{escape(shown)}</td></tr>\n")
-    return f'<table class="values">\n{"".join(rows)}</table>\n'
+def shown_items(values: Mapping[str, Any], digits: int = 6) -> list[tuple[str, str]]:
+    """Names and values as text for the page; tokens are hidden."""
+    # A token for the Hub may stand among the settings; a report is made to be passed on.
+    return [
+        (key, "(hidden)" if key.endswith("_token") and value else shown_value(value, digits))
+        for key, value in flat_items(values)
+    ]
 
 
 def flat_items(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from .charts import line_chart
-from .report_page import flat_items, group, section, shown_value, write_page
-from .run_report import logged_series, logged_steps, read_part
-from .wording import say, text
+from .report_page import flat_items, shown_value, write_page
+from .run_report import Prediction, logged_series, logged_steps, read_part, read_predictions
+from .wording import render, say, text
 
 _NUM_TRANSLATIONS = 10
 _CHARTS = (
@@ -26,13 +23,7 @@ _CHARTS = (
 def write_comparison(first: str | Path, second: str | Path, path: str | Path) -> Path:
     """Lay two runs side by side: scores, curves, settings that differ, translations that differ.
 
-    Args:
-        first: folder of a run.
-        second: folder of another.
-        path: the page to write.
-
-    Returns:
-        The path of the page.
+    The runs are folders; returned is the path of the page.
 
     Raises:
         InputError: a folder without a run, or the page cannot be written.
@@ -47,12 +38,15 @@ def write_comparison(first: str | Path, second: str | Path, path: str | Path) ->
     results = [_items(folder / "eval_results.json") for folder in folders]
     settings = [_items(folder / "settings.json") for folder in folders]
     heading = text("{first} and {second}", first=names[0], second=names[1])
-    sections = [
-        section("Scores", _table(names, results)),
-        section("Learning", _curves(folders, names)),
-        section("Translations", _translations(folders, names)),
-        section("Settings", _table(names, settings, "The settings of both runs are the same.")),
-    ]
+    sections = render(
+        "comparison.html",
+        names=names,
+        scores=_rows(results),
+        curves=_curves(folders, names),
+        pairs=_pairs(folders),
+        most_pairs=_NUM_TRANSLATIONS,
+        settings=_rows(settings, only_different=True),
+    )
     return write_page(Path(path), heading, heading, say("Two trainings side by side"), sections)
 
 
@@ -63,77 +57,30 @@ def _items(path: Path) -> dict[str, Any]:
     return {key: v for key, v in flat_items(items) if not key.endswith(left_out)}
 
 
-def _table(names: tuple[str, ...], items: list[dict[str, Any]], same: str = "") -> str:
-    """A row for each value that differs, or, unless it says what to say of none, for each value."""
-    keys = list(dict.fromkeys([*items[0], *items[1]]))
-    rows = []
-    for key in keys:
-        values = [one.get(key) for one in items]
-        if key.endswith("_signature") or (same and values[0] == values[1]):
-            continue
-        cells = "".join(f"<td>{escape(shown_value(value, 4))}</td>" for value in values)
-        rows.append(f"<tr><th>{escape(key).replace('_', '_<wbr>')}</th>{cells}</tr>\n")
-    if not rows:
-        return f'<p class="quiet">{say(same or "No scores yet.")}</p>\n'
-    heads = "".join(f"<th>{escape(name)}</th>" for name in names)
-    return (
-        f'<table class="values two" translate="no"><thead><tr><th></th>{heads}</tr></thead>\n'
-        f"<tbody>{''.join(rows)}</tbody></table>\n"
-    )
+def _rows(items: list[dict[str, Any]], only_different: bool = False) -> list[tuple[str, list[str]]]:
+    """Names and both values, but for signatures."""
+    first, second = items
+    keys = [key for key in first | second if not key.endswith("_signature")]
+    if only_different:
+        keys = [key for key in keys if first.get(key) != second.get(key)]
+    return [(key, [shown_value(one.get(key), 4) for one in items]) for key in keys]
 
 
-def _curves(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
+def _curves(folders: tuple[Path, ...], names: tuple[str, ...]) -> list[str]:
     logs = [logged_steps(folder / "metrics.jsonl")[0] for folder in folders]
-    return group(
-        "charts",
-        (
-            line_chart(
-                title,
-                [
-                    logged_series(name, rows, key, key != "loss")
-                    for name, rows in zip(names, logs, strict=True)
-                ],
-            )
-            for title, key in _CHARTS
-        ),
+    runs = [*zip(logs, names, strict=True)]
+    return [
+        line_chart(title, [logged_series(rows, name, key, key != "loss") for rows, name in runs])
+        for title, key in _CHARTS
+    ]
+
+
+def _pairs(folders: tuple[Path, ...]) -> list[tuple[Prediction, Prediction]]:
+    """Both translations of a sentence of the test split, those first whose scores differ most."""
+    first, second = (
+        {(row.source, row.reference): row for row in read_predictions(folder)[0]}
+        for folder in folders
     )
-
-
-def _translations(folders: tuple[Path, ...], names: tuple[str, ...]) -> str:
-    """The sentences of the test split whose scores differ most."""
-    first, second = (dict(read_predictions(f / "test_predictions.tsv")) for f in folders)
-    pairs = [(key, first[key], second[key]) for key in first if key in second]
-    pairs = [pair for pair in pairs if pair[1][0] != pair[2][0]]
-    pairs.sort(key=lambda pair: -abs(pair[1][1] - pair[2][1]))
-    if not pairs:
-        note = say("No sentence of a test split was translated differently by the two.")
-        return f'<p class="quiet">{note}</p>\n'
-    items = []
-    for (source, reference), *found in pairs[:_NUM_TRANSLATIONS]:
-        written = "".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(hypothesis)} <b>{score:.0f}</b></dd>\n"
-            for name, (hypothesis, score) in zip(names, found, strict=True)
-        )
-        items.append(
-            f'<li><dl translate="no">\n{text("source").html("dt")}<dd>{escape(source)}</dd>\n'
-            f"{text('reference').html('dt')}<dd>{escape(reference)}</dd>\n{written}</dl></li>\n"
-        )
-    note = say(
-        "{count} sentences are translated differently; sentence BLEU differs most in",
-        count=f"{len(pairs):,}",
-    )
-    return f'<p class="quiet">{note}</p>\n<ol class="pairs two">\n{"".join(items)}</ol>\n'
-
-
-def read_predictions(path: Path) -> Iterator[tuple[tuple[str, str], tuple[str, float]]]:
-    """Translation and score by source and reference, of each line that can be read."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a sentence may hold other breaks
-    except (OSError, ValueError):
-        return
-    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-        try:
-            score = float(row["sentence_bleu"])
-        except (KeyError, TypeError, ValueError):
-            continue
-        yield (row["source"], row["reference"]), (row["hypothesis"], score)
+    pairs = [(row, second[key]) for key, row in first.items() if key in second]
+    pairs = [(one, other) for one, other in pairs if one.hypothesis != other.hypothesis]
+    return sorted(pairs, key=lambda pair: -abs(pair[0].sentence_bleu - pair[1].sentence_bleu))

@@ -9,10 +9,11 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ..alignment.record import Alignment
 from ..errors import InputError
@@ -21,21 +22,27 @@ from ..metrics.analysis import group_tables
 from ..metrics.translation import few_sentences
 from .attention_markup import alignment_html
 from .charts import Series, line_chart
-from .report_page import group, section, shown_value, values_table, write_page
-from .wording import Text, say, text
+from .report_page import shown_items, shown_value, write_page
+from .wording import Text, render, say, text
 
+T = TypeVar("T")
 _NUM_TRANSLATIONS = 8
 _NUM_ALIGNMENTS = 12
-_SOURCE, _REFERENCE, _TRANSLATION = (
-    text(name).html("dt") for name in ("source", "reference", "translation")
-)
 _PIECES = re.compile(r"[a-zA-Z0-9'’]+|\s+|.", re.DOTALL)
 _FILES = (
     ("README.md", "model card"),
     ("test_predictions.tsv", "translations of the test split"),
     ("model.safetensors", "weights of the model"),
 )
-_COLUMNS = ["source", "reference", "hypothesis", "sentence_bleu"]
+
+
+class Prediction(NamedTuple):
+    """A line of `test_predictions.tsv`, by the names of its columns."""
+
+    source: str
+    reference: str
+    hypothesis: str
+    sentence_bleu: float
 
 
 def write_report(output_dir: str | Path) -> Path:
@@ -62,14 +69,22 @@ def write_report(output_dir: str | Path) -> Path:
     languages = (str(data.get("source_lang") or ""), str(data.get("target_lang") or ""))
     name = folder.resolve().name
     direction = f"{languages[0]} → {languages[1]}" if all(languages) else ""
-    sections = [
-        section("Scores", _scores(results, settings), results_problem),
-        section("Learning", *_curves(folder / "metrics.jsonl", as_mapping(settings.get("train")))),
-        section("Translations", *_translations(folder, languages, results)),
-        *_confidence(results.get("confidence")),
-        section("Attention", _maps(alignments), alignments_problem),
-        section("Settings", _settings(settings), settings_problem),
-    ]
+    sections = render(
+        "report.html",
+        tiles=_tiles(results, settings),
+        weights=results.get("weights"),
+        scores=_scores(results, languages[0]),
+        results_problem=results_problem,
+        **_curves(folder / "metrics.jsonl", as_mapping(settings.get("train"))),
+        **_translations(folder, results),
+        source_lang=languages[0],
+        target_lang=languages[1],
+        reliability=_reliability(results.get("confidence")),
+        **_maps(alignments),
+        alignments_problem=alignments_problem,
+        settings=_settings(settings),
+        settings_problem=settings_problem,
+    )
     links = [(file, said) for file, said in _FILES if (folder / file).is_file()]
     title = text("{name}: training report", name=name)
     header = say("Training report") + f' <span translate="no">{escape(direction)}</span>'
@@ -77,24 +92,45 @@ def write_report(output_dir: str | Path) -> Path:
 
 
 def read_part(path: Path, kind: type) -> tuple[Any, str]:
-    """What a file holds and "", or an empty value and what is wrong with the file, as HTML."""
+    """What a file holds and "", or an empty value and what is wrong with the file, as HTML.
+
+    A `str` is all its text, anything else what its JSON holds.
+    """
     if not path.exists():
         return kind(), say("{file} is not there yet.", file=path.name)
     try:
+        if kind is str:
+            return path.read_text(encoding="utf-8", errors="replace"), ""
         value = read_json(path, kind)
-    except InputError as error:
-        return kind(), say(str(error).replace(str(path), path.name))
+    except (InputError, OSError) as error:
+        reason = str(error).removeprefix(f"cannot read {path}: ")
+        return kind(), say("cannot read {file}: {reason}", file=path.name, reason=reason)
     return value, "" if value else say("{file} is empty.", file=path.name)
 
 
-def _read_text(path: Path) -> tuple[str, str]:
-    """What a file holds, and what is wrong with it, as HTML."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace"), ""
-    except FileNotFoundError:
-        return "", say("{file} is not there yet.", file=path.name)
-    except OSError as error:
-        return "", say("cannot read {file}: {reason}", file=path.name, reason=error)
+def _read_lines(
+    path: Path, read: Callable[[str], T], nothing: str, columns: Sequence[str] = ()
+) -> tuple[list[T], str]:
+    """What `read` makes of a file's lines, below the names of its columns, and what is wrong."""
+    text, problem = read_part(path, str)
+    if problem:
+        return [], problem
+    if columns:
+        names, _, text = text.partition("\n")
+        if names.rstrip("\r").split("\t") != [*columns]:
+            said = "{file} cannot be read: its first line must be {columns}"
+            return [], say(said, file=path.name, columns=", ".join(columns))
+    rows, num_bad = [], 0
+    for line in filter(str.strip, text.split("\n")):  # a sentence may hold other breaks
+        try:
+            rows.append(read(line))
+        except ValueError:
+            num_bad += 1
+    problem = "" if rows else say(nothing, file=path.name)
+    if num_bad:
+        bad = say("Unreadable lines in {file}: {number}.", file=path.name, number=num_bad)
+        problem = f"{problem} {bad}".strip()
+    return rows, problem
 
 
 def _duration(seconds: float) -> str:
@@ -106,12 +142,9 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    splits = {
-        key: value
-        for key, value in results.items()
-        if isinstance(value, Mapping) and key != "confidence"
-    }
+def _tiles(results: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Text]]:
+    """The numbers on top, and what they are."""
+    splits = {key: v for key, v in results.items() if isinstance(v, Mapping)}
     tiles: list[tuple[str, Text]] = []
     for split in sorted(splits, key=lambda key: key != "test"):
         for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
@@ -127,42 +160,22 @@ def _scores(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     pairs = as_mapping(settings.get("num_pairs")).get("train")
     if is_number(pairs):
         tiles.append((shown_value(pairs), text("training pairs")))
-    boxes = (
-        f"<div{' class=first' if number == 0 else ''}>{label.html()}"
-        f'<b translate="no">{escape(value)}</b></div>\n'
-        for number, (value, label) in enumerate(tiles)
-    )
-    blocks = []
-    for split, scores in splits.items():
-        signatures = "".join(
-            f'<p class="signature">{escape(str(key).removesuffix("_signature"))} '
-            f"{escape(str(value))}</p>\n"
-            for key, value in scores.items()
-            if str(key).endswith("_signature")
-        )
-        rest = {k: v for k, v in scores.items() if not str(k).endswith("_signature")}
-        rest = {key: value for key, value in rest.items() if not str(key).startswith("by_")}
-        blocks.append(_table(split, rest, signatures, digits=3))
-        lang = str(as_mapping(settings.get("data")).get("source_lang") or "")
-        for title, rows in group_tables(scores, lang):
-            said = text("BLEU, {split}. {group}", split=text(split), group=text(title))
-            cells = [
-                f'<tr><th translate="no">{escape(members)}</th>'
-                f"<td>{say('{bleu} of {count} sentences', bleu=bleu, count=number)}</td></tr>\n"
-                for members, number, bleu, _ in rows
-            ]
-            table = f'<table class="values">\n{"".join(cells)}</table>\n'
-            blocks.append(f"<div>{said.html('h3')}\n{table}</div>\n")
-    others = {k: v for k, v in results.items() if k not in splits and k != "confidence"}
-    if others:
-        blocks.append(_table("run", others, digits=3))
-    note = say(
-        "The scores on top are those of the finished model ({weights}); the curves below show the "
-        "training on the way.",
-        weights=results.get("weights"),
-    )
-    note = f'<p class="quiet">{note}</p>\n' if tiles and results.get("weights") else ""
-    return group("tiles", boxes) + note + group("settings", blocks)
+    return tiles
+
+
+def _scores(results: Mapping[str, Any], source_lang: str) -> list[tuple[str, Any, Any, Any]]:
+    """Of each split, and of the run: scores, their signatures and tables of groups."""
+    others = {key: v for key, v in results.items() if not isinstance(v, Mapping)}
+    parts = {key: v for key, v in results.items() if key not in others and key != "confidence"}
+    scores = []
+    for title, values in [*parts.items(), *([("run", others)] if others else [])]:
+        signed = [(key, v) for key, v in values.items() if key.endswith("_signature")]
+        signatures = [(key.removesuffix("_signature"), v) for key, v in signed]
+        rest = {key: v for key, v in values.items() if not key.endswith("_signature")}
+        rest = {key: v for key, v in rest.items() if not key.startswith("by_")}
+        groups = group_tables(values, source_lang)
+        scores.append((title, shown_items(rest, 3), signatures, groups))
+    return scores
 
 
 def _conditions(name: str, split: str, scores: Mapping[str, Any]) -> Text:
@@ -193,51 +206,44 @@ def _validation(train: Mapping[str, Any]) -> Text:
     )
 
 
-def _table(title: str, values: Mapping[str, Any], below: str = "", digits: int = 6) -> str:
-    return f"<div><h3>{escape(title)}</h3>\n{values_table(values, digits)}{below}</div>\n"
-
-
 def logged_steps(path: Path) -> tuple[list[dict[str, Any]], str]:
     """What a run has logged, by step, and what is wrong with the log."""
-    text, problem = _read_text(path)
-    if problem:
-        return [], problem
-    rows, num_bad = [], 0
-    for line in filter(str.strip, text.splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict) and is_number(row.get("step")):
-            rows.append(row)
-        else:
-            num_bad += 1
-    rows.sort(key=lambda row: row["step"])
-    problem = "" if rows else say("{file} holds no steps yet.", file=path.name)
-    return rows, f"{problem} {_unreadable(path, num_bad)}".strip()
+    rows, problem = _read_lines(path, _logged_step, "{file} holds no steps yet.")
+    return sorted(rows, key=lambda row: row["step"]), problem
 
 
-def _unreadable(path: Path, number: int) -> str:
-    return say("Unreadable lines in {file}: {number}.", file=path.name, number=number) * (
-        number > 0
-    )
+def _logged_step(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict) or not is_number(row.get("step")):
+        raise ValueError(line)
+    return row
+
+
+def read_predictions(folder: Path) -> tuple[list[Prediction], str]:
+    """A run's translations of its test split, and what is wrong with their file, as HTML."""
+    path, nothing = folder / "test_predictions.tsv", "{file} holds no translations yet."
+    return _read_lines(path, _prediction, nothing, Prediction._fields)
+
+
+def _prediction(line: str) -> Prediction:
+    source, reference, hypothesis, score = line.rstrip("\r").split("\t")
+    if not math.isfinite(float(score)):
+        raise ValueError(line)
+    return Prediction(source, reference, hypothesis, float(score))
 
 
 def logged_series(
-    name: str, rows: Iterable[Mapping[str, Any]], key: str, has_dots: bool = False
+    rows: Iterable[Mapping[str, Any]], name: str, key: str, has_dots: bool = False
 ) -> Series:
     """One line of a chart from what was logged."""
     points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
     return Series(name, points, has_dots)
 
 
-def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
+def _curves(path: Path, train: Mapping[str, Any]) -> dict[str, Any]:
     """Charts of what was logged, and what is wrong with the log."""
     rows, problem = logged_steps(path)
-
-    def series(name: str, key: str, has_dots: bool = False) -> Series:
-        return logged_series(name, rows, key, has_dots)
-
+    series = partial(logged_series, rows)
     large = [
         line_chart("Loss", [series("train", "loss"), series("validation", "eval_loss", True)]),
         line_chart(
@@ -255,84 +261,29 @@ def _curves(path: Path, train: Mapping[str, Any]) -> tuple[str, str]:
             ("Tokens per second", "tokens_per_second"),
         )
     ]
-    body = group("charts", large) + group("charts small", small)
-    nothing = say("{file} holds no steps yet.", file=path.name) if rows and not body else ""
-    return body, f"{nothing} {problem}".strip()
+    if rows and not any(large + small):
+        problem = f"{say('{file} holds no steps yet.', file=path.name)} {problem}"
+    return {"curves": large, "small_curves": small, "log_problem": problem}
 
 
-def _translations(
-    folder: Path, languages: tuple[str, str], results: Mapping[str, Any]
-) -> tuple[str, str]:
-    """Worst and best translations with the spread of scores, and what is wrong with the file."""
-    path = folder / "test_predictions.tsv"
-    content, problem = _read_text(path)
-    if problem and results and "test" not in results:
-        return "", say("This run has no test split: no translations of it are kept.")
-    if problem:
-        return "", problem
-    lines = content.split("\n")
-    if lines[0].rstrip("\r").split("\t") != _COLUMNS:
-        return "", say(
-            "{file} cannot be read: its first line must be {columns}",
-            file=path.name, columns=", ".join(_COLUMNS),
-        )  # fmt: skip
-    rows: list[tuple[float, list[str]]] = []
-    num_bad = 0
-    for line in filter(str.strip, lines[1:]):
-        cells = line.rstrip("\r").split("\t")
-        try:
-            score = float(cells[3]) if len(cells) == 4 else math.nan
-        except ValueError:
-            score = math.nan
-        if math.isfinite(score):
-            rows.append((score, cells[:3]))
-        else:
-            num_bad += 1
-    problem = _unreadable(path, num_bad)
-    if not rows:
-        return "", say("{file} holds no translations yet.", file=path.name) + f" {problem}"
+def _translations(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Worst and best translations, the spread of scores, and what is wrong with the file."""
+    rows, problem = read_predictions(folder)
+    if not rows and results and "test" not in results:
+        problem = say("This run has no test split: no translations of it are kept.")
     # Among equals the longer sentence tells more.
-    worst = sorted(rows, key=lambda row: (row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
-    best = sorted(rows, key=lambda row: (-row[0], -len(row[1][1])))[:_NUM_TRANSLATIONS]
-    body = (
-        f'<p class="quiet">{say("By sentence BLEU.")} <mark>{say("Marked")}</mark> '
-        f"{say('is what the reference does not have,')} <u>{say('underlined')}</u> "
-        f"{say('what the translation does not have.')}</p>\n"
-        f"<h3>{say('Spread of {count} sentence scores', count=f'{len(rows):,}')}</h3>\n"
-        f"{_spread(score for score, _ in rows)}<h3>{say('Worst')}</h3>\n"
-        f"{_pairs(worst, languages)}<h3>{say('Best')}</h3>\n{_pairs(best, languages)}"
-    )
-    return body, problem
-
-
-def _spread(scores: Iterable[float]) -> str:
-    counts = [0] * 10
-    for score in scores:
-        counts[min(9, max(0, int(score // 10)))] += 1
-    labels = [f"<span>{count:,}</span>" if count else "" for count in counts]
-    bars = "".join(
-        f'<i style="height:{100 * count / max(counts):.1f}%" '
-        f'title="BLEU {10 * i}–{10 * i + 10}: {count:,}">{shown}</i>'
-        for i, (count, shown) in enumerate(zip(counts, labels, strict=True))
-    )
-    return (
-        f'<div class="bars">{bars}</div><div class="scale"><span>0</span><span>100</span></div>\n'
-    )
-
-
-def _pairs(rows: list[tuple[float, list[str]]], languages: tuple[str, str]) -> str:
-    source_lang, target_lang = (f' lang="{escape(code)}"' if code else "" for code in languages)
-    items = []
-    for score, (source, reference, hypothesis) in rows:
-        shown = f"{score:.1f}" if score < 99.95 else "100"
-        expected, written = _compared(reference, hypothesis)
-        items.append(
-            f'<li><b>{shown}</b><dl translate="no">\n'
-            f"{_SOURCE}<dd{source_lang}>{escape(source)}</dd>\n"
-            f"{_REFERENCE}<dd{target_lang}>{expected}</dd>\n"
-            f"{_TRANSLATION}<dd{target_lang}>{written}</dd></dl></li>\n"
-        )
-    return f'<ol class="pairs">\n{"".join(items)}</ol>\n'
+    worst = sorted(rows, key=lambda row: (row.sentence_bleu, -len(row.reference)))
+    best = sorted(rows, key=lambda row: (-row.sentence_bleu, -len(row.reference)))
+    spread = [0] * 10
+    for row in rows:
+        spread[min(9, max(0, int(row.sentence_bleu // 10)))] += 1
+    return {
+        "worst": worst[:_NUM_TRANSLATIONS],
+        "best": best[:_NUM_TRANSLATIONS],
+        "spread": spread,
+        "compared": _compared,
+        "translations_problem": problem,
+    }
 
 
 def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
@@ -348,9 +299,9 @@ def _compared(reference: str, hypothesis: str) -> tuple[str, str]:
     return "".join(expected), "".join(written) or nothing
 
 
-def _confidence(found: Any) -> list[str]:
-    """The section of reliability diagrams, where a run has calibrated its confidence."""
-    charts, errors = [], []
+def _reliability(found: Any) -> list[tuple[str, str, str]]:
+    """Reliability diagrams with name and error, where a run has calibrated its confidence."""
+    diagrams = []
     for name, part in as_mapping(found).items():
         columns = [as_mapping(part).get(key) for key in ("confidences", "accuracies", "counts")]
         numbers = [c for c in columns if isinstance(c, list) and c and all(map(is_number, c))]
@@ -359,42 +310,26 @@ def _confidence(found: Any) -> list[str]:
         right = Series("right", list(zip(numbers[0], numbers[1], strict=False)), True)
         series = [right, Series("ideal", [(0.0, 0.0), (1.0, 1.0)])]
         title = text("{name}: {number}", name=text(name), number=f"{sum(numbers[2]):,.0f}")
-        charts.append(line_chart(title, series, from_zero=True, x_name="stated"))
-        errors.append(f"{say(name)} {shown_value(part.get('ece'), 3)}")
-    if not charts:
-        return []
-    note = say(
-        "The confidence of a word is the probability that the reference has it too, that of a "
-        "sentence the share of such words. Each half of the validation split was judged by what "
-        "was fitted to the other half. Expected calibration error:"
-    )
-    body = f'<p class="quiet">{note} {", ".join(errors)}.</p>\n{group("charts", charts)}'
-    return [section("Confidence", body)]
+        chart = line_chart(title, series, from_zero=True, x_name="stated")
+        diagrams.append((name, shown_value(part.get("ece"), 3), chart))
+    return diagrams
 
 
-def _maps(entries: list[Any]) -> str:
+def _maps(entries: list[Any]) -> dict[str, Any]:
     maps, num_bad = [], 0
     for entry in entries[:_NUM_ALIGNMENTS]:
         try:
-            expected = entry.get("reference") if isinstance(entry, Mapping) else ""
+            expected = as_mapping(entry).get("reference")
             reference = expected if isinstance(expected, str) else ""
             maps.append(alignment_html(Alignment.from_dict(entry), reference=reference))
         except ValueError:
             num_bad += 1
-    notes = []
-    if maps:
-        notes.append(say("Point at a cell, or touch it, for its number."))
-    if len(entries) > _NUM_ALIGNMENTS:
-        shown, total = _NUM_ALIGNMENTS, len(entries)
-        notes.append(say("The first {shown} of {total} maps are shown.", shown=shown, total=total))
-    if num_bad:
-        notes.append(say("Unreadable maps: {number}.", number=num_bad))
-    note = f'<p class="quiet">{" ".join(notes)}</p>\n' if notes else ""
-    return note + group("maps", maps)
+    counts = {"num_bad_maps": num_bad, "num_maps": len(entries), "most_maps": _NUM_ALIGNMENTS}
+    return {"maps": maps, **counts}
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     others = {key: value for key, value in settings.items() if key not in groups}
-    tables = [("run", others), *groups.items()]
-    return group("settings", (_table(k.replace("_", " "), v) for k, v in tables if v))
+    tables = {"run": others, **groups}.items()
+    return [(key.replace("_", " "), shown_items(values)) for key, values in tables if values]

@@ -12,21 +12,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_LINES = Path(__file__).with_name("words.tsv").read_text(encoding="utf-8").splitlines()
-CHINESE = dict(line.split("\t") for line in _LINES)
+from jinja2 import Environment, FileSystemLoader
 
-SPEAK = """
-(() => {
-  if (!/^zh\\b/i.test(navigator.language)) return;
-  const speak = () => document.querySelectorAll("[data-zh]").forEach(element => {
-    element.textContent = element.dataset.zh;
-    element.removeAttribute("data-zh");
-  });
-  document.documentElement.lang = "zh";
-  speak();
-  new MutationObserver(speak).observe(document.documentElement, { childList: true, subtree: true });
-})();
-"""
+
+def read_asset(name: str) -> str:
+    """The text of a file that stands beside this one, or below."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+CHINESE = dict(line.split("\t") for line in read_asset("words.tsv").splitlines())
+SPEAK = read_asset("pages/speak.js")
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,9 @@ class Text:
 
     en: str
     zh: str = ""
+
+    def __html__(self) -> str:  # what a template shows
+        return self.html()
 
     def html(self, tag: str = "span", **attributes: str) -> str:
         """An element that holds the text and nothing else; its class is named `kind`."""
@@ -65,3 +63,18 @@ def text(said: str | Text, **values: Any) -> Text:
 def say(said: str, **values: Any) -> str:
     """A text of the table as HTML; arguments as those of `text`."""
     return text(said, **values).html()
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "pages"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.globals["text"] = text
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `pages/` as HTML: values are escaped, and texts stand in both languages."""
+    return _TEMPLATES.get_template(template).render(values)

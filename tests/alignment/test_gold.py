@@ -14,11 +14,11 @@ from bahdanau_hf import InputError
 from bahdanau_hf.alignment.gold import (
     BUNDLED_ALIGNMENTS,
     ReferenceAlignment,
+    baselines,
     bundled_alignments,
     diagonal_links,
     links_between_reference_words,
     score_links,
-    uniform_error_rate,
 )
 from bahdanau_hf.alignment.words import WordAlignment, split_words
 from bahdanau_hf.data.sources import bundled_pairs
@@ -144,7 +144,7 @@ def test_uniform_is_the_mean_over_all_that_can_be_drawn() -> None:
     for x, y, z in itertools.product(range(3), range(3), range(2)):
         links = [[(x, 0), (y, 1)], [(z, 0)]]
         rates.append(score_links(links, references).error_rate)
-    assert uniform_error_rate(references) == pytest.approx(np.mean(rates))
+    assert baselines(references)["uniform_error_rate"] == pytest.approx(np.mean(rates))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import io
 import json
@@ -20,7 +21,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bahdanau_hf import __version__, cli
-from bahdanau_hf.cli.options import read_dictionary, read_lines
+from bahdanau_hf.cli.options import add_flags, read_dictionary
+from bahdanau_hf.files import text_lines
 from bahdanau_hf.inference.alignment_error import alignment_quality
 from bahdanau_hf.inference.translator import WINDOW_BATCHES, Translator
 from bahdanau_hf.metrics.translation import score_translations
@@ -284,6 +286,50 @@ def test_byte_order_marks_and_line_ends_do_not_count(call: Call, tmp_path: Path)
     assert read_dictionary(str(tmp_path / "words")) == {"call": "打", "us": "我们"}
 
 
+@pytest.mark.parametrize(
+    ("usage", "given", "value"),
+    [
+        ("--x", "", False),
+        ("--x", "--x", True),
+        ("--x TEXT", "", None),
+        ("--x TEXT", "--x 1", "1"),
+        ("--x N=3", "", 3),
+        ("--x N=3", "--x 4", 4),
+        ("--x X", "--x .5", 0.5),
+        ("--x {a,b}=b", "", "b"),
+        ("--x FILE ...", "--x a b", ["a", "b"]),
+        ("--x [FILE]", "--x", True),
+        ("--x [FILE]", "--x a", "a"),
+        ("x FILE", "a", "a"),
+        ("x [FILE=-]", "", "-"),
+    ],
+)
+def test_a_flag_is_what_its_usage_says(usage: str, given: str, value: object) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, {usage: "its help"}, ())
+    assert parser.parse_args(given.split()).x == value
+    assert "its help" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("usage", "given", "complaint"),
+    [
+        ("--x TEXT", "", "required: --x"),
+        ("--x N", "--x 0", "a whole number of at least 1"),
+        ("--x {a,b}", "--x c", "invalid choice: 'c'"),
+        ("--x FILE ...", "--x", "expected at least one argument"),
+    ],
+)
+def test_a_flag_refuses_what_its_usage_does_not_say(
+    usage: str, given: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, {usage: ""}, ["--x"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(given.split())
+    assert complaint in capsys.readouterr().err
+
+
 def test_windows_do_not_change_the_order(call: Call) -> None:
     assert call("translate") == (0, "", "")
     sources, targets = zip(*(PAIRS * 5), strict=True)
@@ -444,7 +490,7 @@ def test_score_of_files(call: Call, tmp_path: Path) -> None:
     for file, column in zip(files[1:], columns, strict=True):
         file.write_bytes("".join(f"{line}\n" for line in column).encode())
     names = [str(file) for file in files]
-    assert read_lines(names[0]) == predictions
+    assert [*text_lines(names[0])] == predictions
     options = ["score", "--predictions", names[0], "--references", *names[1:]]
     status, out, _ = call(*options, model=False)
     assert status == 0

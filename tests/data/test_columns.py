@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bahdanau_hf.data.columns import (
-    Told,
-    find_columns,
-    named_columns,
-    table_columns,
-    target_is_first,
-)
+from bahdanau_hf.data.columns import Sides, Told
 from bahdanau_hf.data.readers import open_pairs
 from bahdanau_hf.errors import InputError
 
@@ -87,11 +81,11 @@ def table_of(first: str, second: str) -> list[list[str]]:
 )
 def test_find_columns(names: str, expected: str | None) -> None:
     wanted = None if expected is None else tuple(expected.split())
-    assert find_columns(names.split(), "en", "zh") == wanted
+    assert Sides("en", "zh").find(names.split()) == wanted
     if wanted is not None and not re.search(
         "(?i)so?u?rc|original|translation", wanted[0] + wanted[1]
     ):
-        assert find_columns(names.split(), "zh", "en") == wanted[::-1]
+        assert Sides("zh", "en").find(names.split()) == wanted[::-1]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +114,7 @@ def test_find_columns(names: str, expected: str | None) -> None:
 def test_columns_by_name(
     names: list[str], languages: tuple[str, str], expected: tuple[str, str]
 ) -> None:
-    assert find_columns(names, *languages) == expected
+    assert Sides(*languages).find(names) == expected
 
 
 HEADERS = [
@@ -142,12 +136,12 @@ def test_a_header_never_becomes_a_pair(
     first: str, second: str, source: str, target: str, turned: bool
 ) -> None:
     names, rows = [first, second], table_of(source, target)
-    columns = table_columns("a.tsv:1", [names, *rows], source, target)
+    columns = Sides(source, target).of_table("a.tsv:1", [names, *rows])
     assert columns == (0, 1, True)
-    columns = table_columns("a.tsv:1", [names[::-1], *(r[::-1] for r in rows)], source, target)
+    columns = Sides(source, target).of_table("a.tsv:1", [names[::-1], *(r[::-1] for r in rows)])
     assert columns == (1, 0, True)
     if first not in ("source", "src"):  # for the other direction the same columns change places
-        assert table_columns("a.tsv:1", [names, *rows], target, source) == (1, 0, True)
+        assert Sides(target, source).of_table("a.tsv:1", [names, *rows]) == (1, 0, True)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +160,7 @@ def test_a_header_of_other_columns_is_refused_with_what_to_do(names: str, advice
     with pytest.raises(
         InputError, match=r"^a\.tsv:1: no columns for en and zh; it has: "
     ) as caught:
-        table_columns("a.tsv:1", [names.split(), ["x", "y"], ["z", "u"]], "en", "zh")
+        Sides("en", "zh").of_table("a.tsv:1", [names.split(), ["x", "y"], ["z", "u"]])
     assert advice in str(caught.value)
     assert "ame them" not in str(caught.value)  # one cannot, in someone else's data
 
@@ -182,8 +176,8 @@ def test_a_header_of_other_columns_is_refused_with_what_to_do(names: str, advice
     ],
 )
 def test_a_sentence_is_no_header(row: list[str]) -> None:
-    assert table_columns("a.tsv:1", [row, ["a", "乙"]], "en", "zh") == (0, 1, False)
-    assert table_columns("a.tsv:1", [row, ["a", "乙"]], "zh", "en") == (1, 0, False)
+    assert Sides("en", "zh").of_table("a.tsv:1", [row, ["a", "乙"]]) == (0, 1, False)
+    assert Sides("zh", "en").of_table("a.tsv:1", [row, ["a", "乙"]]) == (1, 0, False)
 
 
 # --- flags ---------------------------------------------------------------------------------------
@@ -203,9 +197,9 @@ def test_columns_by_number(source: str, target: str | None, expected: object) ->
     flags = {"source_column": source, "target_column": target}
     if expected is None:
         with pytest.raises(InputError, match="no columns for en and de"):
-            table_columns("a.tsv:1", rows, "en", "de", **flags)
+            Sides("en", "de", **flags).of_table("a.tsv:1", rows)
     else:
-        assert table_columns("a.tsv:1", rows, "en", "de", **flags) == expected
+        assert Sides("en", "de", **flags).of_table("a.tsv:1", rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -225,41 +219,41 @@ def test_columns_by_number(source: str, target: str | None, expected: object) ->
 def test_columns_by_name_of_the_flags(flags: dict[str, str], expected: object) -> None:
     rows = [["German", "mt", "pe", "7"], ["Hallo.", "Hello.", "Hi.", "x"]]
     if isinstance(expected, tuple):
-        assert table_columns("a.tsv:1", rows, "en", "de", **flags) == expected
+        assert Sides("en", "de", **flags).of_table("a.tsv:1", rows) == expected
         return
     with pytest.raises(InputError, match=str(expected)):
-        table_columns("a.tsv:1", rows, "en", "de", **flags)
+        Sides("en", "de", **flags).of_table("a.tsv:1", rows)
 
 
 def test_a_column_called_by_a_number_comes_before_its_place() -> None:
-    assert named_columns(
-        "a", ["x", "1", "2"], "en", "de", source_column="2", target_column="1"
+    assert Sides("en", "de", source_column="2", target_column="1").of_names(
+        "a", ["x", "1", "2"]
     ) == (*("2", "1"),)
 
 
 def test_a_number_is_a_place_in_a_table_without_names() -> None:
     rows = [["2", "1"], ["3", "2"]]
     flags = {"source_column": "1", "target_column": "2"}
-    assert table_columns("a.tsv:1", rows, "en", "de", **flags) == (0, 1, False)
+    assert Sides("en", "de", **flags).of_table("a.tsv:1", rows) == (0, 1, False)
     with pytest.raises(InputError, match=r"--source_column 'x': no such two .* it has: '2', '1'\."):
-        table_columns("a.tsv:1", rows, "en", "de", source_column="x")
+        Sides("en", "de", source_column="x").of_table("a.tsv:1", rows)
 
 
 def test_a_name_in_other_letters_is_that_of_a_header() -> None:
     rows = [["Mt", "post edit"], ["Hallo.", "Hello."]]
     flags = {"source_column": "mt", "target_column": "POST_EDIT"}
-    assert table_columns("a.tsv:1", rows, "en", "de", **flags) == (0, 1, True)
+    assert Sides("en", "de", **flags).of_table("a.tsv:1", rows) == (0, 1, True)
 
 
 def test_with_two_columns_one_flag_is_enough() -> None:
     rows = [["I see.", "Ich sehe."]]
-    assert table_columns("a.tsv:1", rows, "de", "en", target_column="1") == (1, 0, False)
+    assert Sides("de", "en", target_column="1").of_table("a.tsv:1", rows) == (1, 0, False)
     # With more columns it is where names tell the other.
     rows = [["en", "de", "better"], ["Hello.", "Hallo.", "Hi."]]
-    assert table_columns("a.tsv:1", rows, "en", "de", source_column="better") == (2, 1, True)
+    assert Sides("en", "de", source_column="better").of_table("a.tsv:1", rows) == (2, 1, True)
     # A header of languages is one, whatever the flags say of the columns.
     rows = [["German", "Dutch"], ["Hallo.", "Hoi."]]
-    assert table_columns("a.tsv:1", rows, "fr", "en", source_column="2") == (1, 0, True)
+    assert Sides("fr", "en", source_column="2").of_table("a.tsv:1", rows) == (1, 0, True)
 
 
 # --- script, order, nothing ----------------------------------------------------------------------
@@ -278,9 +272,9 @@ TOLD_BY_SCRIPT = [
 def test_script_tells_in_every_order(source: str, target: str, turned: bool) -> None:
     told: list[Told] = []
     rows = table_of(target, source) if turned else table_of(source, target)
-    columns = table_columns("a.tsv:1", rows, source, target, told=told)
+    columns = Sides(source, target, told=told).of_table("a.tsv:1", rows)
     assert columns == ((1, 0, False) if turned else (0, 1, False))
-    assert target_is_first(["a.txt", "b.txt"], rows, source, target) == turned
+    assert Sides(source, target).target_is_first(["a.txt", "b.txt"], rows) == turned
     places = (2, 1) if turned else (1, 2)
     line = "a.tsv: source: column {}, target: column {}, by their scripts".format(*places)
     assert told == [(turned, line)]
@@ -292,7 +286,7 @@ def test_accents_tell_another_language_from_english(lang: str, turned: bool) -> 
     rows = table_of(lang, "en") if turned else table_of("en", lang)
     for source, target, swapped in (("en", lang, turned), (lang, "en", not turned)):
         told: list[Told] = []
-        columns = table_columns("a.tsv:1", rows, source, target, told=told)
+        columns = Sides(source, target, told=told).of_table("a.tsv:1", rows)
         assert columns == ((1, 0, False) if swapped else (0, 1, False))
         assert "as English has few accents" in told[0].line
 
@@ -317,12 +311,12 @@ def test_where_nothing_tells_the_order_is_taken_and_said(
     source: str, target: str, rows: list[list[str]]
 ) -> None:
     told: list[Told] = []
-    assert table_columns("x/a.tsv:1", rows, source, target, told=told) == (0, 1, False)
+    assert Sides(source, target, told=told).of_table("x/a.tsv:1", rows) == (0, 1, False)
     line = f"x/a.tsv: source: column 1, target: column 2, {NOTHING_TELLS}"
     assert told == [(False, line)]
     # What an earlier file of the run has told is the better guess.
     told = [Told(True, "the file before")]
-    assert table_columns("x/a.tsv:1", rows, source, target, told=told) == (1, 0, False)
+    assert Sides(source, target, told=told).of_table("x/a.tsv:1", rows) == (1, 0, False)
     assert told[1].line.endswith(
         "source: column 2, target: column 1, in the order of the file before"
     )
@@ -330,8 +324,8 @@ def test_where_nothing_tells_the_order_is_taken_and_said(
 
 def test_a_chinese_sentence_may_hold_more_latin_letters_than_chinese_ones() -> None:
     rows = [["I use Python.", "我用 Python。"], ["OK", "OK"], ["Send a PDF.", "发 PDF。"]]
-    assert table_columns("a.tsv:1", rows, "en", "zh") == (0, 1, False)
-    assert table_columns("a.tsv:1", rows, "zh", "en") == (1, 0, False)
+    assert Sides("en", "zh").of_table("a.tsv:1", rows) == (0, 1, False)
+    assert Sides("zh", "en").of_table("a.tsv:1", rows) == (1, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -340,17 +334,17 @@ def test_a_chinese_sentence_may_hold_more_latin_letters_than_chinese_ones() -> N
 def test_english_stands_first_in_the_files_of_tatoeba(credit: str) -> None:
     rows = [[*row, credit] for row in table_of("en", "nl")]
     told: list[Told] = []
-    assert table_columns("a.txt:1", rows, "nl", "en", told=told) == (1, 0, False)
-    assert table_columns("a.txt:1", rows, "en", "nl") == (0, 1, False)
+    assert Sides("nl", "en", told=told).of_table("a.txt:1", rows) == (1, 0, False)
+    assert Sides("en", "nl").of_table("a.txt:1", rows) == (0, 1, False)
     assert told[0].line.endswith("as English stands first in Tatoeba's files")
     # The script is the stronger sign.
     rows = [[*row, credit] for row in table_of("ru", "en")]
-    assert table_columns("a.txt:1", rows, "ru", "en") == (0, 1, False)
+    assert Sides("ru", "en").of_table("a.txt:1", rows) == (0, 1, False)
 
 
 def test_a_table_of_three_columns_without_names_is_refused() -> None:
     with pytest.raises(InputError, match="no columns for en and de; it has: 'a', 'b', 'c'"):
-        table_columns("a.tsv:1", [["a", "b", "c"]], "en", "de")
+        Sides("en", "de").of_table("a.tsv:1", [["a", "b", "c"]])
 
 
 # --- aligned files -------------------------------------------------------------------------------
@@ -376,27 +370,27 @@ FILE_NAMES = [
 def test_names_of_files_tell(source: str, target: str) -> None:
     """Whatever the text looks like; for the other direction the roles stay, the languages turn."""
     rows = [["x", "y"]] * 9
-    assert not target_is_first([source, target], rows, "de", "en")
-    assert target_is_first([target, source], rows, "de", "en")
+    assert not Sides("de", "en").target_is_first([source, target], rows)
+    assert Sides("de", "en").target_is_first([target, source], rows)
     by_role = not ("de" in source or "Deutsch" in source or "german" in source)
-    assert target_is_first([source, target], rows, "en", "de") != by_role
+    assert Sides("en", "de").target_is_first([source, target], rows) != by_role
     told: list[Told] = []
-    target_is_first([target, source], rows, "de", "en", told=told)
+    Sides("de", "en", told=told).target_is_first([target, source], rows)
     assert told == [(True, f"source: {source}, target: {target}, by the names of the files")]
 
 
 def test_file_names_that_differ_in_script_alone() -> None:
     names = ["dev.zh-Hans", "dev.zh-Hant"]
-    assert not target_is_first(names, [["x", "y"]], "zh-Hans", "zh-Hant")
-    assert target_is_first(names, [["x", "y"]], "zh-Hant", "zh-Hans")
+    assert not Sides("zh-Hans", "zh-Hant").target_is_first(names, [["x", "y"]])
+    assert Sides("zh-Hant", "zh-Hans").target_is_first(names, [["x", "y"]])
 
 
 @pytest.mark.parametrize("names", [["train.fr", "train.nl"], ["train.en", "train.nl"]])
 def test_names_of_other_languages_are_refused(names: list[str]) -> None:
     with pytest.raises(InputError, match=r"train\.\w\w and train\.nl: no columns for en and de"):
-        target_is_first(names, [["x", "y"]], "en", "de")
+        Sides("en", "de").target_is_first(names, [["x", "y"]])
     # Unless the flags say which is which.
-    assert target_is_first(names, [["x", "y"]], "en", "de", source_column="2")
+    assert Sides("en", "de", source_column="2").target_is_first(names, [["x", "y"]])
 
 
 @pytest.mark.parametrize(
@@ -417,9 +411,9 @@ def test_flags_on_aligned_files(
     flags = {"source_column": source, "target_column": target}
     if expected is None:
         with pytest.raises(InputError, match="can be 1 and 2, the number of the file"):
-            target_is_first(["a.x", "b.x"], [["a", "b"]], "en", "de", **flags)
+            Sides("en", "de", **flags).target_is_first(["a.x", "b.x"], [["a", "b"]])
     else:
-        assert target_is_first(["a.x", "b.x"], [["a", "b"]], "en", "de", **flags) == expected
+        assert Sides("en", "de", **flags).target_is_first(["a.x", "b.x"], [["a", "b"]]) == expected
 
 
 CELLS = st.one_of(
@@ -439,11 +433,11 @@ def test_whatever_the_first_rows_hold_there_is_an_answer_or_a_line(
     told: list[Told] = []
     options = {"source_column": flags[0], "target_column": flags[1]}
     try:
-        columns = table_columns("a.tsv:1", head, *languages, told=told, **options)
+        source, target, _ = Sides(*languages, told=told, **options).of_table("a.tsv:1", head)
     except InputError:
         return
-    assert columns.source != columns.target
-    assert {columns.source, columns.target} <= set(range(len(head[0])))
+    assert source != target
+    assert {source, target} <= set(range(len(head[0])))
     assert "source: column " in told[0].line
 
 

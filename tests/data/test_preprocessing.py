@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickletools
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from datasets.utils._dill import dumps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -409,3 +411,16 @@ def test_every_pair_is_kept_or_counted(tokenizer: PreTrainedTokenizerFast, pairs
         assert (first + second).kept == len(encoded)
         sources, targets = pair_lengths(encoded)
         assert np.all((sources >= 2) & (sources <= 6) & (targets >= 2) & (targets <= 6))
+
+
+def test_a_cache_of_cleaned_and_encoded_pairs_is_found_again(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = []
+    monkeypatch.setattr(data_module, "_map_and_drop", lambda _, f, *rest: functions.append(f))
+    clean_pairs(table(PAIRS))
+    encode_pairs(table(PAIRS), tokenizer)
+    assert len(functions) == 2
+    for function in functions:  # the order of a set differs from process to process
+        operations = {operation.name for operation, _, _ in pickletools.genops(dumps(function))}
+        assert not operations & {"FROZENSET", "EMPTY_SET"}

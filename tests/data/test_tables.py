@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bahdanau_hf.data import tables
+from bahdanau_hf.data.columns import ROWS_LOOKED_AT
 from bahdanau_hf.data.readers import LEFT_OUT, open_pairs
 from bahdanau_hf.errors import InputError
 from tests.helpers.pair_files import Pairs
@@ -155,6 +156,23 @@ def test_bad_rows_are_left_out_counted_and_named(
         assert line.startswith(f"left out: {path}:{place}: ")
         assert "--skip_bad_rows" not in line
     assert said[5:] == (["left out 6 bad rows in all"] if len(places) > 5 else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("tsv", "Hi\t嗨\nRun\t跑\n"),
+        ("csv", "Hi,嗨\nRun,跑\n"),
+        ("jsonl", '{"en": "Hi", "zh": "嗨"}\n{"en": "Run", "zh": "跑"}\n'),
+    ],
+)
+def test_a_file_that_begins_with_many_bad_rows_is_read_on(
+    tmp_path: Path, kind: str, rows: str
+) -> None:
+    path, bad = tmp_path / f"a.{kind}", ROWS_LOOKED_AT + 50
+    path.write_bytes(b"\xff\n" * bad + rows.encode())
+    found = read(path, skip_bad_rows=True)
+    assert found == [LEFT_OUT] * bad + [("Hi", "嗨"), ("Run", "跑")]
 
 
 def test_a_bad_line_of_one_side_takes_the_other_with_it(tmp_path: Path) -> None:

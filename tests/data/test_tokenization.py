@@ -18,7 +18,6 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bahdanau_hf.data.tokenization import (
-    BYTE_TOKENS,
     SPECIAL_TOKENS,
     clean_text,
     for_targets,
@@ -29,6 +28,7 @@ from bahdanau_hf.data.tokenization import (
 )
 from bahdanau_hf.data.vocabulary import extend_tokenizer, train_tokenizer
 from bahdanau_hf.errors import InputError
+from bahdanau_hf.modeling.text_bahdanau import BYTE_TOKENS
 
 PAIRS = [
     ("Call us.", "联系我们。"),

@@ -324,7 +324,7 @@ def test_the_faq_names_flags_that_exist(path: Path) -> None:
     assert len(entries) >= 30
     assert [entry for entry in entries[:-1] if "**" not in entry] == []
     sources = map(read, (ROOT / "bahdanau_hf" / "cli").glob("*.py"))
-    flags = {flag for source in sources for flag in re.findall(r'"(--\w+)"', source)}
+    flags = {flag for source in sources for flag in re.findall(r'"(--\w+)[ "]', source)}
     settings = (ModelArguments, DataArguments, TrainArguments)
     flags |= {f"--{field.name}" for kind in settings for field in dataclasses.fields(kind)}
     others = {"--cpu", "--dry-run"}  # accelerate's and pip's

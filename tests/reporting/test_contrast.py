@@ -13,7 +13,7 @@ from bahdanau_hf.reporting.attention_markup import ALIGNMENT_CSS
 PACKAGE = Path(bahdanau_hf.__file__).parent
 REPORT, DEMO = (
     (PACKAGE / name).read_text(encoding="utf-8")
-    for name in ("reporting/report.css", "demo/page.css")
+    for name in ("reporting/pages/report.css", "demo/page.css")
 )
 LEAST = 4.5  # of WCAG 2, level AA
 
@@ -39,7 +39,7 @@ def test_contrast_by_known_values() -> None:
     ("css", "text", "pages"),
     [
         (ALIGNMENT_CSS, "--map-quiet", ["#ffffff", "#1a1a19"]),
-        ((PACKAGE / "reporting/report.css").read_text(), "--quiet", ["#ffffff", "#1a1a19"]),
+        ((PACKAGE / "reporting/pages/report.css").read_text(), "--quiet", ["#ffffff", "#1a1a19"]),
         (
             (PACKAGE / "demo/page.css").read_text(),
             "--body-text-color-subdued",

@@ -20,6 +20,7 @@ FROM_FILES = {"words", "sentences"}  # parts of a run's calibration
 BROWSER = PACKAGE / "demo" / "browser"
 PAGES = [PACKAGE / "demo" / "page.py", PACKAGE / "metrics" / "analysis.py"]
 PAGES += sorted((PACKAGE / "reporting").glob("*.py"))
+TEMPLATES = sorted((PACKAGE / "reporting" / "pages").glob("*.html"))
 
 
 def fields(pattern: str) -> set[str]:
@@ -38,6 +39,14 @@ def said_in(path: Path) -> set[str]:
         if call.func.id in ("say", "text", "spoken", "section") and isinstance(first, ast.Constant):
             strings.add(str(first.value))
     return strings
+
+
+def said_in_template(path: Path) -> set[str]:
+    """Likewise."""
+    template = path.read_text(encoding="utf-8")
+    literals = re.findall(r'"([^"]*)"', template)
+    said = re.findall(r'\b(?:text|section)\("([^"]+)"', template)
+    return {*said, *(value for value in literals if value in CHINESE)}
 
 
 def said_in_the_browser() -> set[str]:
@@ -62,7 +71,9 @@ def test_the_table_is_whole() -> None:
 
 
 def test_every_text_of_the_pages_is_in_the_table_and_no_other() -> None:
-    said = FROM_FILES.union(*map(said_in, PAGES), said_in_the_browser())
+    in_python, in_templates = map(said_in, PAGES), map(said_in_template, TEMPLATES)
+    said = FROM_FILES.union(*in_python, *in_templates, said_in_the_browser())
+    assert TEMPLATES
     assert said - set(CHINESE) == set()
     assert set(CHINESE) - said == set()
 
