@@ -35,7 +35,13 @@ def run_training(settings: Settings) -> None:
     from .training.pairs import RunPairs
     from .training.release import open_hub
     from .training.run import Run
-    from .training.setup import open_output_dir, prepare_model, prepare_tokenizer, start_accelerator
+    from .training.setup import (
+        compile_kernels,
+        open_output_dir,
+        prepare_model,
+        prepare_tokenizer,
+        start_accelerator,
+    )
 
     if not gc.get_freeze_count():  # what imports leave stays: it need not be looked through again
         gc.freeze()
@@ -51,6 +57,7 @@ def run_training(settings: Settings) -> None:
     checkpoint = open_output_dir(accelerator, settings)
     open_hub(accelerator, settings)
     set_seed(settings.train.seed)
+    compiling = compile_kernels(accelerator, settings)
 
     # Pairs, tokenizer, model
     pairs = RunPairs.load(settings.data)
@@ -71,6 +78,7 @@ def run_training(settings: Settings) -> None:
             "--num_train_epochs, --max_train_steps or what else ended it."
         )
         return
+    compiling.join()
     run.start_records()
     run.train()
 

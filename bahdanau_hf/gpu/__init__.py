@@ -2,12 +2,13 @@
 
 `register` adds the implementation "cuda", which models on a CUDA device then take by themselves:
 
-| module        | what it does                                                                   |
-| ------------- | ------------------------------------------------------------------------------ |
-| `recurrence`  | the loop of training and of the encoder: a product and a Triton kernel a step  |
-| `loss`        | output layer and loss: one kernel between its products                         |
-| `cuda_graphs` | the searches of `generate`, recorded as CUDA graphs                            |
-| `step_graphs` | a whole step of training, likewise                                             |
+| module          | what it does                                                                  |
+| --------------- | ----------------------------------------------------------------------------- |
+| `recurrence`    | the loop of training and of the encoder: a product and a Triton kernel a step |
+| `loss`          | output layer and loss: one kernel between its products                        |
+| `cuda_graphs`   | the searches of `generate`, recorded as CUDA graphs                           |
+| `step_graphs`   | a whole step of training, likewise                                            |
+| `compile_ahead` | compiles the kernels while a training's pairs are read                        |
 
 Their modules are imported when a model first needs them. Where the kernels cannot run, without
 Triton or on an old card, the loop is the ordinary one.

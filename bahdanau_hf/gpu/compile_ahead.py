@@ -6,6 +6,8 @@ early, by a model of the same shape with a few words and weights of zero. Nothin
 
 import logging
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -15,25 +17,29 @@ from .device import can_run_kernels
 
 logger = logging.getLogger(__name__)
 
+_FEW_WORDS = {"vocab_size": 8, "encoder_vocab_size": 8}
 LENGTHS = (8, 33)  # source tokens: tiles of 32 and of 64
 
 
 def compile_ahead(
-    config: BahdanauConfig, device: torch.device, autocast: torch.dtype | None, guided: bool
+    shape: Mapping[str, Any] | None,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    guided: bool,
 ) -> threading.Thread:
     """Start the thread that calls the kernels of training, validation and greedy search.
 
-    `config` is the model's but for its vocabulary; `autocast` is the type of products, if it is
-    narrower than the weights; `guided` says whether the loss sees attention weights. Where no
-    kernels run, the thread has nothing to do. Join it before the training begins: what fails here
-    is left to the training, which then says so.
+    `shape` has fields of the configuration; `autocast` is the type of products, if it is narrower
+    than the weights; `guided` says whether the loss sees attention weights. Without a shape, and
+    where no kernels run, the thread has nothing to do. Join it before the training begins: what
+    fails here is left to the training, which then says so.
     """
 
     def call() -> None:
         try:
-            if can_run_kernels(device):
-                call_kernels(config, device, autocast, guided)
-        except Exception as error:  # whatever it is, the training meets it again
+            if shape is not None and can_run_kernels(device):
+                call_kernels(BahdanauConfig(**_FEW_WORDS, **shape), device, autocast, guided)
+        except Exception as error:
             logger.debug("kernels were not compiled ahead: %s", error)
 
     thread = threading.Thread(target=call, name="compile_ahead", daemon=True)

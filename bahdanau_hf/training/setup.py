@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from ..data.vocabulary import extend_tokenizer, train_tokenizer
 from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
 from ..errors import InputError
 from ..files import read_json
+from ..gpu.compile_ahead import compile_ahead
 from ..inference.loading import check_tokenizer, checkpoint_folder, load_model, quiet_library
 from ..modeling.configuration_bahdanau import BahdanauConfig
 from ..modeling.modeling_bahdanau import BahdanauForConditionalGeneration
@@ -205,6 +207,15 @@ def new_tokenizer(
     return train_tokenizer(sources, targets, **options)
 
 
+def compile_kernels(accelerator: Accelerator, settings: Settings) -> threading.Thread:
+    """Start to compile what a GPU runs of a new model, while the pairs are read; join it."""
+    model_args, train_args = settings.model, settings.train
+    shape = {name: getattr(model_args, name) for name in SHAPE_FIELDS}
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    is_new, guided = model_args.model_name_or_path is None, train_args.guided_attention_weight > 0
+    return compile_ahead(shape if is_new else None, accelerator.device, narrow, guided)
+
+
 def prepare_model(
     settings: Settings, tokenizer: PreTrainedTokenizerFast
 ) -> BahdanauForConditionalGeneration:
@@ -236,7 +247,7 @@ def prepare_model(
             config = BahdanauConfig(**sizes, **shape)
         except (ValueError, StrictDataclassError) as error:
             # Without the heading and the kind that a strict check puts before its complaint.
-            line = str(error).strip().splitlines()[-1].strip()
+            line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise InputError(re.sub("^(Value|Type)Error: ", "", line)) from None
         model = BahdanauForConditionalGeneration(config)
     check_tokenizer(model.config, tokenizer)
