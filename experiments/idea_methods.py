@@ -26,9 +26,7 @@ from bahdanau_hf.data.tokenization import (
     EOS_ID,
     PAD_ID,
     UNK_ID,
-    for_targets,
     side_kinds,
-    target_vocab_size,
 )
 from bahdanau_hf.metrics.translation import sentence_scores
 from bahdanau_hf.modeling import generation_bahdanau as generation
@@ -162,82 +160,45 @@ class ConditionalDecoder(modeling.BahdanauDecoder):
 
 
 class BpeDropout:
-    """Cuts a batch's words anew, each merge left out with a probability (Provilkov et al. 2020).
+    """Cuts a batch's sources anew, each merge left out with a probability (Provilkov et al. 2020).
 
-    A row with `<unk>` stays as it is, and a target that came to need a token of the source alone.
-    The tokenizer's library draws, from a generator that cannot be seeded.
+    A source with `<unk>` stays as it is. The tokenizer's library draws, from a generator that
+    cannot be seeded.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float, both: bool) -> None:
-        sides = {"input_ids": (tokenizer, len(tokenizer))}
-        if both:
-            sides["labels"] = (for_targets(tokenizer), target_vocab_size(tokenizer))
-        self.sizes = {name: size for name, (_, size) in sides.items()}
-        self.cutters = {name: self._cutter(one, share) for name, (one, _) in sides.items()}
-        backend = tokenizer.backend_tokenizer
-        self.lengths = np.array([len(backend.id_to_token(i)) for i in range(len(tokenizer))])
-        self.collate = PairCollator()
-
-    @staticmethod
-    def _cutter(tokenizer: PreTrainedTokenizerFast, share: float) -> Tokenizer:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float) -> None:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content |= {"padding": None, "truncation": None}
         content["model"]["dropout"] = share
-        return Tokenizer.from_str(json.dumps(content))
+        self.cutter, self.collate = Tokenizer.from_str(json.dumps(content)), PairCollator()
+        tokens = map(self.cutter.id_to_token, range(len(tokenizer)))
+        self.lengths = np.array([len(token) for token in tokens])
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with other sources, and targets, whose links are moved with them."""
-        counts = {
-            "input_ids": batch["attention_mask"].sum(1).tolist(),
-            "labels": (batch["labels"] != IGNORED_LABEL).sum(1).tolist(),
-        }
-        counts["best_sources"] = counts["labels"]
-        columns: dict[str, Any] = {
-            name: [row[:n].tolist() for row, n in zip(batch[name], counts[name], strict=True)]
-            for name in counts.keys() & batch.keys()
-        }
-        for side, cutter in self.cutters.items():
-            old, new = columns[side], self._cut(cutter, columns[side], self.sizes[side])
-            columns[side] = new
-            if "best_sources" in columns:
-                move = _move_sources if side == "input_ids" else _move_targets
-                moved = zip(columns["best_sources"], old, new, strict=True)
-                columns["best_sources"] = [
-                    move(np.array(links), self.lengths[a].cumsum(), self.lengths[b].cumsum())
-                    for links, a, b in moved
-                ]
-        rows = zip(*columns.values(), strict=True)
-        return self.collate([dict(zip(columns, row, strict=True)) for row in rows])
-
-    def _cut(self, cutter: Tokenizer, rows: Sequence[list[int]], size: int) -> list[list[int]]:
-        cut = [found.ids for found in cutter.encode_batch_fast(cutter.decode_batch(rows))]
-        return [
-            new if UNK_ID not in old and max(new) < size and self._spells(new, old) else old
-            for old, new in zip(rows, cut, strict=True)
-        ]
-
-    def _spells(self, new: list[int], old: list[int]) -> bool:
-        return bool(self.lengths[new].sum() == self.lengths[old].sum())
-
-
-def _move_sources(links: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Point to the new piece with the old one's first letter; `old`, `new`: where each ends."""
-    starts = np.concatenate([[0], old[:-1]])
-    moved = np.searchsorted(new, starts[links], side="right")
-    return np.where(links == NO_LINK, NO_LINK, moved)
-
-
-def _move_targets(links: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Give each new piece the link of the old one that has its first letter."""
-    return links[np.searchsorted(old, np.concatenate([[0], new[:-1]]), side="right")]
+        """The batch with its words in other pieces, to which the links of `best_sources` move."""
+        rows = zip(batch["input_ids"], batch["attention_mask"].sum(1).tolist(), strict=True)
+        sources = [row[:length].tolist() for row, length in rows]
+        cut = self.cutter.encode_batch_fast(self.cutter.decode_batch(sources))
+        features = []
+        for i, (old, new) in enumerate(zip(sources, (found.ids for found in cut), strict=True)):
+            ends, own = (self.lengths[ids].cumsum() for ids in (new, old))
+            if UNK_ID in old or ends[-1] != own[-1]:
+                new, ends = old, own
+            real = batch["labels"][i] != IGNORED_LABEL
+            features.append({"input_ids": new, "labels": batch["labels"][i][real].tolist()})
+            if "best_sources" in batch:  # to the piece that has the first letter of the old one
+                links = batch["best_sources"][i][real].numpy()
+                moved = np.searchsorted(ends, (own - self.lengths[old])[links], side="right")
+                features[-1]["best_sources"] = np.where(links == NO_LINK, NO_LINK, moved).tolist()
+        return self.collate(features)
 
 
 def start_with_bpe_dropout(
-    start: Callable[..., Run], *args: Any, share: float, both: bool, **kwargs: Any
+    start: Callable[..., Run], *args: Any, share: float, **kwargs: Any
 ) -> Run:
     """`start_run`, and BPE-dropout in the batches of the run."""
     run = start(*args, **kwargs)
-    run.batches.loader.collate_fn = BpeDropout(run.tokenizer, share, both)  # type: ignore[union-attr]
+    run.batches.loader.collate_fn = BpeDropout(run.tokenizer, share)  # type: ignore[union-attr]
     return run
 
 

@@ -8,8 +8,8 @@ Names are those of `IDEAS`; `plain` is the recipe unchanged, which some of the o
 all are compared with: run it first. Without --data a run learns the bundled pairs and is scored on
 those of validation and test together; FOLDER holds train.tsv, validation.tsv and test.tsv (or
 .tsv.gz), whose Chinese is read in simplified characters. Flags that are not known here, such as
---max_train_steps, go to every training. A training that is there already is not done again. Numbers
-are left in experiments/results/ideas, translations beside the models. `render` puts the tables into
+--num_train_epochs, go to every training. A training that is there is not done again. Numbers are
+left in experiments/results/ideas, translations beside the models. `render` puts the tables into
 experiments/ideas.md.
 
 An idea changes what the package's own training calls, inside its process alone (`Idea.patches`).
@@ -40,6 +40,7 @@ from bahdanau_hf.data.sources import pair_texts
 from bahdanau_hf.metrics.translation import score_translations
 from bahdanau_hf.training.arguments import Settings, parse_arguments
 from bahdanau_hf.training.pairs import encoding_options, load_pairs
+from bahdanau_hf.training.run import start_run
 from bahdanau_hf.training.setup import prepare_model
 from benchmarks.machine import ROOT, describe_machine
 from benchmarks.stopwatch import Contender, race
@@ -113,14 +114,9 @@ def patched(patches: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _bpe_dropout(share: float, both: bool = False) -> dict[str, Any]:
-    from bahdanau_hf.training.run import start_run
-
-    return {
-        "bahdanau_hf.training.run.start_run": partial(
-            start_with_bpe_dropout, start_run, share=share, both=both
-        )
-    }
+def _bpe_dropout(share: float) -> dict[str, Any]:
+    start = partial(start_with_bpe_dropout, start_run, share=share)
+    return {"bahdanau_hf.training.run.start_run": start}
 
 
 IDEAS = {
@@ -139,7 +135,6 @@ IDEAS = {
     ),
     "bpe-dropout-0.1": Idea("BPE-dropout 0.1 on sources", _bpe_dropout(0.1)),
     "bpe-dropout-0.05": Idea("BPE-dropout 0.05 on sources", _bpe_dropout(0.05)),
-    "bpe-dropout-both": Idea("BPE-dropout 0.1 on both sides", _bpe_dropout(0.1, both=True)),
     "further": Idea("plain, then an epoch more by cross-entropy", flags=_GO_ON, start=True),
     "minimum-risk": Idea(
         "plain, then an epoch of minimum risk",
