@@ -38,6 +38,7 @@ from bahdanau_hf import train as training
 from bahdanau_hf.data.preprocessing import encode_pairs
 from bahdanau_hf.data.sources import pair_texts
 from bahdanau_hf.metrics.translation import score_translations
+from bahdanau_hf.precision import fastest_dtype
 from bahdanau_hf.training.arguments import Settings, parse_arguments
 from bahdanau_hf.training.pairs import encoding_options, load_pairs
 from bahdanau_hf.training.run import start_run
@@ -85,7 +86,7 @@ class Idea:
         patches: what stands in the place of what, in training and in use, by full names.
         flags: of the training, besides the recipe.
         start: whether it goes on from the plain model of the same seed.
-        loop: patches of the plain loop that its step is timed against; `None`: it is not timed.
+        is_timed: whether the time of a training step is taken.
         epochs_of: the idea by whose time a step the number of epochs is divided.
         trains: False: it only translates in another way, with the plain model.
     """
@@ -94,15 +95,9 @@ class Idea:
     patches: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     start: bool = False
-    loop: Mapping[str, Any] | None = None
+    is_timed: bool = False
     epochs_of: str | None = None
     trains: bool = True
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Put the patches where they belong, and take them away again."""
-        with patched(self.patches):
-            yield
 
 
 @contextmanager
@@ -114,6 +109,12 @@ def patched(patches: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+def _of_cells(name: str, title: str, patches: Mapping[str, Any]) -> dict[str, Idea]:
+    """At as many epochs, and at the same time if the fused loop lost no more than the plain one."""
+    fewer = Idea("the same, with so many epochs less", patches, epochs_of=name)
+    return {name: Idea(title, patches, is_timed=True), f"{name}-equal-time": fewer}
+
+
 def _bpe_dropout(share: float) -> dict[str, Any]:
     start = partial(start_with_bpe_dropout, start_run, share=share)
     return {"bahdanau_hf.training.run.start_run": start}
@@ -121,18 +122,8 @@ def _bpe_dropout(share: float) -> dict[str, Any]:
 
 IDEAS = {
     "plain": Idea("the recipe as it is"),
-    "layer-norm": Idea("layer normalisation in all GRUs", _NORMALISED, loop=_LOOP),
-    "layer-norm-equal-time": Idea(
-        "the same, as many epochs less as a step takes longer", _NORMALISED, epochs_of="layer-norm"
-    ),
-    "conditional": Idea(
-        "conditional GRU: two transitions, attention between", _CONDITIONAL, loop=_LOOP
-    ),
-    "conditional-equal-time": Idea(
-        "the same, as many epochs less as a step takes longer",
-        _CONDITIONAL,
-        epochs_of="conditional",
-    ),
+    **_of_cells("layer-norm", "layer normalisation in all GRUs", _NORMALISED),
+    **_of_cells("conditional", "conditional GRU: attention between two transitions", _CONDITIONAL),
     "bpe-dropout-0.1": Idea("BPE-dropout 0.1 on sources", _bpe_dropout(0.1)),
     "bpe-dropout-0.05": Idea("BPE-dropout 0.05 on sources", _bpe_dropout(0.05)),
     "further": Idea("plain, then an epoch more by cross-entropy", flags=_GO_ON, start=True),
@@ -150,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked for."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["train"]:  # in a process of its own, whose time is counted
-        with IDEAS[arguments[1]].in_place():
+        with patched(IDEAS[arguments[1]].patches):
             return training.main(arguments[2:])
     parser = argparse.ArgumentParser(
         prog="python -m experiments.ideas",
@@ -230,7 +221,7 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
     sources, references = pair_texts(
         datasets.concatenate_datasets([pairs[split] for split in held_out]), *languages
     )
-    with idea.in_place():
+    with patched(idea.patches):
         translator = Translator.from_pretrained(folder if idea.trains else plain, device="cpu")
         more = {} if idea.trains else measure_shortlist(translator, settings, pairs, sources)
         scores = {}
@@ -241,14 +232,14 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
             found = score_translations(texts, references, target_lang=languages[1])
             kept = ("bleu", "bleu_signature", "chrf", "chrf_signature", "num_sentences")
             scores[str(beams)] = {key: getattr(found, key) for key in kept}
-    if idea.loop is not None:
+    if idea.is_timed:
         more["steps"] = time_steps(idea, settings)
     return {
         **{"name": name, "recipe": args.recipe, "seed": seed, "machine": machine},
         "cpu_seconds": round(cost),
         "parameters": made["num_parameters"],
         "pairs": made["num_pairs"]["train"],
-        "epochs": finished["epochs"],
+        "epochs": made["train"]["num_train_epochs"],
         "weights": finished["weights"],
         "scores": scores,
         "comparison": compare(name, args, references, languages[1]),
@@ -298,7 +289,8 @@ def time_steps(idea: Idea, settings: Settings) -> dict[str, float]:
     `ratio` is idea / loop. What the idea adds to a step would also be added to the fused one, and
     it weighs more there: `ratio_fused` is 1 + (idea - loop) / fused.
     """
-    study = prepare_study(*settings, bf16=True)
+    narrow = fastest_dtype(torch.device("cpu")) is torch.bfloat16  # as the recipes train
+    study = prepare_study(*settings, bf16=narrow)
     batches = list(islice(study.batches(seed=0), RACE_BATCHES))
 
     def contender(patches: Mapping[str, Any], implementation: str | None) -> Contender:
@@ -312,8 +304,8 @@ def time_steps(idea: Idea, settings: Settings) -> dict[str, float]:
     timings = race(
         {
             "fused": contender({}, None),
-            "loop": contender(idea.loop or {}, "reference"),
-            "idea": contender(idea.patches, "reference"),
+            "loop": contender(_LOOP, "reference"),
+            "idea": contender({**_LOOP, **idea.patches}, "reference"),
         },
         ROUNDS,
     )

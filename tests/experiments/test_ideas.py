@@ -76,7 +76,7 @@ def test_layers_take_the_steps_of_their_cells() -> None:
 
 
 def test_conditional_gru_by_its_equations() -> None:
-    with ideas.IDEAS["conditional"].in_place():
+    with ideas.patched(ideas.IDEAS["conditional"].patches):
         model = randomised(make_model(readout="deep"))
     assert model.chosen_implementation(model.model.decoder).name == "reference"
     ids, words = torch.randint(4, 17, (2, 5)), torch.randint(4, 13, (2, 6))
@@ -111,7 +111,7 @@ def test_conditional_gru_by_its_equations() -> None:
 @pytest.mark.parametrize("name", ["layer-norm", "conditional"])
 def test_a_model_of_an_idea_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     ids, words = torch.randint(4, 17, (2, 5)), torch.randint(4, 13, (2, 6))
-    with ideas.IDEAS[name].in_place():
+    with ideas.patched(ideas.IDEAS[name].patches):
         model = make_model(initializer="orthogonal").float()
         for parameter in model.parameters():
             if parameter.shape == (21, 7):  # recurrent, of every layer and transition
