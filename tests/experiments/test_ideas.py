@@ -17,6 +17,7 @@ from bahdanau_hf.alignment.guided_loss import add_best_sources
 from bahdanau_hf.data.batching import IGNORED_LABEL, NO_LINK, PairTable
 from bahdanau_hf.data.preprocessing import encode_pairs
 from bahdanau_hf.modeling import modeling_bahdanau as modeling
+from bahdanau_hf.training.arguments import parse_arguments
 from experiments import idea_methods as methods
 from experiments import ideas
 from tests.helpers import tiny_run
@@ -324,6 +325,42 @@ def test_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
     assert ideas.compare("plain", args, right, "zh") == {}
 
 
+def test_each_training_is_told_its_flags(tmp_path: Path, monkeypatch: Any) -> None:
+    told: dict[str, Any] = {}
+
+    class Started(Exception):
+        pass
+
+    def train(command: list[str], folder: Path, threads: int) -> dict[str, float]:
+        assert command[1:4] == ["-m", "experiments.ideas", "train"]
+        told[command[4]] = parse_arguments(command[5:])
+        raise Started
+
+    monkeypatch.setattr(ideas, "train", train)
+    places = ["--output_dir", str(tmp_path), "--results", str(tmp_path), "--seeds", "7"]
+    with pytest.raises(SystemExit, match="further goes on from plain, seed 7: run that first"):
+        ideas.main(["run", "further", *places])
+    with pytest.raises(SystemExit, match="time a step of layer-norm is not known"):
+        ideas.main(["run", "layer-norm-equal-time", *places])
+    (tmp_path / "tiny-plain-7").mkdir()
+    (tmp_path / "tiny-plain-7" / "model.safetensors").touch()
+    for name in ("layer-norm", "conditional"):
+        of_another_seed = result(name, 8, 30.0, steps={"ratio": 1.25, "ratio_fused": 1.5})
+        (tmp_path / f"tiny-{name}-8.json").write_text(json.dumps(of_another_seed))
+    trained = [name for name, idea in ideas.IDEAS.items() if idea.trains]
+    for name in trained:
+        with pytest.raises(Started):
+            ideas.main(["run", name, *places, "--learning_rate=0.5"])
+    assert list(told) == trained
+    for name, (model, data, train_args) in told.items():
+        goes_on = name in ("further", "minimum-risk")
+        epochs = 8.8 if name.endswith("-equal-time") else 1 if goes_on else 11
+        assert train_args.num_train_epochs == epochs
+        assert (train_args.seed, train_args.learning_rate) == (7, 0.5), "a flag counts"
+        start = str(tmp_path / "tiny-plain-7") if goes_on else None
+        assert (model.model_name_or_path, data.train_file) == (start, None)
+
+
 @pytest.mark.slow
 def test_ideas_are_trained_and_scored(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
@@ -331,8 +368,6 @@ def test_ideas_are_trained_and_scored(tmp_path: Path) -> None:
     places = ["--data", str(tmp_path), "--output_dir", str(tmp_path / "runs")]
     places += ["--results", str(tmp_path / "results"), "--seeds", "1"]
     sizes = ["--hidden_size=8", "--embedding_size=8", "--vocab_size=300", "--num_train_epochs=1"]
-    with pytest.raises(SystemExit, match="further goes on from plain, seed 1: run that first"):
-        ideas.main(["run", "further", *places, *sizes])
     names = ["plain", "conditional", "bpe-dropout-0.1", "minimum-risk", "shortlist"]
     assert ideas.main(["run", *names, *places, *sizes]) == 0
     found = ideas.load_results(tmp_path / "results")
