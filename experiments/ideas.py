@@ -191,14 +191,15 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
     folder, plain = places[name], places["plain"]
     if (idea.start or not idea.trains) and not (plain / "model.safetensors").exists():
         raise SystemExit(f"error: {name} goes on from plain, seed {seed}: run that first")
-    told = [args.recipe, f"--seed={seed}", *idea.flags]
+    told, model = [args.recipe, f"--seed={seed}", *idea.flags], folder if idea.trains else plain
     if args.data:
         splits = ("train", "validation", "test")
         told += [f"--{split}_file={split_file(args.data, split)}" for split in splits]
         told.append("--chinese_script=simplified")
     if idea.start:
         told.append(f"--model_name_or_path={plain}")
-    settings = parse_arguments([*told, *flags])
+    told += flags
+    settings = parse_arguments(told)
     if idea.epochs_of is not None:
         longer = _result_of(idea.epochs_of, args)["steps"]["ratio"]
         epochs = round(settings.train.num_train_epochs / longer, 2)
@@ -206,13 +207,12 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
     cost = 0.0
     if idea.trains:
         command = [sys.executable, "-m", "experiments.ideas", "train", name]
-        command += [*told, *flags, f"--output_dir={folder}"]
-        cost = train(command, folder, 1)["cpu_seconds"]
+        cost = train([*command, *told, f"--output_dir={folder}"], folder, 1)["cpu_seconds"]
     if idea.start or not idea.trains:
         cost += json.loads((plain / "cost.json").read_text(encoding="utf-8"))["cpu_seconds"]
     folder.mkdir(parents=True, exist_ok=True)
     made, finished = (
-        json.loads(((folder if idea.trains else plain) / file).read_text(encoding="utf-8"))
+        json.loads((model / file).read_text(encoding="utf-8"))
         for file in ("settings.json", "eval_results.json")
     )
     pairs, _ = load_pairs(settings.data)
@@ -222,7 +222,7 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
         datasets.concatenate_datasets([pairs[split] for split in held_out]), *languages
     )
     with patched(idea.patches):
-        translator = Translator.from_pretrained(folder if idea.trains else plain, device="cpu")
+        translator = Translator.from_pretrained(model, device="cpu")
         more = {} if idea.trains else measure_shortlist(translator, settings, pairs, sources)
         scores = {}
         for beams in BEAMS:
