@@ -171,7 +171,7 @@ class BpeDropout:
         content |= {"padding": None, "truncation": None}
         content["model"]["dropout"] = share
         self.cutter, self.collate = Tokenizer.from_str(json.dumps(content)), PairCollator()
-        tokens = map(self.cutter.id_to_token, range(len(tokenizer)))
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self.lengths = np.array([len(token) for token in tokens])
 
     def __call__(self, batch: Batch) -> Batch:
