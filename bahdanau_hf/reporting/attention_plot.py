@@ -18,6 +18,7 @@ from ..alignment.record import Alignment
 from ..errors import InputError
 from ..files import writing
 from . import attention_markup as markup
+from .attention_markup import alignment_html, alignment_svg, alignment_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,9 +69,9 @@ def save_alignment(alignment: Alignment, path: str | Path, *, title: str | None 
     """
     path = Path(path)
     writers: dict[str, Callable[[], str]] = {
-        ".svg": lambda: markup.alignment_svg(alignment, title=title),
-        ".html": lambda: markup.alignment_html(alignment, standalone=True, title=title),
-        ".txt": lambda: markup.alignment_text(alignment),
+        ".svg": lambda: alignment_svg(alignment, title=title),
+        ".html": lambda: alignment_html(alignment, standalone=True, title=title),
+        ".txt": lambda: alignment_text(alignment),
     }
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
