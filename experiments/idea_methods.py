@@ -196,7 +196,7 @@ class BpeDropout:
 def start_with_bpe_dropout(
     start: Callable[..., Run], *args: Any, share: float, **kwargs: Any
 ) -> Run:
-    """`start_run`, and BPE-dropout in the batches of the run."""
+    """The run, and BPE-dropout in the batches of the run."""
     run = start(*args, **kwargs)
     run.batches.loader.collate_fn = BpeDropout(run.tokenizer, share)  # type: ignore[union-attr]
     return run

@@ -41,7 +41,7 @@ from bahdanau_hf.metrics.translation import score_translations
 from bahdanau_hf.precision import fastest_dtype
 from bahdanau_hf.training.arguments import Settings, parse_arguments
 from bahdanau_hf.training.pairs import encoding_options, load_pairs
-from bahdanau_hf.training.run import start_run
+from bahdanau_hf.training.run import Run
 from bahdanau_hf.training.setup import prepare_model
 from benchmarks.machine import ROOT, describe_machine
 from benchmarks.stopwatch import Contender, race
@@ -116,8 +116,8 @@ def _of_cells(name: str, title: str, patches: Mapping[str, Any]) -> dict[str, Id
 
 
 def _bpe_dropout(share: float) -> dict[str, Any]:
-    start = partial(start_with_bpe_dropout, start_run, share=share)
-    return {"bahdanau_hf.training.run.start_run": start}
+    start = partial(start_with_bpe_dropout, Run, share=share)
+    return {"bahdanau_hf.training.run.Run": start}
 
 
 IDEAS = {
