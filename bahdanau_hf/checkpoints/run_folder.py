@@ -110,7 +110,8 @@ def remove(path: Path) -> None:
 
 def list_checkpoints(output_dir: Path) -> dict[int, Path]:
     """The checkpoints of a run by step, oldest first."""
-    matches = ((_FOLDER.fullmatch(path.name), path) for path in output_dir.glob("*"))
+    paths = output_dir.iterdir() if output_dir.is_dir() else ()
+    matches = ((_FOLDER.fullmatch(path.name), path) for path in paths)
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 

@@ -222,7 +222,7 @@ def _bounded(written: Any) -> tuple[str, list[str]]:
 
 
 def _bounded_beams(value: Any) -> int:
-    return min(MAX_BEAMS, max(1, int(value))) if isinstance(value, int | float) else 1
+    return int(min(MAX_BEAMS, max(1, value))) if isinstance(value, int | float) else 1
 
 
 def _note(notes: Sequence[str]) -> str:

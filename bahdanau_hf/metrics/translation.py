@@ -299,13 +299,15 @@ def check_translations(
             raise InputError(f"prediction {number} is not text: {hypothesis!r:.60}")
     for number, alternatives in enumerate(reference_lists):
         is_list = isinstance(alternatives, Iterable) and not isinstance(alternatives, bytes)
-        if not is_list or not all(isinstance(text, str) for text in alternatives):
+        texts = list(alternatives) if is_list else []  # an iterator will do
+        if not is_list or not all(isinstance(text, str) for text in texts):
             raise InputError(
                 f"reference {number} is neither text nor a list of texts: {alternatives!r:.60}"
             )
-        if not alternatives:
+        if not texts:
             raise InputError(f"sentence {number} has no reference")
-    return hypotheses, [list(alternatives) for alternatives in reference_lists]
+        reference_lists[number] = texts
+    return hypotheses, reference_lists
 
 
 def reference_streams(reference_lists: Sequence[Sequence[str]]) -> list[list[str | None]]:

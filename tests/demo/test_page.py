@@ -145,10 +145,17 @@ class TestAnswers:
         assert scores[0] == scores[1] != []
 
     @pytest.mark.parametrize(
-        ("beams", "choices", "shown"), [(1, 3, 3), (2, 4, 4), (5, 2, 2), (9, 99, MAX_BEAMS)]
+        ("beams", "choices", "shown"),
+        [
+            (1, 3, 3),
+            (2, 4, 4),
+            (5, 2, 2),
+            (9, 99, MAX_BEAMS),
+            (float("nan"), float("inf"), MAX_BEAMS),
+        ],
     )
     def test_there_are_as_many_beams_as_choices(
-        self, answers: Answers, beams: int, choices: int, shown: int
+        self, answers: Answers, beams: float, choices: float, shown: int
     ) -> None:
         *_, listed = last(answers.translate("Where is my mother?", beams, choices))
         assert listed.count("<summary>") == shown

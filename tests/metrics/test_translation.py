@@ -124,7 +124,7 @@ class TestCorpusScores:
         assert score_translations(["我 们 走 吧 。"], ["我们走吧。"], target_lang="en").bleu < 50
 
     def test_iterators_are_read(self):
-        scores = score_translations(iter(PREDICTIONS), (text for text in REFERENCES))
+        scores = score_translations(iter(PREDICTIONS), (iter([text]) for text in REFERENCES))
         assert scores == score_translations(PREDICTIONS, REFERENCES)
 
     def test_as_dict_is_json_with_all_fields(self):

@@ -49,7 +49,7 @@ def test_sentences_come_by_how_far_their_scores_are_apart(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     page = write_comparison(*runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "2 sentences are translated differently" in page
+    assert "Sentences translated differently: 2." in page
     assert "<dd>Call us.</dd>" not in page  # the same in both
     assert page.index("<dd>Go.</dd>") < page.index("<dd>Who?</dd>")
     assert "<dt>plain</dt><dd>走 <b>100</b></dd>" in page
