@@ -130,6 +130,7 @@ def test_several_seeds_are_averaged() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_leaves_numbers_alone(tmp_path, monkeypatch, capsys) -> None:
     """It goes on where it stopped, and nothing of the sentences is in the results."""
     monkeypatch.setattr(
