@@ -328,7 +328,12 @@ def multi30k_table(results: Mapping[str, Sequence[dict[str, Any]]]) -> str:
                 of_same = [r for r in results[name] if r["language"] == language]
                 cells.append(_mean(of_same[0]["scores"][split]["seeds"] if of_same else []))
             lines.append(f"| {' | '.join(cells)} |")
-    notes = [line for name in results if name != "pronunciation" for line in _note(results[name])]
+    notes = [
+        line
+        for name, found in results.items()
+        if name == "multi30k" or (found and name != "pronunciation")
+        for line in _note(found)
+    ]
     return "\n\n".join(["\n".join(lines), *notes])
 
 
