@@ -140,7 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for language in args.languages or TASKS[args.task].languages:
         given = (language, args.data.resolve(), args.seeds)
         if args.task == "multi30k-marian":
-            ours = json.loads((args.results / f"multi30k-{language}.json").read_text("utf-8"))
+            path = args.results / f"multi30k-{language}.json"
+            if not path.exists():
+                parser.error(f"{path} is missing, which says for how long: run multi30k first")
+            ours = json.loads(path.read_text(encoding="utf-8"))
             result = run_marian(*given, mean(ours["cpu_seconds"]))
         else:
             result = run(args.task, *given, args.output_dir)
@@ -205,7 +208,7 @@ def score(models: Sequence[Path], test_file: str, language: str, task: Task) -> 
     sources, references = read_sides(Path(test_file), language)
     translations = _command("translate", *model, given="".join(f"{line}\n" for line in sources))
     tokenize = "none" if task.tokenised else "13a"
-    return {"bleu": bleu(translations.splitlines(), references, tokenize)}
+    return {"bleu": bleu(translations.rstrip("\n").split("\n"), references, tokenize)}
 
 
 def _command(*arguments: str, given: str = "") -> str:

@@ -18,7 +18,7 @@ from .device import can_run_kernels
 logger = logging.getLogger(__name__)
 
 _FEW_WORDS = {"vocab_size": 8, "encoder_vocab_size": 8}
-LENGTHS = (8, 33)  # source tokens: tiles of 32 and of 64
+_LENGTH = 8  # source tokens: those of longer sources than 32 are compiled when they come
 
 
 def compile_ahead(
@@ -50,23 +50,22 @@ def compile_ahead(
 def call_kernels(
     config: BahdanauConfig, device: torch.device, autocast: torch.dtype | None, guided: bool
 ) -> None:
-    """Take a step without dropout, compute a loss and search, for each of `LENGTHS`."""
+    """Take a step without dropout, compute a loss and search."""
     with torch.device("meta"):  # where initial values take no random numbers
         model = BahdanauForConditionalGeneration(config)
     model.to_empty(device=device).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    for length in LENGTHS:
-        ids = torch.full((2, length), config.unk_token_id or 0, device=device)
-        labels = ids[:, :2]
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            outputs = model(**given, labels=labels, skip_logits=True, output_attentions=guided)
-            loss = outputs.loss
-            if guided:
-                loss = loss + outputs.cross_attentions[0].sum()
-            loss.backward()
-            with torch.no_grad():
-                model(**given, labels=labels, skip_logits=True)
-            model.generate(**given, max_new_tokens=2, pad_token_id=config.pad_token_id)
+    ids = torch.full((2, _LENGTH), config.unk_token_id or 0, device=device)
+    labels = ids[:, :2]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        outputs = model(**given, labels=labels, skip_logits=True, output_attentions=guided)
+        loss = outputs.loss
+        if guided:
+            loss = loss + outputs.cross_attentions[0].sum()
+        loss.backward()
+        with torch.no_grad():
+            model(**given, labels=labels, skip_logits=True)
+        model.generate(**given, max_new_tokens=2, pad_token_id=config.pad_token_id)

@@ -41,19 +41,21 @@ def load_model(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     *,
+    subfolder: str = "",
     variant: str | None = None,
-    **hub: Any,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
 ) -> BahdanauForConditionalGeneration:
     """Load the model of a folder or a Hub repository; no code in it is run.
 
-    The arguments, `hub` among them, are those of `Translator.from_pretrained`; `dtype` is one of
-    floats.
+    The arguments are those of `Translator.from_pretrained`; `dtype` is one of floats.
 
     Raises:
         InputError: nothing there, another kind of model, or files that are damaged, missing or do
             not belong together.
     """
-    folder = checkpoint_folder(path_or_repo, revision, variant=variant, **hub)
+    hub = {"token": token, "local_files_only": local_files_only}
+    folder = checkpoint_folder(path_or_repo, revision, subfolder=subfolder, variant=variant, **hub)
     weights, index = _weight_names(variant)
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in (weights, index)):

@@ -212,8 +212,10 @@ def compile_kernels(accelerator: Accelerator, settings: Settings) -> threading.T
     model_args, train_args = settings.model, settings.train
     shape = {name: getattr(model_args, name) for name in SHAPE_FIELDS}
     narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-    is_new, guided = model_args.model_name_or_path is None, train_args.guided_attention_weight > 0
-    return compile_ahead(shape if is_new else None, accelerator.device, narrow, guided)
+    guided = train_args.guided_attention_weight > 0
+    # Another model has another shape; and no process is forked beside a thread that compiles.
+    waits = model_args.model_name_or_path is not None or settings.data.preprocessing_num_workers
+    return compile_ahead(None if waits else shape, accelerator.device, narrow, guided)
 
 
 def prepare_model(

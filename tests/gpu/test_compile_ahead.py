@@ -36,9 +36,12 @@ def test_it_calls_a_model_of_the_runs_shape(precision: str, dtype: Any, calls: l
     assert (device, autocast, guided) == (CPU, dtype, True)
 
 
-def test_nothing_is_called_for_a_model_that_is_there_already(calls: list) -> None:
+@pytest.mark.parametrize(
+    "flag", ["--model_name_or_path=runs/base", "--preprocessing_num_workers=2"]
+)
+def test_nothing_is_called_for_another_model_and_beside_forks(flag: str, calls: list) -> None:
     accelerator: Any = SimpleNamespace(mixed_precision="no", device=CPU)
-    compile_kernels(accelerator, parse_arguments(["--model_name_or_path=runs/base"])).join()
+    compile_kernels(accelerator, parse_arguments([flag])).join()
     assert calls == []
 
 
