@@ -65,10 +65,19 @@ def test_multi30k_stands_beside_the_published_cells() -> None:
     assert ours in table
 
 
+def test_from_german_stands_beside_the_tutorial() -> None:
+    scores = {"test_2016_flickr": ([38.0], []), "test_2017_flickr": ([33.0], [])}
+    table = published.to_english_table([result("multi30k-to-english", "en", scores)])
+    assert "| de→en | test 2016 flickr | 29 | 38.0 |" in table
+    assert "| de→en | test 2017 flickr | – | 33.0 |" in table
+    assert published.to_english_table([]) == "Not measured."
+
+
 def test_sides_are_found_by_their_names(tmp_path: Path) -> None:
     path = tmp_path / "test.tok.tsv.gz"
     path.write_bytes(gzip.compress(b"de\tfr\ten\nein hund\tun chien\ta dog\n"))
-    assert published.read_sides(path, "fr") == (["a dog"], ["un chien"])
+    assert published.read_sides(path, "en", "fr") == (["a dog"], ["un chien"])
+    assert published.read_sides(path, "de", "en") == (["ein hund"], ["a dog"])
 
 
 def test_words_are_counted_as_they_are_divided() -> None:
