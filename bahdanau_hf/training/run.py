@@ -84,7 +84,9 @@ class Run:
         # What a resumed run must share.
         self.identity = setup.run_identity(accelerator, settings, pairs, model)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, train))
-        self.bare_model: PreTrainedModel = accelerator.unwrap_model(self.model)
+        self.bare_model: PreTrainedModel = accelerator.unwrap_model(
+            self.model, keep_torch_compile=False
+        )
         batch_size = train.per_device_eval_batch_size
         self.translator = Translator(self.bare_model, tokenizer, batch_size)
         self.scheduler = get_scheduler(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -142,6 +143,19 @@ def test_mean_of_the_last_checkpoints_is_taken_if_validation_agrees(
     for name, tensor in run.bare_model.state_dict().items():
         expected = torch.stack([weights[name] for weights in saved]).double().mean(0).float()
         torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-7)
+
+
+def test_accelerate_may_compile_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate config` offers it: steps go through what is compiled, all else does not."""
+    plain = prepare(tmp_path / "plain", max_train_steps=2, encoder_layers=1, **NO_DROPOUT)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # which read it once a process
+    compiled = prepare(tmp_path / "compiled", max_train_steps=2, encoder_layers=1, **NO_DROPOUT)
+    assert compiled.model is not compiled.bare_model
+    for run in (plain, compiled):
+        run.train()
+    of_plain, of_compiled = (run.bare_model.state_dict() for run in (plain, compiled))
+    torch.testing.assert_close(of_compiled, of_plain, rtol=1e-5, atol=1e-6)
 
 
 def test_time_is_up(tmp_path: Path) -> None:
