@@ -36,7 +36,8 @@ TAG_LINE = re.compile(
     r"\s*</?(url|doc|speaker|talkid|title|description|keywords|reviewer|translator)\b[^<>]*>"
 )
 _PO_LINE = re.compile(r'(?:(msgctxt|msgid|msgid_plural|msgstr(?:\[\d+\])?)\s+)?"(.*)"')
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+PO_ESCAPES = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
+"""What letters after a backslash stand for in PO; any other character stands for itself."""
 
 
 class Piece(NamedTuple):
@@ -236,7 +237,7 @@ def _po_entries(path: Path, encoding: str | None) -> Iterator[tuple[int, dict[st
             if match[1]:
                 keyword = match[1]
                 start = number if keyword == "msgid" else start
-            text = re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), match[2])
+            text = re.sub(r"\\(.)", lambda m: PO_ESCAPES.get(m[1], m[1]), match[2])
             entry[keyword] = entry.get(keyword, "") + text
         elif line.strip() and not line.startswith("#"):
             raise InputError(f"{path}:{number}: no line of a PO file: {line!r:.60}")

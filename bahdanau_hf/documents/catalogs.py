@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from ..data.markup import PO_ESCAPES
 from ..errors import InputError
 from .segments import Segment, make_segment
 
@@ -19,8 +20,7 @@ _ENTRY = re.compile(
 )
 _TRANSLATION = re.compile(rf"msgstr(?:\[(?P<form>\d+)\])?\s+(?P<text>{_STRINGS})")
 _FUZZY = re.compile(r"^#,.*\bfuzzy\b", re.MULTILINE)
-_ESCAPES = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
-_SPELT = {char: f"\\{letter}" for letter, char in _ESCAPES.items()} | {'"': '\\"', "\\": "\\\\"}
+_SPELT = {char: f"\\{letter}" for letter, char in PO_ESCAPES.items()} | {'"': '\\"', "\\": "\\\\"}
 _JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"(\s*:)?')
 
 
@@ -55,7 +55,7 @@ def read_catalog(text: str) -> list[Segment]:
 
 def _unquoted(quoted: str) -> str:
     joined = "".join(string[1:-1] for string in re.findall(_STRING, quoted))
-    return re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[1]), joined)
+    return re.sub(r"\\(.)", lambda found: PO_ESCAPES.get(found[1], found[1]), joined)
 
 
 def _escaped(text: str) -> str:

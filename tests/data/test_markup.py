@@ -81,6 +81,7 @@ def unit(source: str, target: str | None) -> str:
         ("a.po", 'msgid "Hi %s"\nmsgstr "嗨 %s"\n', [("Hi %s", "嗨 %s")]),
         ("a.po", 'msgctxt "x"\nmsgid "a\\n\\"b\\"\\\\n"\nmsgstr "甲"\nmsgid "b"\nmsgstr ""\n',
          [('a\n"b"\\n', "甲"), ("b", "")]),
+        ("a.po", 'msgid "a\\fb\\vc"\nmsgstr "甲"\n', [("a\fb\vc", "甲")]),
         ("a.po", '#, fuzzy\nmsgid "Hi"\nmsgstr "跑"\n\n#, c-format\nmsgid "Run"\nmsgstr "跑"\n',
          [("Hi", ""), ("Run", "跑")]),
         ("a.po", 'msgid "file"\nmsgid_plural "files"\nmsgstr[0] "一"\nmsgstr[1] "多"\n',
