@@ -27,7 +27,7 @@ from ..data.sources import AnyDataset, pair_texts
 from ..data.tokenization import load_tokenizer, target_vocab_size, tokenizer_settings
 from ..data.vocabulary import extend_tokenizer, train_tokenizer
 from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import read_json
 from ..gpu.compile_ahead import compile_ahead
 from ..inference.loading import check_tokenizer, checkpoint_folder, load_model, quiet_library
@@ -58,21 +58,30 @@ def start_accelerator(settings: Settings) -> Accelerator:
     """Make the accelerator that `accelerate launch` has described.
 
     Raises:
-        InputError: a tracker or a precision that cannot be; no token for the Hub; a way of
-            distributing that splits the model's weights, which this trainer cannot save.
+        InputError: a tracker or a precision that cannot be; no token for the Hub; settings that
+            accelerate refuses; a way of distributing that splits the model's weights, which this
+            trainer cannot save.
     """
     args = settings.train
     trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
     if args.push_to_hub and not (args.hub_token or get_token()):
         raise InputError("--push_to_hub needs a token: run `hf auth login`, or set HF_TOKEN")
     work_on_processors_without_gpus()
-    accelerator = Accelerator(
-        gradient_accumulation_plugin=GradientAccumulationPlugin(_accumulated_batches(args)),
-        log_with=trackers or None,
-        project_dir=args.output_dir,
-        step_scheduler_with_optimizer=False,
-        mixed_precision=_training_precision(args),
-    )
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_plugin=GradientAccumulationPlugin(_accumulated_batches(args)),
+            log_with=trackers or None,
+            project_dir=args.output_dir,
+            step_scheduler_with_optimizer=False,
+            mixed_precision=_training_precision(args),
+        )
+    except InputError:
+        raise
+    except (ImportError, ValueError) as error:  # of the environment that it reads
+        raise InputError(
+            f"accelerate cannot be set up so: {first_line(error)}. Run accelerate config, or look "
+            "at the variables ACCELERATE_... of the environment"
+        ) from error
     kind = accelerator.distributed_type.value
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU"):
         raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from bahdanau_hf import InputError
 from bahdanau_hf.checkpoints.run_folder import check_room, list_checkpoints
@@ -226,6 +227,14 @@ def test_whose_accumulation_counts(
     accelerator = start_accelerator(parse_arguments([str(file), *flag_list]))
     assert accelerator.gradient_accumulation_steps == expected
     assert [m for m in caplog.messages if "per step" in m] == ([line] if line else [])
+
+
+@pytest.mark.parametrize("name", ["DYNAMO_BACKEND", "GRADIENT_ACCUMULATION_STEPS"])
+def test_what_accelerate_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    monkeypatch.setenv(f"ACCELERATE_{name}", "many")
+    with pytest.raises(InputError, match=r"(?i)^accelerate cannot be set up so: .*'many'.*config"):
+        start_accelerator(parse_arguments([]))
 
 
 @pytest.mark.parametrize(
