@@ -26,7 +26,8 @@ Seen = tuple[Any, Any, Any, Any]  # keys, gates, bias and score; all `None` with
 
 def recur(given: Inputs, recurrent: Weights, inputs: Weights = ()) -> tuple[Tensor, Tensor | None]:
     """Do what `recurrence_bahdanau.recur` does; it takes over sources longer than the kernels'."""
-    if given.keys is not None and given.keys.shape[1] > kernels.LONGEST:
+    too_long = given.keys is not None and given.keys.shape[1] > kernels.LONGEST
+    if too_long or given.context_bias is not None:
         return plain.recur(given, recurrent, inputs)
     flat = [x.unsqueeze(0) for pair in (*recurrent, *inputs) for x in pair]
     return _run(given, flat)
@@ -260,6 +261,7 @@ class KernelStepper(Stepper):
         """Look with the top state, update the layers; return alpha `(B K, S)`; no dropout."""
         top, H, alpha = len(states) - 1, out[0].shape[1], None
         rec = [product(s) for product, s in zip(self.recurrent, states, strict=True)]
+        x = x.contiguous()
         for layer, (s, new_s) in enumerate(zip(states, out, strict=True)):
             seen: Seen = (None, None, None, None)
             query = None

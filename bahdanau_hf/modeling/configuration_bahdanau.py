@@ -35,6 +35,9 @@ class BahdanauConfig(PreTrainedConfig):
         readout_dropout: on what the output layer reads, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
         use_attention: `False`: plain seq2seq, whose context is always the encoder's final state.
+        conditional_gru: the state reads the previous word first, and the context that it then looks
+            for in a transition of its own (Sennrich et al. 2017, "Nematus"); needs attention and
+            one decoder layer. The paper's state reads both at once, and looks before.
         readout: `"linear"`: the output layer reads the decoder's state; `"deep"`: it reads the
             paper's maxout layer over state, context and previous word (appendix A.2.2).
         readout_size: width of the maxout layer (`l` in the paper); `None`: `embedding_size`.
@@ -69,6 +72,7 @@ class BahdanauConfig(PreTrainedConfig):
     readout_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
     use_attention: bool = True
+    conditional_gru: bool = False
     readout: str = "linear"
     readout_size: int | None = None
     tie_word_embeddings: bool = False
@@ -122,6 +126,8 @@ class BahdanauConfig(PreTrainedConfig):
                 f"a one-directional encoder of {self.encoder_layers} layers cannot start a decoder "
                 f"of {self.decoder_layers}: use as many, or bidirectional_encoder=True"
             )
+        if self.conditional_gru and not (self.use_attention and self.decoder_layers == 1):
+            raise ValueError("conditional_gru needs use_attention and one decoder layer")
         if self.readout == "linear" and self.readout_size is not None:
             raise ValueError('readout_size belongs to readout="deep"; leave it None')
         if self.tie_word_embeddings and self.output_size != self.embedding_size:

@@ -161,6 +161,8 @@ class Layout(NamedTuple):
     score: Tensor | None
     key: Product | None  # C to A
     context: Product  # C to 3H
+    transition: Product | None  # H to 3H, of a conditional GRU's first one, which reads the word
+    context_bias: Tensor | None  # (3H,), then added to what the context gives
     readout: Product | None  # H + C + E to 2D, of the deep readout
     head: Product  # D to V
 
@@ -188,8 +190,8 @@ def _make(decoder: Any, head: nn.Linear, dtype: torch.dtype, pack: bool) -> Layo
     if attention is not None:
         query, score = attention.query.weight, attention.score.weight[0].detach()
         key = product(attention.key.weight, attention.key.bias)
-    embeddings, bias = decoder.embed_tokens.weight, cells[0].bias_ih
-    context, weight = decoder.input_weights()
+    embeddings, (context, weight, bias) = decoder.embed_tokens.weight, decoder.input_weights()
+    first = decoder.transition
     if pack and len(embeddings) * len(weight) <= LARGEST_TABLE:
         table = make_product(weight, bias, dtype)(embeddings.detach())
     if readout is not None:
@@ -203,6 +205,8 @@ def _make(decoder: Any, head: nn.Linear, dtype: torch.dtype, pack: bool) -> Layo
         score=score,
         key=key,
         context=product(context, None),
+        transition=None if first is None else product(first.weight_hh, first.bias_hh),
+        context_bias=None if first is None else cells[0].bias_ih.detach(),
         readout=projection,
         head=product(head.weight, head.bias, within_one=readout is None),
     )
@@ -253,6 +257,10 @@ class Beams:
             states = decoder.start_state(final_state).to(dtype)  # (B, L, H)
         looked_at = (source.keys, gates, source.bias, layout.score)
         self.stepper = stepper(layout.recurrent, layout.inputs, *looked_at, dtype=dtype)
+        self._reader = self._context_bias = None
+        if layout.transition is not None and layout.context_bias is not None:
+            self._reader = stepper((layout.transition,), (), *(None,) * 4, dtype=dtype)
+            self._context_bias = layout.context_bias.to(dtype)
         self._context = gates[:, 0].to(dtype) if source.keys is None else None
         self._annotations = source.annotations.to(dtype)  # (B, S or 1, C)
         # A copy: the steps write into it, and the encoder's output is the caller's.
@@ -275,6 +283,9 @@ class Beams:
         if self._context is not None:
             x = x + self._context.repeat_interleave(K, dim=0)
         states = self.states.unbind()
+        if self._reader is not None and self._context_bias is not None:
+            self._reader.step(x, states, states, self._room)
+            x = self._context_bias.expand(x.shape)
         alpha = self.stepper.step(x, states, states, self._room)
         if readout is None:
             return states[-1]

@@ -478,8 +478,9 @@ class BahdanauAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the context c `(B, C)`, and alpha `(B, S)` before dropout, exactly 0 on padding.
 
-        s `(B, H)` is the top layer's previous state, h are annotations `(B, S, C)`; keys U_a h and
-        bias are as in `Source`, and the dropout mask `(B, S)` are factors on alpha.
+        s `(B, H)` is the top layer's previous state (or the one between two transitions), h are
+        annotations `(B, S, C)`; keys U_a h and bias are as in `Source`, and the dropout mask
+        `(B, S)` are factors on alpha.
         """
         features = torch.tanh(self.query(s).unsqueeze(1) + keys)  # (B, S, A)
         scores = self.score(features).squeeze(-1).to(bias.dtype) + bias
@@ -596,7 +597,13 @@ class BahdanauCache(Cache):
 
 
 class BahdanauDecoder(BahdanauPreTrainedModel):
-    """GRU layers over the target, the first one fed by what the attention finds in the source."""
+    """GRU layers over the target, the first one fed by what the attention finds in the source.
+
+    The paper's layer reads context and word at once (A.2.2). With `conditional_gru` there are two
+    transitions, and the attention looks in between (Sennrich et al. 2017, "Nematus", section 2):
+
+    s'_i = GRU_1(E y_{i-1}, s_{i-1}),   c_i = attention(s'_i),   s_i = GRU_2(c_i, s'_i)
+    """
 
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)
@@ -606,8 +613,10 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         num_bridges = config.decoder_layers if config.bidirectional_encoder else 0
         self.bridge = nn.ModuleList(nn.Linear(C, H) for _ in range(num_bridges))
         self.attention = BahdanauAttention(config) if config.use_attention else None
+        self.transition = BahdanauGRUCell(E, H) if config.conditional_gru else None
+        width = C if config.conditional_gru else C + E
         self.layers = nn.ModuleList(
-            BahdanauGRUCell(C + E if i == 0 else H, H) for i in range(config.decoder_layers)
+            BahdanauGRUCell(width if i == 0 else H, H) for i in range(config.decoder_layers)
         )
         self.readout = BahdanauReadout(config) if config.readout == "deep" else None
         self.post_init()
@@ -635,10 +644,13 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
             bias = bias.masked_fill(~mask.to(bias.device).bool(), torch.finfo(dtype).min)
         return Source(h, bias, keys, None)
 
-    def input_weights(self) -> tuple[Tensor, Tensor]:
-        """What the first layer reads the context with, `(3H, C)`, and the word, `(3H, E)`."""
-        weight, C = self.layers[0].weight_ih, self.config.annotation_size
-        return weight[:, :C], weight[:, C:]  # type: ignore[index]
+    def input_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the context is read with, `(3H, C)`, and the word, `(3H, E)` and a bias `(3H,)`."""
+        first, C = self.layers[0], self.config.annotation_size
+        weight: Any = first.weight_ih
+        reader: Any = first if self.transition is None else self.transition
+        word = weight[:, C:] if self.transition is None else reader.weight_ih
+        return weight[:, :C], word, reader.bias_ih
 
     @can_return_tuple
     def forward(
@@ -733,6 +745,9 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         """
         states, all_states, all_weights, contexts = list(state.unbind(1)), [], [], []
         for t in range(words.shape[1]):
+            held = None if hold is None else hold[:, t, None]
+            if self.transition is not None:
+                states[0] = self.transition(words[:, t], states[0], held)
             if self.attention is None or source.keys is None:
                 context = source.annotations[:, 0]
             else:
@@ -741,9 +756,11 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
                 context, alpha = self.attention(states[-1], *seen)
                 all_weights.append(alpha)
             contexts.append(context)
-            x = torch.cat([context, words[:, t]], dim=-1)
+            x = context
+            if self.transition is None:
+                x = torch.cat([context, words[:, t]], dim=-1)
             for i, cell in enumerate(self.layers):
-                states[i] = cell(x, states[i], None if hold is None else hold[:, t, None])
+                states[i] = cell(x, states[i], held)
                 x = states[i]
                 if masks.layers is not None and i + 1 < len(states):
                     x = x * masks.layers[t, i]
@@ -757,15 +774,19 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         """Do the same by a fast loop, which `run` is."""
         inputs: Any = [(cell.weight_ih, cell.bias_ih) for cell in self.layers]
         recurrent: Any = [(cell.weight_hh, cell.bias_hh) for cell in self.layers]
-        x = linear(words.transpose(0, 1), self.input_weights()[1], inputs[0][1])  # (T, B, 3H)
+        context_bias = None
+        if self.transition is not None:
+            context_bias = inputs[0][1]
+            recurrent.insert(0, (self.transition.weight_hh, self.transition.bias_hh))
+        x = linear(words.transpose(0, 1), *self.input_weights()[1:])  # (T, B, 3H)
         attends: Any = (None,) * 5
         if self.attention is None:
             x = x + source.gates.transpose(0, 1)  # (1, B, 3H): one context at every step
         else:
             score, query = self.attention.score.weight[0], self.attention.query.weight
             attends = (source.keys, source.gates, source.bias, score, query)
-        masks_and_hold: Any = (*masks, None if hold is None else hold.t())
-        given = Inputs(x, state, *attends, *masks_and_hold)
+        held = None if hold is None else hold.t()
+        given = Inputs._make((x, state, *attends, *masks, held, context_bias))
         states, alpha = run(given, recurrent, inputs[1:])
         return Decoded(states, alpha, None)
 

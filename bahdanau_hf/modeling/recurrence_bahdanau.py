@@ -47,6 +47,8 @@ class Inputs(NamedTuple):
     layer_masks: Tensor | None = None  # (T, L - 1, B, H), dropout between layers
     attention_masks: Tensor | None = None  # (T, B, S), dropout on the attention weights
     hold: Tensor | None = None  # (T, B), added to the update gates before their sigmoid
+    # (3H,): with it, of two transitions the first one reads x alone, and the second the context.
+    context_bias: Tensor | None = None
 
 
 class Room(NamedTuple):
@@ -167,8 +169,9 @@ def update_state(
 def recur(given: Inputs, recurrent: Weights, inputs: Weights = ()) -> tuple[Tensor, Tensor | None]:
     """Run T steps of L GRU layers, the first fed by `x` and by what the attention finds.
 
-    `recurrent` are each layer's `weight_hh` and `bias_hh`, `(3H, H)` and `(3H,)`; `inputs` are
-    `weight_ih` and `bias_ih`, of the same shapes, of every layer but the first.
+    `recurrent` are each layer's `weight_hh` and `bias_hh`, `(3H, H)` and `(3H,)`, of a conditional
+    GRU those of both transitions; `inputs` are `weight_ih` and `bias_ih`, of the same shapes, of
+    every layer but the first.
 
     Returned are states `(T, L, B, H)` and attention weights before dropout, `(T, B, S)`.
     """
@@ -196,12 +199,15 @@ def layer_pairs(flat: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 class _Trace(NamedTuple):
-    """What the forward pass leaves for the backward pass; the last two with attention."""
+    """What the forward pass leaves for the backward pass; the last two with attention.
 
-    states: Tensor  # (T + 1, L, B, H), the start state first
-    reset_update: Tensor  # (T, L, B, 2H), the gates' values
-    new: Tensor  # (T, L, B, H)
-    recurrent_new: Tensor  # (T, L, B, H)
+    N are the transitions: T, or 2T of a conditional GRU, whose words and contexts take turns.
+    """
+
+    states: Tensor  # (N + 1, L, B, H), the start state first
+    reset_update: Tensor  # (N, L, B, 2H), the gates' values
+    new: Tensor  # (N, L, B, H)
+    recurrent_new: Tensor  # (N, L, B, H)
     query: Tensor | None = None  # (T, B, A)
     alpha: Tensor | None = None  # (T, B, S)
 
@@ -216,37 +222,46 @@ class _Recurrence(torch.autograd.Function):
         given = Inputs(*tensors[: len(Inputs._fields)])  # type: ignore[arg-type]
         flat = [tensor for tensor in tensors[len(Inputs._fields) :] if tensor is not None]
         (T, B, _), (L, H) = given.x.shape, given.state.shape[1:]
-        keep, keys = any(ctx.needs_input_grad), given.keys
+        keep, keys, bias = any(ctx.needs_input_grad), given.keys, given.context_bias
         wide = torch.promote_types(dtype, torch.float32)
+        P = 1 if bias is None else 2  # transitions a step
+        tops = P - 1 + L
         pairs = layer_pairs(flat)
-        pairs[:L] = join_query(pairs[:L], given.query)
+        pairs[:tops] = join_query(pairs[:tops], given.query)
         products = [make_product(*pair, dtype) for pair in pairs]
-        stepper = Stepper(products[:L], products[L:], *given[2:6], dtype=wide)
+        stepper = Stepper(products[P - 1 : tops], products[tops:], *given[2:6], dtype=wide)
+        reader = Stepper(products[:1], (), *(None,) * 4, dtype=wide)  # of words, if P is 2
         make = partial(given.x.new_empty, dtype=wide)
-        states, steps = make(T + 1, L, B, H), T if keep else 1
+        states, steps = make(P * T + 1, L, B, H), P * T if keep else 1
         states[0] = given.state.transpose(0, 1)
         kept = [make(steps, L, B, 2 * H), make(steps, L, B, H)]
-        alpha = None if keys is None else make(T, B, keys.shape[1])
+        alpha, queries = None if keys is None else make(T, B, keys.shape[1]), None
         if keep:
-            kept.append(make(T, L, B, H))
+            kept.append(make(steps, L, B, H))
         if keep and keys is not None:
-            kept.append(make(T, B, keys.shape[2]))
-        rooms = [Room(*step) for step in zip(*kept, strict=True)] * (1 if keep else T)
+            queries = make(T, B, keys.shape[2])
+        rooms = [Room(*step) for step in zip(*kept, strict=True)] * (1 if keep else P * T)
         layers = [step.unbind() for step in states]
         masks = (given.layer_masks, given.attention_masks, given.hold)
         of_steps = [[None] * T if mask is None else mask.unbind() for mask in masks]
-        for t, step in enumerate(
-            zip(given.x.to(wide), layers[:-1], layers[1:], rooms, *of_steps, strict=True)
+        context = None if bias is None else bias.to(wide).expand(B, 3 * H)
+        for t, (x, layer_mask, mask, hold) in enumerate(
+            zip(given.x.to(wide), *of_steps, strict=True)
         ):
-            found = stepper.step(*step)
+            i = P * t
+            if context is not None:
+                reader.step(x, layers[i], layers[i + 1], rooms[i], hold=hold)
+                i, x = i + 1, context
+            room = rooms[i] if queries is None else rooms[i]._replace(query=queries[t])
+            found = stepper.step(x, layers[i], layers[i + 1], room, layer_mask, mask, hold)
             if alpha is not None and found is not None:
                 alpha[t] = found
         if keep:
-            trace = _Trace(states, *kept, *([] if alpha is None else [alpha]))
+            trace = _Trace._make((states, *kept, queries, alpha))
             ctx.dtypes = dtype, given.x.dtype, given.state.dtype
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*trace, *given[2:], *flat)
-        return states[1:], alpha
+        return states[P::P], alpha
 
     @staticmethod
     @once_differentiable
@@ -255,18 +270,21 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         trace = _Trace(*ctx.saved_tensors[:6])
-        keys, gates, _, score, query, layer_masks, attention_masks, _, *flat = ctx.saved_tensors[6:]
+        keys, gates, _, score, query, layer_masks, attention_masks, _, *rest = ctx.saved_tensors[6:]
+        context_bias, *flat = rest
         dtype, x_dtype, state_dtype = ctx.dtypes
-        (T, L, B, H), wide = trace.new.shape, trace.new.dtype
+        (N, L, B, H), wide = trace.new.shape, trace.new.dtype
+        P = 1 if context_bias is None else 2
+        tops = P - 1 + L
         pairs, alphas, queries = layer_pairs(flat), trace.alpha, trace.query
-        pairs[:L] = join_query(pairs[:L], query)
+        pairs[:tops] = join_query(pairs[:tops], query)
         # Turned round once, for all steps.
         turned = [weight.to(dtype).t().contiguous() for weight, _ in pairs]
         make = trace.new.new_empty
         ds = list(trace.new.new_zeros(L, B, H))
-        dx = make(T, L, B, 3 * H)
+        dx = make(N, L, B, 3 * H)
         # The top layer's also has the query's gradient, so that one product serves both.
-        drec = [make(T, B, weight.shape[0]) for weight, _ in pairs[:L]]
+        drec = [make(N, B, weight.shape[0]) for weight, _ in pairs[P - 1 : tops]]
         z = trace.reset_update[..., H:]
         per_gate = _fill_with_factors(trace, dx, drec)
         if keys is not None:
@@ -274,20 +292,27 @@ class _Recurrence(torch.autograd.Function):
             quadruple_score = 4 * score.to(wide)
             features, dkeys = torch.empty_like(double_keys), torch.zeros_like(double_keys)
             dscore = torch.zeros_like(quadruple_score)
-        for t in reversed(range(T)):
+        for i in reversed(range(N)):
+            t, reads_word = i // P, P == 2 and i % 2 == 0
             for layer in reversed(range(L)):
-                d = ds[layer] if grad_states is None else ds[layer].add_(grad_states[t, layer])
+                d = ds[layer]
+                if grad_states is not None and not reads_word:
+                    d.add_(grad_states[t, layer])
                 for factors in per_gate[layer]:
-                    factors[t].mul_(d.unsqueeze(1))
-                d.mul_(z[t, layer])
+                    factors[i].mul_(d.unsqueeze(1))
+                d.mul_(z[i, layer])
                 if layer > 0:
-                    below = multiply(dx[t, layer].to(dtype), turned[L + layer - 1]).to(wide)
+                    below = multiply(dx[i, layer].to(dtype), turned[L + layer - 1]).to(wide)
                     if layer_masks is not None:
                         below.mul_(layer_masks[t, layer - 1])
                     ds[layer - 1].add_(below)
+            if reads_word:
+                back = multiply(drec[0][i, :, : 3 * H].to(dtype), turned[0])
+                ds[0].add_(back.to(wide))
+                continue
             if alphas is not None and queries is not None:
                 # This way round, bmm copies neither operand.
-                da = torch.bmm(dx[t, 0].unsqueeze(1), wide_gates.transpose(1, 2)).squeeze(1)
+                da = torch.bmm(dx[i, 0].unsqueeze(1), wide_gates.transpose(1, 2)).squeeze(1)
                 if attention_masks is not None:
                     da.mul_(attention_masks[t])
                 if grad_alpha is not None:
@@ -299,24 +324,31 @@ class _Recurrence(torch.autograd.Function):
                 torch.addcmul(features, features, features, value=-1, out=features)
                 dkeys.addcmul_(features, de.unsqueeze(-1))
                 dq = torch.bmm(de.unsqueeze(1), features).squeeze(1)
-                torch.mul(dq, quadruple_score, out=drec[-1][t, :, 3 * H :])
+                torch.mul(dq, quadruple_score, out=drec[-1][i, :, 3 * H :])
             for layer in range(L):
-                ds[layer].add_(multiply(drec[layer][t].to(dtype), turned[layer]).to(wide))
+                back = multiply(drec[layer][i].to(dtype), turned[P - 1 + layer])
+                ds[layer].add_(back.to(wide))
 
+        read = list(trace.states[:-1].unbind(1))
+        if P == 2:  # words and contexts apart
+            drec, read = [drec[0][::2, :, : 3 * H], drec[0][1::2]], [read[0][::2], read[0][1::2]]
         below = trace.states[1:, :-1]
         if layer_masks is not None:
             below = below * layer_masks
-        read = (*trace.states[:-1].unbind(1), *below.unbind(1))
+        read += below.unbind(1)
         grads: list[Tensor] = []  # of the weights, over all steps at once
         for grad, x, (weight, bias) in zip((*drec, *dx[:, 1:].unbind(1)), read, pairs, strict=True):
             grad, x = grad.flatten(0, 1), x.flatten(0, 1)
             grads.append(multiply_turned(grad.to(dtype), x.to(dtype)).to(weight.dtype))
             grads.append(grad.sum(0).to(bias.dtype))
-        dx = dx[:, 0]
-        of = Inputs(dx.to(x_dtype), torch.stack(ds, dim=1).to(state_dtype))
+        of_words, dx = dx[::P, 0], dx[P - 1 :: P, 0]
+        of = Inputs(of_words.to(x_dtype), torch.stack(ds, dim=1).to(state_dtype))
+        if context_bias is not None:
+            of = of._replace(context_bias=dx.sum((0, 1)).to(context_bias.dtype))
         if alphas is not None:
-            weight_grad, bias_grad = grads[2 * L - 2 : 2 * L]
-            grads[2 * L - 2 : 2 * L] = weight_grad[: 3 * H], bias_grad[: 3 * H]
+            top = slice(2 * tops - 2, 2 * tops)
+            weight_grad, bias_grad = grads[top]
+            grads[top] = weight_grad[: 3 * H], bias_grad[: 3 * H]
             used = alphas if attention_masks is None else alphas * attention_masks
             of = of._replace(
                 keys=dkeys.mul_(quadruple_score).to(keys.dtype),
@@ -330,8 +362,8 @@ class _Recurrence(torch.autograd.Function):
 
 def _fill_with_factors(
     trace: _Trace,
-    dx: Tensor,  # (T, L, B, 3H), gets the factors of the input's gates
-    drec: Sequence[Tensor],  # at least (T, B, 3H), get those of the state's gates, of each layer
+    dx: Tensor,  # (N, L, B, 3H), gets the factors of the input's gates
+    drec: Sequence[Tensor],  # at least (N, B, 3H), get those of the state's gates, of each layer
 ) -> list[tuple[Tensor, Tensor]]:
     """Write what turns the gradient of a new state into those of its gates, for all steps at once.
 
@@ -340,7 +372,7 @@ def _fill_with_factors(
         n: (1 - z) (1 - n^2)        z: (s - n) z (1 - z)        r: [that of n] u r (1 - r)
 
     The way to u itself is that of n, times r. Returns each layer's two, gate by gate: views
-    `(T, B, 3, H)`.
+    `(N, B, 3, H)`.
     """
     H, n = trace.new.shape[-1], trace.new
     r, z = trace.reset_update.chunk(2, dim=-1)

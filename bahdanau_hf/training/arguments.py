@@ -59,6 +59,7 @@ class ModelArguments(_Told):
     decoder_layers: int = _field(1, "GRU layers in the decoder")
     bidirectional_encoder: bool = _field(True, "encode the source in both directions")
     use_attention: bool = _field(True, "no: plain seq2seq without attention, as a baseline")
+    conditional_gru: bool = _field(False, "read the word, look, then read what was found")
     readout: str = _field("linear", "output layer; deep: the paper's maxout", None, "linear deep")
     readout_size: int | None = _field(None, "width of the deep readout; default: embedding_size")
     dropout: float = _field(0.1, "dropout between recurrent layers, in [0, 1)", SHARE)

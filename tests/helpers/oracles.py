@@ -139,6 +139,8 @@ class ScalarModel:
         embedding = self.weights["model.decoder.embed_tokens.weight"][word]
         alpha = None
         context = source.annotations[0]
+        if self.config.conditional_gru:
+            states = [self._gru("model.decoder.transition", "", embedding, states[0])]
         if self.config.use_attention:
             query = self._linear("model.decoder.attention.query", states[-1])
             scores = []
@@ -151,7 +153,7 @@ class ScalarModel:
             used = alpha if alpha_factors is None else multiply(alpha, alpha_factors)
             columns = zip(*source.annotations, strict=True)
             context = [dot(used, list(column)) for column in columns]
-        x = context + embedding
+        x = context if self.config.conditional_gru else context + embedding
         new_states: Matrix = []
         for i, s in enumerate(states):
             new_states.append(self._gru(f"model.decoder.layers.{i}", "", x, s))

@@ -46,7 +46,7 @@ class FreeConfig(BahdanauConfig):
 class Steps(nn.Module):
     """A decoder's steps as a module, so that tensors can be put in place of its parameters."""
 
-    def __init__(self, sizes: Sizes, num_layers: int, attention: bool):
+    def __init__(self, sizes: Sizes, num_layers: int, attention: bool, conditional: bool):
         super().__init__()
         config = FreeConfig(
             vocab_size=1,
@@ -55,6 +55,7 @@ class Steps(nn.Module):
             attention_hidden_size=sizes.attention,
             decoder_layers=num_layers,
             use_attention=attention,
+            conditional_gru=conditional,
         )
         config.annotation_size = sizes.annotation
         self.decoder = BahdanauDecoder(config)
@@ -75,15 +76,19 @@ class Problem:
         attention_dropout: bool = False,
         hold: bool = False,
         dtype: torch.dtype = torch.float64,
+        conditional: bool = False,
     ):
         B, S, T, E, H, A, C = sizes
-        self.steps = Steps(sizes, num_layers, attention)
+        self.steps = Steps(sizes, num_layers, attention, conditional)
+        # Names of the GRU layers, and the leaves' before their dots.
+        self.layers = {f"layers.{i}": (str(i), C + E if i == 0 else H) for i in range(num_layers)}
+        if conditional:
+            self.layers = {"transition": ("between", E), "layers.0": ("0", C)}
         self.sizes, self.num_layers, self.attention = sizes, num_layers, attention
         make = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
         self.leaves = {"embeddings": make(B, T, E), "state": make(B, num_layers, H)}
         self.leaves["annotations"] = make(B, S if attention else 1, C)
-        for i in range(num_layers):
-            width = C + E if i == 0 else H
+        for i, width in self.layers.values():
             self.leaves[f"{i}.weight_ih"] = make(3 * H, width)
             self.leaves[f"{i}.weight_hh"] = make(3 * H, H)
             self.leaves[f"{i}.bias_ih"] = make(3 * H)
@@ -109,8 +114,8 @@ class Problem:
     def run(self, implementation: str, steps: slice = slice(None), **changed: Tensor) -> Decoded:
         x = self.leaves | changed
         weights = {
-            f"decoder.layers.{i}.{name}": x[f"{i}.{name}"]
-            for i in range(self.num_layers)
+            f"decoder.{layer}.{name}": x[f"{i}.{name}"]
+            for layer, (i, _) in self.layers.items()
             for name in GRU_WEIGHTS
         }
         if self.attention:

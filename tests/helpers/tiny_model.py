@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one-way": {"bidirectional_encoder": False},
     "two-way": {},
     "two-way-deep": {"readout": "deep", "readout_size": 9},
+    "conditional": {"readout": "deep", "conditional_gru": True},
     "layers": {"encoder_layers": 2, "decoder_layers": 3, "readout": "deep"},
     "one-way-layers": {
         "bidirectional_encoder": False,

@@ -60,6 +60,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "decoder_layers": (2, {}),
     "bidirectional_encoder": (False, {"decoder_layers": 2}),
     "use_attention": (False, {"attention_dropout": 0}),
+    "conditional_gru": (True, {}),
     "readout": ("deep", {}),
     "readout_size": (5, DEEP),
     "dropout": (0.3, {}),
