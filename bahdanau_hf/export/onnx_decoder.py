@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..modeling.modeling_bahdanau import BahdanauAttention, BahdanauForConditionalGeneration
 from .onnx_nodes import Nodes
@@ -52,7 +53,16 @@ class Decoder:
         layers: Any = decoder.layers
         query = None if decoder.attention is None else decoder.attention.query.weight
         first, head = layers[0], model.lm_head
-        inputs = _Inputs(first.weight_ih[:, :C], first.weight_ih[:, C:], first.bias_ih)
+        # Of a conditional GRU the first transition reads the word, and gives query and gates.
+        between: Any = decoder.transition
+        inputs, context_bias = _Inputs(*decoder.input_weights()), torch.zeros(3 * H)
+        self.between = None
+        if between is not None and query is not None:
+            context_bias = first.bias_ih
+            weights, biases = (first.weight_hh, query), (first.bias_hh, torch.zeros(len(query)))
+            self.between = outer.linear(torch.cat(weights), torch.cat(biases))
+            self.between_sizes = [2 * H, H, len(query)]
+            first, query = between, None
         # What is read off the top state beside the gates.
         last: Tensor = head.weight
         last_bias: Tensor = head.bias
@@ -73,7 +83,7 @@ class Decoder:
         # goes up in this one.
         self.maps, self.read_sizes = [], []
         self.wanted_sizes = [[2 * H, H] for _ in layers]
-        wanted = [[(layer.weight_hh, layer.bias_hh)] for layer in layers]
+        wanted = [[(layer.weight_hh, layer.bias_hh)] for layer in (first, *layers[1:])]
         if query is not None:
             wanted[-1].append((query, torch.zeros(len(query))))
             self.wanted_sizes[-1].append(len(query))
@@ -84,7 +94,7 @@ class Decoder:
             self.read_sizes.append([sum(map(len, weights[:-1])), len(weights[-1])])
 
         self._embed(decoder.embed_tokens.weight, inputs, outer)
-        self._read_source(inputs, outer, decoder.attention)
+        self._read_source(inputs, context_bias, outer, decoder.attention)
 
     def _embed(self, embeddings: Tensor, inputs: _Inputs, outer: Nodes) -> None:
         self.embedding_map = None
@@ -97,20 +107,21 @@ class Decoder:
         self.table = table  # (V, 3H + R), or (V, E)
 
     def _read_source(
-        self, inputs: _Inputs, outer: Nodes, attention: BahdanauAttention | None
+        self, inputs: _Inputs, bias: Tensor, outer: Nodes, attention: BahdanauAttention | None
     ) -> None:
         weights = [inputs.annotation]
         if attention is not None:
             weights.append(attention.key.weight)
         both = torch.cat(weights)
-        linear = outer.linear(both, torch.zeros(len(both)))
+        # Attention weights sum to 1, so the gates' bias may be each annotation's.
+        linear = outer.linear(both, F.pad(bias, (0, len(both) - len(bias))))
         read = outer.multiply("annotations", linear, within_one=True)
         self.memory, *keys = outer.split(read, [len(x) for x in weights])  # (B, S, 3H + R or A)
         self.attention = None
         if attention is not None:
             above = outer.op("Unsqueeze", keys[0], [1])  # (B, 1, S, A)
-            bias = outer.op("Unsqueeze", "bias", [1])  # (B, 1, S)
-            self.attention = (above, outer.constant(attention.score.weight.T), bias)
+            visible = outer.op("Unsqueeze", "bias", [1])  # (B, 1, S)
+            self.attention = (above, outer.constant(attention.score.weight.T), visible)
 
     def begin(self, nodes: Nodes) -> list[str]:
         """What the first step of one row a sentence finds carried on."""
@@ -132,8 +143,19 @@ class Decoder:
         states, wanted = carried[:L], carried[L:]
         reads = [nodes.split(*pair) for pair in zip(wanted, self.wanted_sizes, strict=True)]
         query = reads[-1][2:]
-        context = self._attend(nodes, *query) if query else self.memory
-        x_rz, x_n, *pieces = nodes.split(nodes.op("Add", x, context), self.sizes)
+        if self.between is not None:
+            x_rz, x_n, *pieces = nodes.split(x, self.sizes)
+            s_rz, s_n = reads[0]
+            states = [nodes.update_state((x_rz, x_n), (s_rz, s_n), states[0], H)]
+            product = nodes.multiply(states[0], self.between, within_one=True)
+            s_rz, s_n, of_state = nodes.split(product, self.between_sizes)
+            reads = [[s_rz, s_n]]
+            context = self._attend(nodes, of_state)
+            x_rz, x_n, *others = nodes.split(context, self.sizes)
+            pieces += others
+        else:
+            context = self._attend(nodes, *query) if query else self.memory
+            x_rz, x_n, *pieces = nodes.split(nodes.op("Add", x, context), self.sizes)
         new_states, new_wanted = [], []
         for i, (state, (s_rz, s_n, *_)) in enumerate(zip(states, reads, strict=True)):
             state = nodes.update_state((x_rz, x_n), (s_rz, s_n), state, H)
@@ -143,7 +165,7 @@ class Decoder:
             if i + 1 < L:
                 x_rz, x_n = nodes.split(logits, [2 * H, H])
         if self.head is not None:
-            both = nodes.op("Add", logits, *pieces)  # (B, K, R)
+            both = nodes.op("Add" if len(pieces) == 1 else "Sum", logits, *pieces)  # (B, K, R)
             half = self.read_sizes[-1][-1] // 2
             larger = nodes.op("Max", *nodes.split(both, [half, half]))
             logits = nodes.multiply(larger, self.head)

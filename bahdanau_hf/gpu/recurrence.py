@@ -26,8 +26,7 @@ Seen = tuple[Any, Any, Any, Any]  # keys, gates, bias and score; all `None` with
 
 def recur(given: Inputs, recurrent: Weights, inputs: Weights = ()) -> tuple[Tensor, Tensor | None]:
     """Do what `recurrence_bahdanau.recur` does; it takes over sources longer than the kernels'."""
-    too_long = given.keys is not None and given.keys.shape[1] > kernels.LONGEST
-    if too_long or given.context_bias is not None:
+    if given.keys is not None and given.keys.shape[1] > kernels.LONGEST:
         return plain.recur(given, recurrent, inputs)
     flat = [x.unsqueeze(0) for pair in (*recurrent, *inputs) for x in pair]
     return _run(given, flat)
@@ -67,55 +66,70 @@ class _Recurrence(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         wide = torch.promote_types(dtype, torch.float32)
         (T, R, _), (L, H) = given.x.shape, given.state.shape[1:]
+        P = 1 if given.context_bias is None else 2  # transitions a step
+        tops = P - 1 + L
         make = partial(torch.empty, device=given.x.device)
-        pairs = _joined(flat, L, given.query)
+        pairs = _joined(flat, tops, given.query)
         products = [_product(*pair, dtype) for pair in pairs]
         x = given.x.contiguous()
         looked_at = [x if x is None else x.to(dtype).contiguous() for x in given[2:4]]
         score = given.score
-        states = make(T + 1, L, R, H, dtype=wide)
+        states = make(P * T + 1, L, R, H, dtype=wide)
         states[0] = given.state.transpose(0, 1)
         narrow = states if wide == dtype else torch.empty_like(states, dtype=dtype)
         if narrow is not states:
             narrow[0] = states[0]
         steps = T if keep else 1
-        gate_values = make(steps, L, R, 3 * H, dtype=wide) if keep else None
-        recs = [make(steps, R, weight.shape[1], dtype=dtype) for weight, _ in pairs[:L]]
+        gate_values = make(P * steps, L, R, 3 * H, dtype=wide) if keep else None
+        recs = [make(steps, R, weight.shape[1], dtype=dtype) for weight, _ in pairs[:tops]]
         keys, alpha = looked_at[0], None
         if keys is not None:
             alpha = make(T, R, keys.shape[1], dtype=wide)
         masks = [None if m is None else m.contiguous() for m in (*given[7:9], given.hold)]
         layer_masks, attention_masks, hold = masks
+        context = None
+        if given.context_bias is not None:
+            context = given.context_bias.to(x.dtype).expand(R, -1).contiguous()
         for t in range(T):
-            kept = t if keep else 0
-            for layer in range(L):
-                products[layer](narrow[t, layer], recs[layer][kept])
+            kept, i, of_words = t if keep else 0, P * t + P - 1, x[t]
+            if context is not None:
+                products[0](narrow[i - 1, 0], recs[0][kept])
+                kernels.forward_step(
+                    *(of_words, recs[0][kept], None, states[i - 1, 0], *(None,) * 5),
+                    *(None if hold is None else hold[t], None),
+                    None if gate_values is None else gate_values[i - 1, 0],
+                    *(states[i, 0], None if narrow is states else narrow[i, 0]),
+                )
+            for layer, rec in enumerate(recs[P - 1 :]):
+                products[P - 1 + layer](narrow[i, layer], rec[kept])
             query = None if keys is None else recs[-1][kept, :, 3 * H :]
             for layer in range(L):
                 if layer == 0:
-                    x_t, seen = x[t], (keys, looked_at[1], given.bias, score)
+                    x_t = of_words if context is None else context
+                    seen = (keys, looked_at[1], given.bias, score)
                     drop = None if attention_masks is None else attention_masks[t]
                 else:
-                    below = narrow[t + 1, layer - 1]
+                    below = narrow[i + 1, layer - 1]
                     if layer_masks is not None:
                         below = below * layer_masks[t, layer - 1].to(dtype)
                     x_t, seen, drop = products[L + layer - 1](below), (None,) * 4, None
+                rec = recs[P - 1 + layer][kept]
                 kernels.forward_step(
-                    *(x_t, recs[layer][kept], query if layer == 0 else None, states[t, layer]),
+                    *(x_t, rec, query if layer == 0 else None, states[i, layer]),
                     *(*seen, drop, None if hold is None else hold[t]),
                     alpha[t] if alpha is not None and layer == 0 else None,
-                    None if gate_values is None else gate_values[t, layer],
-                    states[t + 1, layer],
-                    None if narrow is states else narrow[t + 1, layer],
+                    None if gate_values is None else gate_values[i, layer],
+                    states[i + 1, layer],
+                    None if narrow is states else narrow[i + 1, layer],
                 )
         if keep:
             ctx.dtypes = dtype, given.x.dtype, given.state.dtype
             ctx.set_materialize_grads(False)
-            ctx.num_layers = L
+            ctx.num_layers, ctx.has_transitions = L, P == 2
             trace = (states, narrow, gate_values, alpha, *looked_at, layer_masks, attention_masks)
-            rest = (given.keys, given.gates, score, given.query)
+            rest = (given.keys, given.gates, score, given.query, given.context_bias)
             ctx.save_for_backward(*trace, *rest, *recs, *flat)
-        return states[1:], alpha
+        return states[P::P], alpha
 
     @staticmethod
     @once_differentiable
@@ -123,17 +137,19 @@ class _Recurrence(torch.autograd.Function):
     def backward(
         ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        L = ctx.num_layers
+        L, P = ctx.num_layers, 1 + ctx.has_transitions
+        tops = P - 1 + L
         states, narrow, gate_values, alpha, keys, gates, *saved = ctx.saved_tensors
         layer_masks, attention_masks, own_keys, own_gates, score, query, *saved = saved
-        recs, flat = saved[:L], saved[L:]
+        context_bias, recs, flat = saved[0], saved[1 : tops + 1], saved[tops + 1 :]
         dtype, x_dtype, state_dtype = ctx.dtypes
-        pairs = _joined(flat, L, query)
+        pairs = _joined(flat, tops, query)
         weights = [weight.to(dtype) for weight, _ in pairs]
-        T, _, R, _ = gate_values.shape
+        N, _, R, _ = gate_values.shape
+        T = N // P
         G, H, wide = len(flat[0]), states.shape[-1], states.dtype
         make = partial(torch.empty, device=states.device)
-        dx = [make(T, R, 3 * H, dtype=dtype) for _ in range(L)]
+        dx = [make(T, R, 3 * H, dtype=dtype) for _ in range(tops)]
         drec = [torch.empty_like(rec) for rec in recs]
         carry = torch.zeros(L, R, H, dtype=wide, device=states.device)
         de = None if alpha is None else torch.empty_like(alpha)
@@ -143,7 +159,9 @@ class _Recurrence(torch.autograd.Function):
             grad_alpha = grad_alpha.contiguous()
         back: list[Tensor | None] = [None] * L
         for t in reversed(range(T)):
+            i = P * t + P - 1
             for layer in reversed(range(L)):
+                own = P - 1 + layer
                 attends: tuple = ()
                 if layer == 0 and alpha is not None and de is not None:
                     attends = (
@@ -155,37 +173,50 @@ class _Recurrence(torch.autograd.Function):
                     )
                 kernels.backward_step(
                     None if grad_states is None else grad_states[t, layer],
-                    *(back[layer], carry[layer], gate_values[t, layer], recs[layer][t]),
-                    *(states[t, layer], dx[layer][t], drec[layer][t], *attends),
+                    *(back[layer], carry[layer], gate_values[i, layer], recs[own][t]),
+                    *(states[i, layer], dx[own][t], drec[own][t], *attends),
                 )
                 if layer > 0:
                     below = _back(dx[layer][t], weights[L + layer - 1])
                     if layer_masks is not None:
                         below = below * layer_masks[t, layer - 1]
                     carry[layer - 1].add_(below)
-            back = [_back(drec[layer][t], weights[layer]) for layer in range(L)]
+            back = [_back(drec[own][t], weights[own]) for own in range(P - 1, tops)]
+            if P == 2:
+                kernels.backward_step(
+                    *(None, back[0], carry[0], gate_values[i - 1, 0], recs[0][t]),
+                    *(states[i - 1, 0], dx[0][t], drec[0][t]),
+                )
+                back = [_back(drec[0][t], weights[0])]
         for layer in range(L):
             carry[layer].add_(back[layer])  # type: ignore[arg-type]
 
         below = narrow[1:, :-1]
         if layer_masks is not None:
             below = below * layer_masks.to(dtype)
-        read = (*narrow[:-1].unbind(1), *below.unbind(1))
+        by_product = [narrow[:-1:2, 0], narrow[1::2, 0]] if P == 2 else narrow[:-1].unbind(1)
+        read = (*by_product, *below.unbind(1))
         grads: list[Tensor] = []  # of the weights, over all steps at once
-        for grad, x, (weight, bias) in zip((*drec, *dx[1:]), read, pairs, strict=True):
+        for grad, x, (weight, bias) in zip((*drec, *dx[P:]), read, pairs, strict=True):
             grad, x = (_by_group(y, G) for y in (grad, x))  # (G, T B, N) and (G, T B, H)
             grads.append(torch.bmm(grad.transpose(1, 2), x).to(weight.dtype))
             ones = grad.new_ones(G, 1, grad.shape[1])  # a reduction takes longer
             grads.append(torch.bmm(ones, grad)[:, 0].to(bias.dtype))
         of = Inputs(dx[0].to(x_dtype), carry.transpose(0, 1).to(state_dtype))
+        if context_bias is not None:
+            of_bias = dx[1].sum((0, 1), dtype=wide).to(context_bias.dtype)
+            of = of._replace(context_bias=of_bias)
         if alpha is not None and de is not None:
-            weight_grad, bias_grad = grads[2 * L - 2 : 2 * L]
-            grads[2 * L - 2 : 2 * L] = weight_grad[:, : 3 * H], bias_grad[:, : 3 * H]
+            top = slice(2 * tops - 2, 2 * tops)
+            weight_grad, bias_grad = grads[top]
+            grads[top] = weight_grad[:, : 3 * H], bias_grad[:, : 3 * H]
             used = (alpha if attention_masks is None else alpha * attention_masks).to(dtype)
             dkeys, dscore = kernels.backward_of_keys(recs[-1][:, :, 3 * H :], keys, score, de)
             of = of._replace(
                 keys=dkeys.to(own_keys.dtype),
-                gates=torch.bmm(used.permute(1, 2, 0), dx[0].transpose(0, 1)).to(own_gates.dtype),
+                gates=torch.bmm(used.permute(1, 2, 0), dx[P - 1].transpose(0, 1)).to(
+                    own_gates.dtype
+                ),
                 score=dscore.to(score.dtype),
                 query=weight_grad[0, 3 * H :].to(query.dtype),
             )

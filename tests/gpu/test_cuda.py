@@ -27,19 +27,21 @@ WAYS = ("fast", "cuda")
 HALF = (torch.float16, torch.bfloat16)
 BOUNDS = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 LARGE = Sizes(37, 23, 19, 24, 136, 72, 48)  # several programs, tiles and rows of filling
-# Layers, whether there is attention, whether there are dropout and places that hold the state:
-# every size, and every pair of the other three.
+# Layers, whether there is attention, whether there are dropout and places that hold the state, and
+# two transitions: every size, and every pair of the three before the last.
 PROBLEMS = [
-    (SIZES[0], 1, True, False),
-    (SIZES[0], 2, False, True),
-    (SIZES[1], 1, True, True),
-    (SIZES[2], 1, True, False),
-    (SIZES[3], 3, True, True),
-    (SIZES[3], 1, False, False),
-    (LARGE, 1, True, False),
-    (LARGE, 1, True, True),
-    (LARGE, 2, True, False),
-    (LARGE, 1, False, True),
+    (SIZES[0], 1, True, False, False),
+    (SIZES[0], 2, False, True, False),
+    (SIZES[1], 1, True, True, False),
+    (SIZES[2], 1, True, False, False),
+    (SIZES[3], 3, True, True, False),
+    (SIZES[3], 1, False, False, False),
+    (LARGE, 1, True, False, False),
+    (LARGE, 1, True, True, False),
+    (LARGE, 2, True, False, False),
+    (LARGE, 1, False, True, False),
+    (SIZES[0], 1, True, True, True),
+    (LARGE, 1, True, False, True),
 ]
 TIE = 1e-3  # of log-probability: what is nearer may change places by rounding
 
@@ -83,10 +85,15 @@ def scaled(problem: Problem) -> Problem:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize(("sizes", "num_layers", "attention", "extras"), PROBLEMS, ids=str)
-def test_values_and_gradients(sizes, num_layers, attention, extras, dtype, way) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "num_layers", "attention", "extras", "conditional"), PROBLEMS, ids=str
+)
+def test_values_and_gradients(
+    sizes, num_layers, attention, extras, conditional, dtype, way
+) -> None:
     """Relative to the same rounded numbers, computed on in float64."""
-    problem = scaled(Problem(sizes, num_layers, attention, extras, extras, extras))
+    extra = {"layer_dropout": extras, "attention_dropout": extras, "hold": extras}
+    problem = scaled(Problem(sizes, num_layers, attention, **extra, conditional=conditional))
     narrow = moved(problem, "cuda", dtype)
     exact = moved(narrow, "cpu", torch.float64)
     expected, actual = exact.run("reference"), narrow.run(way)

@@ -35,20 +35,22 @@ def kernels(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "num_layers", "attention", "extras"),
+    ("sizes", "num_layers", "attention", "extras", "conditional"),
     [
-        (SIZES[0], 1, True, True),
-        (SIZES[0], 3, True, True),
-        (SIZES[0], 2, False, True),
-        (SIZES[1], 1, True, False),
-        (SIZES[2], 2, True, False),
-        (SIZES[3], 1, False, False),
-        (LARGE, 1, True, True),
+        (SIZES[0], 1, True, True, False),
+        (SIZES[0], 3, True, True, False),
+        (SIZES[0], 2, False, True, False),
+        (SIZES[1], 1, True, False, False),
+        (SIZES[2], 2, True, False, False),
+        (SIZES[3], 1, False, False, False),
+        (LARGE, 1, True, True, False),
+        (SIZES[0], 1, True, True, True),
+        (SIZES[2], 1, True, False, True),
     ],
     ids=str,
 )
-def test_values_and_gradients(sizes, num_layers, attention, extras) -> None:
-    problem = Problem(sizes, num_layers, attention, extras, extras, extras)
+def test_values_and_gradients(sizes, num_layers, attention, extras, conditional) -> None:
+    problem = Problem(sizes, num_layers, attention, extras, extras, extras, conditional=conditional)
     expected, actual = problem.run("fast"), problem.run("cuda")
     assert_relatively_close(actual.states, expected.states, "states", 1e-11)
     if attention:
@@ -64,10 +66,11 @@ def test_values_and_gradients(sizes, num_layers, attention, extras) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_narrow_products_are_as_near_as_the_plain_loops(dtype) -> None:
+@pytest.mark.parametrize("kind", [{"num_layers": 2}, {"num_layers": 1, "conditional": True}])
+def test_narrow_products_are_as_near_as_the_plain_loops(kind, dtype) -> None:
     """The errors of both against float64, of one rounding each time a state is read."""
-    exact = Problem(SIZES[0], 2)
-    narrow = Problem(SIZES[0], 2, dtype=torch.float32)
+    exact = Problem(SIZES[0], **kind)
+    narrow = Problem(SIZES[0], **kind, dtype=torch.float32)
     narrow.leaves = {n: x.detach().float().requires_grad_() for n, x in exact.leaves.items()}
     narrow.visible, narrow.bias = exact.visible, exact.bias.float().clamp(min=-3e38)
     right, errors = exact.run("fast"), []
@@ -134,11 +137,15 @@ def test_loss_and_its_gradients(vocabulary, label_smoothing, some, monkeypatch) 
 
 
 @pytest.mark.parametrize(
-    ("num_layers", "guided", "autocast"), [(1, True, torch.bfloat16), (2, False, None)], ids=str
+    ("shape", "guided", "autocast"),
+    [
+        ({}, True, torch.bfloat16),
+        ({"decoder_layers": 2}, False, None),
+        ({"conditional_gru": True}, True, torch.bfloat16),
+    ],
+    ids=str,
 )
-def test_a_training_finds_its_kernels_compiled_ahead(
-    num_layers, guided, autocast, monkeypatch
-) -> None:
+def test_a_training_finds_its_kernels_compiled_ahead(shape, guided, autocast, monkeypatch) -> None:
     """Each kernel of a step, a validation and a search was called with the same kinds before."""
     monkeypatch.setenv("BAHDANAU_IMPLEMENTATION", "cuda")
     monkeypatch.setattr(cuda_graphs, "can_run_kernels", lambda device: True)
@@ -159,7 +166,7 @@ def test_a_training_finds_its_kernels_compiled_ahead(
 
         monkeypatch.setattr(recurrence.kernels, name, call)
     sizes = {"hidden_size": 8, "embedding_size": 6, "embedding_dropout": 0.5}
-    config = BahdanauConfig(vocab_size=40, decoder_layers=num_layers, **sizes)
+    config = BahdanauConfig(vocab_size=40, **shape, **sizes)
     call_kernels(config, torch.device("cpu"), autocast, guided)
     ahead = set(called)
     called.clear()

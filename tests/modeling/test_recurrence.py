@@ -113,9 +113,22 @@ def test_fast_is_reference_with_dropout_and_hold(
     assert_same_both_ways(problem)
 
 
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("hold", [True, False], ids=["hold", "free"])
+@pytest.mark.parametrize("dropout", [True, False], ids=["dropout", "sure"])
+def test_fast_is_reference_with_two_transitions(sizes, hold, dropout) -> None:
+    assert_same_both_ways(Problem(sizes, 1, True, False, dropout, hold, conditional=True))
+
+
+KINDS = pytest.mark.parametrize(
+    "kind", [{"num_layers": 2}, {"num_layers": 1, "conditional": True}], ids=["layers", "cond"]
+)
+
+
+@KINDS
 @pytest.mark.parametrize("use", ["states", "weights"])
-def test_gradients_through_one_result_alone(use) -> None:
-    assert_same_both_ways(Problem(num_layers=2), use=use)
+def test_gradients_through_one_result_alone(use, kind) -> None:
+    assert_same_both_ways(Problem(**kind), use=use)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +145,20 @@ def test_gradients_of_few_leaves(wanted) -> None:
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fast"])
-@pytest.mark.parametrize("attention", [True, False], ids=["attention", "plain"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"num_layers": 2},
+        {"num_layers": 2, "attention": False},
+        {"num_layers": 1, "conditional": True},
+    ],
+    ids=["attention", "plain", "cond"],
+)
 @pytest.mark.parametrize("dropout", [True, False], ids=["dropout", "sure"])
-def test_gradcheck(implementation, attention, dropout) -> None:
+def test_gradcheck(implementation, kind, dropout) -> None:
     """Numerical differences agree, in every leaf and with held states."""
-    problem = Problem(Sizes(2, 3, 2, 1, 2, 2, 3), 2, attention, dropout, dropout, hold=True)
+    dropouts = {"layer_dropout": dropout, "attention_dropout": dropout}
+    problem = Problem(Sizes(2, 3, 2, 1, 2, 2, 3), **kind, **dropouts, hold=True)
     names = list(problem.leaves)
 
     def run(*leaves: Tensor) -> tuple[Tensor, ...]:
@@ -146,9 +168,10 @@ def test_gradcheck(implementation, attention, dropout) -> None:
     assert torch.autograd.gradcheck(run, tuple(problem.leaves.values()))
 
 
+@KINDS
 @pytest.mark.parametrize("implementation", ["reference", "fast"])
-def test_without_gradients_the_result_is_the_same(implementation) -> None:
-    problem = Problem(num_layers=3, layer_dropout=True, attention_dropout=True, hold=True)
+def test_without_gradients_the_result_is_the_same(implementation, kind) -> None:
+    problem = Problem(**kind, layer_dropout=True, attention_dropout=True, hold=True)
     with torch.no_grad():
         quiet = problem.run(implementation)
     loud = problem.run(implementation)
@@ -157,9 +180,10 @@ def test_without_gradients_the_result_is_the_same(implementation) -> None:
     assert_close(quiet.weights, loud.weights, rtol=1e-13, atol=0)
 
 
+@KINDS
 @pytest.mark.parametrize("implementation", ["reference", "fast"])
-def test_steps_in_two_parts(implementation) -> None:
-    problem = Problem(num_layers=2, layer_dropout=True, attention_dropout=True, hold=True)
+def test_steps_in_two_parts(implementation, kind) -> None:
+    problem = Problem(**kind, layer_dropout=True, attention_dropout=True, hold=True)
     whole = problem.run(implementation)
     first = problem.run(implementation, steps=slice(0, 3))
     second = problem.run(
@@ -169,9 +193,10 @@ def test_steps_in_two_parts(implementation) -> None:
     assert_close(torch.cat([first.weights, second.weights]), whole.weights, rtol=1e-12, atol=0)
 
 
+@KINDS
 @pytest.mark.parametrize("implementation", ["reference", "fast"])
-def test_held_states_do_not_move(implementation) -> None:
-    problem = Problem(num_layers=3, hold=True)
+def test_held_states_do_not_move(implementation, kind) -> None:
+    problem = Problem(**kind, hold=True)
     states = problem.run(implementation).states  # (T, L, B, H)
     before = torch.cat([problem.leaves["state"].transpose(0, 1)[None], states[:-1]])
     held = problem.hold.t() > 0
