@@ -123,22 +123,21 @@ class LayerNormGRU(LoopGRU):
     gates = NormalisedProduct
 
 
-# --- conditional GRU -----------------------------------------------------------------------------
+# --- the last word in the query -----------------------------------------------------------------
 
 
-class ConditionalDecoder(modeling.BahdanauDecoder):
-    """Two transitions with attention between them (Sennrich et al. 2017, "Nematus", section 2).
-
-    s'_j = GRU_1(y_{j-1}, s_{j-1}),   c_j = attention(s'_j),   s_j = GRU_2(c_j, s'_j)
-    """
+class WordQueryDecoder(modeling.BahdanauDecoder):
+    """The attention looks with the last word too: e = v tanh(W_a s_{j-1} + V_a y_{j-1} + U_a h)."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if self.attention is None or config.decoder_layers != 1:
-            raise ValueError("a conditional GRU has attention and one layer here")
-        H = config.hidden_size
-        self.transition = LoopCell(config.embedding_size, H)
-        self.layers = nn.ModuleList([LoopCell(config.annotation_size, H)])
+            raise ValueError("a query of state and word needs attention, and one layer here")
+        width = config.attention_hidden_size or config.hidden_size
+        self.word = nn.Linear(config.embedding_size, width, bias=False)
+        self.layers = nn.ModuleList(
+            [LoopCell(config.annotation_size + config.embedding_size, config.hidden_size)]
+        )
         self.post_init()
 
     def decode(self, words: Tensor, state: Tensor, source: Any, masks: Any, hold: Any) -> Any:
@@ -147,10 +146,10 @@ class ConditionalDecoder(modeling.BahdanauDecoder):
         for t, word in enumerate(words.unbind(1)):
             held = None if hold is None else hold[:, t, None]
             dropped = None if masks.attention is None else masks.attention[t]
-            between = self.transition(word, s, held)
-            seen = (source.keys, source.annotations, source.bias, dropped)
-            context, alpha = self.attention(between, *seen)  # type: ignore[misc]
-            s = self.layers[0](context, between, held)
+            keys = source.keys + self.word(word).unsqueeze(1)
+            seen = (keys, source.annotations, source.bias, dropped)
+            context, alpha = self.attention(s, *seen)  # type: ignore[misc]
+            s = self.layers[0](torch.cat([context, word], dim=-1), s, held)
             steps.append((s, alpha, context))
         states, alphas, contexts = map(torch.stack, zip(*steps, strict=True))
         return modeling.Decoded(states.unsqueeze(1), alphas, contexts)

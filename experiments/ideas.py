@@ -4,13 +4,13 @@
     python -m experiments.ideas run NAME ... --recipe base --data FOLDER [flags]
     python -m experiments.ideas render
 
-Names are those of `IDEAS`; `plain` is the recipe unchanged, which some of the others go on from and
-all are compared with: run it first. Without --data a run learns the bundled pairs and is scored on
-those of validation and test together; FOLDER holds train.tsv, validation.tsv and test.tsv (or
-.tsv.gz), whose Chinese is read in simplified characters. Flags that are not known here, such as
---num_train_epochs, go to every training. A training that is there is not done again. Numbers are
-left in experiments/results/ideas, translations beside the models. `render` puts the tables into
-experiments/ideas.md.
+Names are those of `IDEAS`; `plain` is the recipe with the paper's decoder, which some of the others
+go on from and all are compared with: run it first. Without --data a run learns the bundled pairs
+and is scored on those of validation and test together; FOLDER holds train.tsv, validation.tsv and
+test.tsv (or .tsv.gz), whose Chinese is read in simplified characters. Flags that are not known
+here, such as --num_train_epochs, go to every training. A training that is there is not done again.
+Numbers are left in experiments/results/ideas, translations beside the models. `render` puts the
+tables into experiments/ideas.md.
 
 An idea changes what the package's own training calls, inside its process alone (`Idea.patches`).
 """
@@ -47,12 +47,12 @@ from benchmarks.machine import ROOT, describe_machine
 from benchmarks.stopwatch import Contender, race
 
 from .idea_methods import (
-    ConditionalDecoder,
     LayerNormCell,
     LayerNormGRU,
     LoopCell,
     LoopGRU,
     Shortlist,
+    WordQueryDecoder,
     add_risk_gradient,
     start_with_bpe_dropout,
 )
@@ -69,7 +69,8 @@ TIMED_SENTENCES, TIMED_BATCHES, ROUNDS = 256, (1, 64), 5
 _MODEL = "bahdanau_hf.modeling.modeling_bahdanau"
 _LOOP = {f"{_MODEL}.BahdanauGRU": LoopGRU, f"{_MODEL}.BahdanauGRUCell": LoopCell}
 _NORMALISED = {f"{_MODEL}.BahdanauGRU": LayerNormGRU, f"{_MODEL}.BahdanauGRUCell": LayerNormCell}
-_CONDITIONAL = {f"{_MODEL}.BahdanauDecoder": ConditionalDecoder}
+_WORD_QUERY = {f"{_MODEL}.BahdanauDecoder": WordQueryDecoder}
+_PLAIN, _CONDITIONAL = ("--conditional_gru=false",), ("--conditional_gru=true",)
 # Once more over the pairs, slowly; a loss that is no cross-entropy has no use for the two last.
 _GO_ON = (
     *("--num_train_epochs=1", "--learning_rate=0.0001", "--num_warmup_steps=0"),
@@ -109,10 +110,12 @@ def patched(patches: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _of_cells(name: str, title: str, patches: Mapping[str, Any]) -> dict[str, Idea]:
+def _of_cells(
+    name: str, title: str, patches: Mapping[str, Any], flags: tuple[str, ...] = ()
+) -> dict[str, Idea]:
     """At as many epochs, and at the same time if the fused loop lost no more than the plain one."""
-    fewer = Idea("the same, with so many epochs less", patches, epochs_of=name)
-    return {name: Idea(title, patches, is_timed=True), f"{name}-equal-time": fewer}
+    fewer = Idea("the same, with so many epochs less", patches, flags, epochs_of=name)
+    return {name: Idea(title, patches, flags, is_timed=True), f"{name}-equal-time": fewer}
 
 
 def _bpe_dropout(share: float) -> dict[str, Any]:
@@ -121,9 +124,12 @@ def _bpe_dropout(share: float) -> dict[str, Any]:
 
 
 IDEAS = {
-    "plain": Idea("the recipe as it is"),
+    "plain": Idea("the paper's decoder"),
     **_of_cells("layer-norm", "layer normalisation in all GRUs", _NORMALISED),
-    **_of_cells("conditional", "conditional GRU: attention between two transitions", _CONDITIONAL),
+    **_of_cells(
+        "conditional", "conditional GRU: attention between two transitions", {}, _CONDITIONAL
+    ),
+    "word-query": Idea("the attention looks with the last word too", _WORD_QUERY),
     "bpe-dropout-0.1": Idea("BPE-dropout 0.1 on sources", _bpe_dropout(0.1)),
     "bpe-dropout-0.05": Idea("BPE-dropout 0.05 on sources", _bpe_dropout(0.05)),
     "further": Idea("plain, then an epoch more by cross-entropy", flags=_GO_ON, start=True),
@@ -191,14 +197,15 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
     folder, plain = places[name], places["plain"]
     if (idea.start or not idea.trains) and not (plain / "model.safetensors").exists():
         raise SystemExit(f"error: {name} goes on from plain, seed {seed}: run that first")
-    told, model = [args.recipe, f"--seed={seed}", *idea.flags], folder if idea.trains else plain
+    begin, rest = [args.recipe, f"--seed={seed}", *_PLAIN], []
     if args.data:
         splits = ("train", "validation", "test")
-        told += [f"--{split}_file={split_file(args.data, split)}" for split in splits]
-        told.append("--chinese_script=simplified")
+        rest += [f"--{split}_file={split_file(args.data, split)}" for split in splits]
+        rest.append("--chinese_script=simplified")
     if idea.start:
-        told.append(f"--model_name_or_path={plain}")
-    told += flags
+        rest.append(f"--model_name_or_path={plain}")
+    rest += flags
+    told, model = [*begin, *idea.flags, *rest], folder if idea.trains else plain
     settings = parse_arguments(told)
     if idea.epochs_of is not None:
         longer = _result_of(idea.epochs_of, args)["steps"]["ratio"]
@@ -233,7 +240,7 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
             kept = ("bleu", "bleu_signature", "chrf", "chrf_signature", "num_sentences")
             scores[str(beams)] = {key: getattr(found, key) for key in kept}
     if idea.is_timed:
-        more["steps"] = time_steps(idea, settings)
+        more["steps"] = time_steps(idea, settings, parse_arguments([*begin, *rest]))
     return {
         **{"name": name, "recipe": args.recipe, "seed": seed, "machine": machine},
         "cpu_seconds": round(cost),
@@ -282,21 +289,24 @@ def compare(
 # --- how long it takes ---------------------------------------------------------------------------
 
 
-def time_steps(idea: Idea, settings: Settings) -> dict[str, float]:
+def time_steps(idea: Idea, settings: Settings, plain: Settings) -> dict[str, float]:
     """Milliseconds of CPU time that a training step takes, in turns on the same batches.
 
     `fused` is the package's loop, `loop` the same model step by step, `idea` that with the idea;
     `ratio` is idea / loop. What the idea adds to a step would also be added to the fused one, and
-    it weighs more there: `ratio_fused` is 1 + (idea - loop) / fused.
+    it weighs more there: `ratio_fused` is 1 + (idea - loop) / fused, or what the package's loop
+    takes where it knows the idea.
     """
     narrow = fastest_dtype(torch.device("cpu")) is torch.bfloat16  # as the recipes train
     study = prepare_study(*settings, bf16=narrow)
     batches = list(islice(study.batches(seed=0), RACE_BATCHES))
 
-    def contender(patches: Mapping[str, Any], implementation: str | None) -> Contender:
+    def contender(
+        patches: Mapping[str, Any], implementation: str | None, own: Settings = plain
+    ) -> Contender:
         torch.manual_seed(0)
         with patched(patches):
-            model = prepare_model(settings, study.tokenizer)
+            model = prepare_model(own, study.tokenizer)
         model.set_implementation(implementation)
         learner = Learner(study, model, total_steps=10**6, warmup=0.5)  # which stays where it is
         return Contender(lambda: [learner.step(batch) for batch in batches], len(batches))
@@ -305,12 +315,15 @@ def time_steps(idea: Idea, settings: Settings) -> dict[str, float]:
         {
             "fused": contender({}, None),
             "loop": contender(_LOOP, "reference"),
-            "idea": contender({**_LOOP, **idea.patches}, "reference"),
+            "idea": contender({**_LOOP, **idea.patches}, "reference", settings),
+            **({} if idea.patches else {"fused_idea": contender({}, None, settings)}),
         },
         ROUNDS,
     )
     steps = {name: round(1000 / timing.rate, 2) for name, timing in timings.items()}
     added = (steps["idea"] - steps["loop"]) / steps["fused"]
+    if "fused_idea" in steps:
+        added = 1 / timings["fused_idea"].times_as_fast_as(timings["fused"]) - 1
     ratio = 1 / timings["idea"].times_as_fast_as(timings["loop"])
     return {**steps, "ratio": round(ratio, 3), "ratio_fused": round(1 + added, 3)}
 

@@ -20,6 +20,8 @@ Departures from the paper (its sections in brackets):
 - Biases stand throughout, which the paper leaves out, but not in the attention (A.1.2).
 - Initial values are those of `_init_weights`; the paper draws matrices from N(0, 0.01²), those of
   the attention from N(0, 0.001²), and starts v_a at 0 (B.1).
+- `conditional_gru` lets the decoder read the previous word before it looks (class
+  `BahdanauDecoder`); the paper's attention does not see that word.
 - `readout="deep"` reads the new state s_i, as p(y_i | s_i, y_{i-1}, c_i) has it, where the paper's
   formula of the maxout layer prints s_{i-1} (A.2.2); `"linear"` the top layer's state alone.
 """

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from bahdanau_hf.modeling.modeling_bahdanau import (
+    CACHE,
     HOLD,
     BahdanauAttention,
     BahdanauGRUCell,
@@ -16,7 +17,7 @@ from bahdanau_hf.modeling.modeling_bahdanau import (
 from tests.helpers import oracles
 from tests.helpers.pretences import pretending
 from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
-from tests.helpers.tiny_model import make_config
+from tests.helpers.tiny_model import make_config, make_model
 
 
 def assert_same_both_ways(problem: Problem, use: str = "both", bound: float = 1e-11) -> None:
@@ -90,6 +91,39 @@ def test_attention_stands_large_scores(size) -> None:
     _, alpha = attention(query, keys, torch.randn(2, 4, 5), bias)
     assert_close(alpha.sum(-1), torch.ones(2))
     assert (alpha[0, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fast"])
+def test_conditional_gru_by_its_equations(implementation) -> None:
+    """Sennrich et al. 2017, "Nematus", section 2; at once, and word by word as a search does."""
+    model = make_model(readout="deep", conditional_gru=True)
+    model.set_implementation(implementation)
+    ids, words = torch.randint(4, 17, (2, 5)), torch.randint(4, 13, (2, 6))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    decoder, read = model.model.decoder, model.model.encoder(ids, mask)
+    h, s = read.last_hidden_state, decoder.start_state(read.final_state)[:, 0]
+
+    def gru(cell: BahdanauGRUCell, x: Tensor, s: Tensor) -> Tensor:
+        W, U = (w.chunk(3) for w in (cell.weight_ih, cell.weight_hh))
+        b, c = (w.chunk(3) for w in (cell.bias_ih, cell.bias_hh))
+        r, z = (torch.sigmoid(x @ W[i].T + b[i] + s @ U[i].T + c[i]) for i in (0, 1))
+        return (1 - z) * torch.tanh(x @ W[2].T + b[2] + r * (s @ U[2].T + c[2])) + z * s
+
+    attention, expected = decoder.attention, []
+    for word in decoder.embed_tokens(words).unbind(1):
+        between = gru(decoder.transition, word, s)
+        seen = torch.tanh(attention.query(between)[:, None] + attention.key(h))
+        e = attention.score(seen)[..., 0].masked_fill(mask == 0, -math.inf)
+        c = (e.softmax(1)[..., None] * h).sum(1)
+        s = gru(decoder.layers[0], c, between)
+        expected.append(model.lm_head(decoder.readout(s, c, word)))
+    assert_close(model(ids, mask, decoder_input_ids=words).logits, torch.stack(expected, dim=1))
+    steps, cache = [], None
+    for word in words.split(1, dim=1):
+        found = model(ids, mask, decoder_input_ids=word, use_cache=True, **{CACHE: cache})
+        cache = found[CACHE]
+        steps.append(found.logits)
+    assert_close(torch.cat(steps, dim=1), torch.stack(expected, dim=1))
 
 
 # Reference and fast path
