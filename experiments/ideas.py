@@ -70,7 +70,7 @@ _MODEL = "bahdanau_hf.modeling.modeling_bahdanau"
 _LOOP = {f"{_MODEL}.BahdanauGRU": LoopGRU, f"{_MODEL}.BahdanauGRUCell": LoopCell}
 _NORMALISED = {f"{_MODEL}.BahdanauGRU": LayerNormGRU, f"{_MODEL}.BahdanauGRUCell": LayerNormCell}
 _WORD_QUERY = {f"{_MODEL}.BahdanauDecoder": WordQueryDecoder}
-_PLAIN, _CONDITIONAL = ("--conditional_gru=false",), ("--conditional_gru=true",)
+_PLAIN = ("--conditional_gru=false",)
 # Once more over the pairs, slowly; a loss that is no cross-entropy has no use for the two last.
 _GO_ON = (
     *("--num_train_epochs=1", "--learning_rate=0.0001", "--num_warmup_steps=0"),
@@ -126,9 +126,7 @@ def _bpe_dropout(share: float) -> dict[str, Any]:
 IDEAS = {
     "plain": Idea("the paper's decoder"),
     **_of_cells("layer-norm", "layer normalisation in all GRUs", _NORMALISED),
-    **_of_cells(
-        "conditional", "conditional GRU: attention between two transitions", {}, _CONDITIONAL
-    ),
+    **_of_cells("conditional", "conditional GRU", {}, ("--conditional_gru=true",)),
     "word-query": Idea("the attention looks with the last word too", _WORD_QUERY),
     "bpe-dropout-0.1": Idea("BPE-dropout 0.1 on sources", _bpe_dropout(0.1)),
     "bpe-dropout-0.05": Idea("BPE-dropout 0.05 on sources", _bpe_dropout(0.05)),
@@ -199,12 +197,9 @@ def run(name: str, seed: int, args: argparse.Namespace, flags: Sequence[str]) ->
         raise SystemExit(f"error: {name} goes on from plain, seed {seed}: run that first")
     begin, rest = [args.recipe, f"--seed={seed}", *_PLAIN], []
     if args.data:
-        splits = ("train", "validation", "test")
-        rest += [f"--{split}_file={split_file(args.data, split)}" for split in splits]
+        rest += [f"--{s}_file={split_file(args.data, s)}" for s in ("train", "validation", "test")]
         rest.append("--chinese_script=simplified")
-    if idea.start:
-        rest.append(f"--model_name_or_path={plain}")
-    rest += flags
+    rest += [*([f"--model_name_or_path={plain}"] if idea.start else []), *flags]
     told, model = [*begin, *idea.flags, *rest], folder if idea.trains else plain
     settings = parse_arguments(told)
     if idea.epochs_of is not None:
@@ -294,8 +289,7 @@ def time_steps(idea: Idea, settings: Settings, plain: Settings) -> dict[str, flo
 
     `fused` is the package's loop, `loop` the same model step by step, `idea` that with the idea;
     `ratio` is idea / loop. What the idea adds to a step would also be added to the fused one, and
-    it weighs more there: `ratio_fused` is 1 + (idea - loop) / fused, or what the package's loop
-    takes where it knows the idea.
+    it weighs more there: `ratio_fused` is 1 + (idea - loop) / fused, or that loop's own ratio.
     """
     narrow = fastest_dtype(torch.device("cpu")) is torch.bfloat16  # as the recipes train
     study = prepare_study(*settings, bf16=narrow)

@@ -127,7 +127,9 @@ class BahdanauConfig(PreTrainedConfig):
                 f"of {self.decoder_layers}: use as many, or bidirectional_encoder=True"
             )
         if self.conditional_gru and not (self.use_attention and self.decoder_layers == 1):
-            raise ValueError("conditional_gru needs use_attention and one decoder layer")
+            raise ValueError(
+                "conditional_gru needs attention and one decoder layer; set it to false"
+            )
         if self.readout == "linear" and self.readout_size is not None:
             raise ValueError('readout_size belongs to readout="deep"; leave it None')
         if self.tie_word_embeddings and self.output_size != self.embedding_size:

@@ -29,6 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 )
 def test_it_calls_a_model_of_the_runs_shape(precision: str, dtype: Any, calls: list) -> None:
     flags = ["--hidden_size=24", "--decoder_layers=2", "--guided_attention_weight=0.1"]
+    flags.append("--conditional_gru=false")
     accelerator: Any = SimpleNamespace(mixed_precision=precision, device=CPU)
     compile_kernels(accelerator, parse_arguments(["tiny", *flags])).join()
     ((config, device, autocast, guided),) = calls

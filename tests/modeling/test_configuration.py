@@ -146,6 +146,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"bidirectional_encoder": False, "encoder_layers": 2},
         "a one-directional encoder of 2 layers cannot start a decoder of 1",
     ),
+    ({"conditional_gru": True, "decoder_layers": 2}, "conditional_gru needs attention and one"),
+    ({"conditional_gru": True, "use_attention": False}, "conditional_gru needs attention and one"),
     ({"readout_size": 9}, 'readout_size belongs to readout="deep"'),
     ({"tie_word_embeddings": True}, r"reads embedding_size \(5\) values, but it reads 7"),
     ({"readout": "deep", "readout_size": 9, "tie_word_embeddings": True}, "but it reads 9"),
