@@ -67,9 +67,9 @@ class _Recurrence(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         (T, R, _), (L, H) = given.x.shape, given.state.shape[1:]
         P = 1 if given.context_bias is None else 2  # transitions a step
-        tops = P - 1 + L
+        end = P - 1 + L  # of the recurrent weights
         make = partial(torch.empty, device=given.x.device)
-        pairs = _joined(flat, tops, given.query)
+        pairs = _joined(flat, end, given.query)
         products = [_product(*pair, dtype) for pair in pairs]
         x = given.x.contiguous()
         looked_at = [x if x is None else x.to(dtype).contiguous() for x in given[2:4]]
@@ -81,7 +81,7 @@ class _Recurrence(torch.autograd.Function):
             narrow[0] = states[0]
         steps = T if keep else 1
         gate_values = make(P * steps, L, R, 3 * H, dtype=wide) if keep else None
-        recs = [make(steps, R, weight.shape[1], dtype=dtype) for weight, _ in pairs[:tops]]
+        recs = [make(steps, R, weight.shape[1], dtype=dtype) for weight, _ in pairs[:end]]
         keys, alpha = looked_at[0], None
         if keys is not None:
             alpha = make(T, R, keys.shape[1], dtype=wide)
@@ -138,18 +138,18 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, grad_states: Tensor | None, grad_alpha: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         L, P = ctx.num_layers, 1 + ctx.has_transitions
-        tops = P - 1 + L
+        end = P - 1 + L  # of the recurrent weights
         states, narrow, gate_values, alpha, keys, gates, *saved = ctx.saved_tensors
         layer_masks, attention_masks, own_keys, own_gates, score, query, *saved = saved
-        context_bias, recs, flat = saved[0], saved[1 : tops + 1], saved[tops + 1 :]
+        context_bias, recs, flat = saved[0], saved[1 : end + 1], saved[end + 1 :]
         dtype, x_dtype, state_dtype = ctx.dtypes
-        pairs = _joined(flat, tops, query)
+        pairs = _joined(flat, end, query)
         weights = [weight.to(dtype) for weight, _ in pairs]
         N, _, R, _ = gate_values.shape
         T = N // P
         G, H, wide = len(flat[0]), states.shape[-1], states.dtype
         make = partial(torch.empty, device=states.device)
-        dx = [make(T, R, 3 * H, dtype=dtype) for _ in range(tops)]
+        dx = [make(T, R, 3 * H, dtype=dtype) for _ in range(end)]
         drec = [torch.empty_like(rec) for rec in recs]
         carry = torch.zeros(L, R, H, dtype=wide, device=states.device)
         de = None if alpha is None else torch.empty_like(alpha)
@@ -181,7 +181,7 @@ class _Recurrence(torch.autograd.Function):
                     if layer_masks is not None:
                         below = below * layer_masks[t, layer - 1]
                     carry[layer - 1].add_(below)
-            back = [_back(drec[own][t], weights[own]) for own in range(P - 1, tops)]
+            back = [_back(drec[own][t], weights[own]) for own in range(P - 1, end)]
             if P == 2:
                 kernels.backward_step(
                     *(None, back[0], carry[0], gate_values[i - 1, 0], recs[0][t]),
@@ -207,7 +207,7 @@ class _Recurrence(torch.autograd.Function):
             of_bias = dx[1].sum((0, 1), dtype=wide).to(context_bias.dtype)
             of = of._replace(context_bias=of_bias)
         if alpha is not None and de is not None:
-            top = slice(2 * tops - 2, 2 * tops)
+            top = slice(2 * end - 2, 2 * end)
             weight_grad, bias_grad = grads[top]
             grads[top] = weight_grad[:, : 3 * H], bias_grad[:, : 3 * H]
             used = (alpha if attention_masks is None else alpha * attention_masks).to(dtype)

@@ -225,11 +225,11 @@ class _Recurrence(torch.autograd.Function):
         keep, keys, bias = any(ctx.needs_input_grad), given.keys, given.context_bias
         wide = torch.promote_types(dtype, torch.float32)
         P = 1 if bias is None else 2  # transitions a step
-        tops = P - 1 + L
+        end = P - 1 + L  # of the recurrent weights
         pairs = layer_pairs(flat)
-        pairs[:tops] = join_query(pairs[:tops], given.query)
+        pairs[:end] = join_query(pairs[:end], given.query)
         products = [make_product(*pair, dtype) for pair in pairs]
-        stepper = Stepper(products[P - 1 : tops], products[tops:], *given[2:6], dtype=wide)
+        stepper = Stepper(products[P - 1 : end], products[end:], *given[2:6], dtype=wide)
         reader = Stepper(products[:1], (), *(None,) * 4, dtype=wide)  # of words, if P is 2
         make = partial(given.x.new_empty, dtype=wide)
         states, steps = make(P * T + 1, L, B, H), P * T if keep else 1
@@ -275,16 +275,16 @@ class _Recurrence(torch.autograd.Function):
         dtype, x_dtype, state_dtype = ctx.dtypes
         (N, L, B, H), wide = trace.new.shape, trace.new.dtype
         P = 1 if context_bias is None else 2
-        tops = P - 1 + L
+        end = P - 1 + L  # of the recurrent weights
         pairs, alphas, queries = layer_pairs(flat), trace.alpha, trace.query
-        pairs[:tops] = join_query(pairs[:tops], query)
+        pairs[:end] = join_query(pairs[:end], query)
         # Turned round once, for all steps.
         turned = [weight.to(dtype).t().contiguous() for weight, _ in pairs]
         make = trace.new.new_empty
         ds = list(trace.new.new_zeros(L, B, H))
         dx = make(N, L, B, 3 * H)
         # The top layer's also has the query's gradient, so that one product serves both.
-        drec = [make(N, B, weight.shape[0]) for weight, _ in pairs[P - 1 : tops]]
+        drec = [make(N, B, weight.shape[0]) for weight, _ in pairs[P - 1 : end]]
         z = trace.reset_update[..., H:]
         per_gate = _fill_with_factors(trace, dx, drec)
         if keys is not None:
@@ -346,7 +346,7 @@ class _Recurrence(torch.autograd.Function):
         if context_bias is not None:
             of = of._replace(context_bias=dx.sum((0, 1)).to(context_bias.dtype))
         if alphas is not None:
-            top = slice(2 * tops - 2, 2 * tops)
+            top = slice(2 * end - 2, 2 * end)
             weight_grad, bias_grad = grads[top]
             grads[top] = weight_grad[: 3 * H], bias_grad[: 3 * H]
             used = alphas if attention_masks is None else alphas * attention_masks

@@ -20,10 +20,12 @@ from bahdanau_hf import BahdanauConfig, BahdanauForConditionalGeneration
 from bahdanau_hf.gpu import cuda_graphs, loss, recurrence
 from bahdanau_hf.gpu.compile_ahead import call_kernels
 from bahdanau_hf.modeling import recurrence_bahdanau as plain
+from bahdanau_hf.modeling.generation_bahdanau import Beams, Search
 from bahdanau_hf.modeling.matmul_bahdanau import linear_cross_entropy as plain_loss
 from bahdanau_hf.modeling.modeling_bahdanau import FAST_WAYS, FastWay
 from bahdanau_hf.modeling.recurrence_bahdanau import Room, Stepper
 from tests.helpers.recurrences import SIZES, Problem, Sizes, assert_relatively_close, gradients
+from tests.helpers.tiny_model import make_model
 
 # More than a tile of source tokens, and of numbers of a state and of a key.
 LARGE = Sizes(2, 35, 2, 3, 260, 258, 4)
@@ -114,6 +116,22 @@ def test_a_step_of_a_search(num_layers, num_beams) -> None:
         new = states.clone()
         alpha = stepper.step(x, new.unbind(), new.unbind(), rooms)
         results.append((alpha, new))
+    assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_search_with_two_transitions(num_beams) -> None:
+    model = make_model(readout="deep", conditional_gru=True)
+    ids, mask = torch.randint(4, 17, (2, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    read = model.model.encoder(ids, mask)
+    given = (ids.new_ones(2, 1), read.last_hidden_state, read.final_state, mask, 9, None, 0)
+    words, results = torch.randint(4, 13, (3, 2 * num_beams)), []
+    with torch.no_grad():
+        for kind in (Stepper, recurrence.KernelStepper):
+            search = Search(model.model.decoder, model.lm_head, *given)
+            beams = Beams(search, pack=False, stepper=kind)
+            beams.widen(num_beams)
+            results.append(torch.stack([beams.logits(tokens) for tokens in words]))
     assert_close(results[1], results[0])
 
 
