@@ -59,17 +59,18 @@ def make_system(
         shape = dataclasses.replace(model_args, **changes)
         return prepare_model(Settings(shape, data_args, train_args), tokenizer)
 
+    without = {"use_attention": False, "conditional_gru": False}
     with torch.device("meta"):  # sizes alone
         wanted = count(ours(use_attention=True))
         if name == "no attention":
-            width = _widest(lambda n: count(ours(use_attention=False, hidden_size=n)), wanted, 8)
+            width = _widest(lambda n: count(ours(**without, hidden_size=n)), wanted, 8)
         elif name == "MarianMT":
             shape = marian_shape(wanted, tokenizer)
     torch.manual_seed(seed)
     if name == "attention":
         return ours(use_attention=True)
     if name == "no attention":
-        return ours(use_attention=False, hidden_size=width)
+        return ours(**without, hidden_size=width)
     return make_marian(*shape, tokenizer, data_args, model_args.embedding_dropout)
 
 
