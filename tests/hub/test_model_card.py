@@ -1,5 +1,6 @@
 """The card says what was measured and no more."""
 
+import json
 import re
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_card_states_what_the_run_recorded(run_folder: Path) -> None:
         assert stated in text, stated
     assert "hf_secret" not in text
     assert not re.search(r"{[{%]|[}%]}|\bNone\b|\bnan\b", text)
+
+
+def test_the_kind_of_decoder_is_told(run_folder: Path) -> None:
+    assert "a GRU\ndecoder of" in text_of(run_folder)
+    config = json.loads((run_folder / "config.json").read_text(encoding="utf-8"))
+    save(run_folder / "config.json", {**config, "conditional_gru": True})
+    text = write_model_card(run_folder).read_text(encoding="utf-8")
+    assert "a conditional GRU\ndecoder of" in text
 
 
 def test_alignment_error_rate_stands_beside_what_knows_nothing(run_folder: Path) -> None:
