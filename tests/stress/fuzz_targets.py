@@ -426,7 +426,10 @@ _LIKELY: dict[str, tuple[Any, ...]] = {
     **{f"{name}_token_id": (None, 0, 3, 12, 13, 99) for name in ("pad", "bos", "eos", "unk")},
     "decoder_start_token_id": (None, 0, 3, 12, 13, 99),
     **dict.fromkeys(
-        ("bidirectional_encoder", "use_attention", "tie_word_embeddings", "use_cache"),
+        (
+            *("bidirectional_encoder", "use_attention", "conditional_gru"),
+            *("tie_word_embeddings", "use_cache"),
+        ),
         (True, False),
     ),
 }
