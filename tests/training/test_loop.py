@@ -147,8 +147,12 @@ def test_mean_of_the_last_checkpoints_is_taken_if_validation_agrees(
 
 def test_accelerate_may_compile_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate config` offers it: steps go through what is compiled, all else does not."""
+    from torch._dynamo import OptimizedModule  # a second, which no other test needs
+
     plain = prepare(tmp_path / "plain", max_train_steps=2, encoder_layers=1, **NO_DROPOUT)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    # The wrapper of what is compiled, without the compiler, which takes seconds.
+    monkeypatch.setattr(torch, "compile", lambda m, **_: OptimizedModule(m, lambda f: f))
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # which read it once a process
     compiled = prepare(tmp_path / "compiled", max_train_steps=2, encoder_layers=1, **NO_DROPOUT)
     assert compiled.model is not compiled.bare_model
