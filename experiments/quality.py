@@ -86,12 +86,13 @@ RECIPES = {
         {5: 30},
     ),
     "ensemble-as-is": Recipe(
-        "Tatoeba, mixed scripts, paper's decoder, ensemble of five seeds, two hours of two cores",
-        ("base", "--conditional_gru=false"),
+        "Tatoeba, mixed scripts, ensemble of three seeds, two hours of two cores",
+        ("base",),
         "keep",
         14_400,
         {5: 30},
-        (42, 43, 44, 45, 46),
+        (42, 43, 44),
+        "base-as-is",
     ),
     "base-reverse": Recipe(
         "Tatoeba, Chinese to English",
