@@ -230,7 +230,7 @@ class _Recurrence(torch.autograd.Function):
         pairs[:end] = join_query(pairs[:end], given.query)
         products = [make_product(*pair, dtype) for pair in pairs]
         stepper = Stepper(products[P - 1 : end], products[end:], *given[2:6], dtype=wide)
-        reader = Stepper(products[:1], (), *(None,) * 4, dtype=wide)  # of words, if P is 2
+        reader = None if bias is None else Stepper(products[:1], (), *(None,) * 4, dtype=wide)
         make = partial(given.x.new_empty, dtype=wide)
         states, steps = make(P * T + 1, L, B, H), P * T if keep else 1
         states[0] = given.state.transpose(0, 1)
@@ -249,7 +249,7 @@ class _Recurrence(torch.autograd.Function):
             zip(given.x.to(wide), *of_steps, strict=True)
         ):
             i = P * t
-            if context is not None:
+            if reader is not None and context is not None:  # it reads the word
                 reader.step(x, layers[i], layers[i + 1], rooms[i], hold=hold)
                 i, x = i + 1, context
             room = rooms[i] if queries is None else rooms[i]._replace(query=queries[t])
