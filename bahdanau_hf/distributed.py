@@ -23,6 +23,10 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from .errors import InputError
 
 T = TypeVar("T")
+_LAUNCH_NUMBERS = (
+    *("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+)
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|Broken pipe")
 
 
@@ -111,6 +115,21 @@ def settle_processes() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(1)
+
+
+def check_launch_variables() -> None:
+    """Refuse numbers of a launch that are none.
+
+    Raises:
+        InputError: names the variable and what it holds.
+    """
+    for name in _LAUNCH_NUMBERS:
+        value = os.environ.get(name, "0")
+        if not re.fullmatch(r"-?\d+", value):  # a local rank of -1 means one process
+            raise InputError(
+                f"the environment variable {name} is {value!r}, which is no number: unset it, or "
+                "start the run with accelerate launch or torchrun, which set it"
+            )
 
 
 def work_on_processors_without_gpus() -> None:

@@ -26,7 +26,12 @@ from ..checkpoints.save_load import STATE
 from ..data.sources import AnyDataset, pair_texts
 from ..data.tokenization import load_tokenizer, target_vocab_size, tokenizer_settings
 from ..data.vocabulary import extend_tokenizer, train_tokenizer
-from ..distributed import gather_lists, on_main_process, work_on_processors_without_gpus
+from ..distributed import (
+    check_launch_variables,
+    gather_lists,
+    on_main_process,
+    work_on_processors_without_gpus,
+)
 from ..errors import InputError, first_line
 from ..files import read_json
 from ..gpu.compile_ahead import compile_ahead
@@ -66,6 +71,7 @@ def start_accelerator(settings: Settings) -> Accelerator:
     trackers = choose_trackers(args.report_to, Path(args.output_dir).resolve().name)
     if args.push_to_hub and not (args.hub_token or get_token()):
         raise InputError("--push_to_hub needs a token: run `hf auth login`, or set HF_TOKEN")
+    check_launch_variables()
     work_on_processors_without_gpus()
     try:
         accelerator = Accelerator(

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from bahdanau_hf import InputError
 from bahdanau_hf.checkpoints.run_folder import check_room, list_checkpoints
 from bahdanau_hf.checkpoints.save_load import TrainerState
-from bahdanau_hf.distributed import _launch_told, work_on_processors_without_gpus
+from bahdanau_hf.distributed import _LAUNCH_NUMBERS, _launch_told, work_on_processors_without_gpus
 from bahdanau_hf.inference.translator import Translator
 from bahdanau_hf.training import setup
 from bahdanau_hf.training.arguments import parse_arguments
@@ -229,11 +229,20 @@ def test_whose_accumulation_counts(
     assert [m for m in caplog.messages if "per step" in m] == ([line] if line else [])
 
 
-@pytest.mark.parametrize("name", ["DYNAMO_BACKEND", "GRADIENT_ACCUMULATION_STEPS"])
-def test_what_accelerate_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_accelerate_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})
-    monkeypatch.setenv(f"ACCELERATE_{name}", "many")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "many")
     with pytest.raises(InputError, match=r"(?i)^accelerate cannot be set up so: .*'many'.*config"):
+        start_accelerator(parse_arguments([]))
+
+
+@pytest.mark.parametrize("value", ["many", "", "-", "2.0"])
+@pytest.mark.parametrize("name", [*_LAUNCH_NUMBERS])
+def test_a_number_of_a_launch_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^the environment variable {name} is '{value}', which"):
         start_accelerator(parse_arguments([]))
 
 
