@@ -120,7 +120,7 @@ browser: $(VENV)/.installed-browser  ## the tests of the pages, in Chromium
 slow: $(VENV)/.installed  ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
-format: $(VENV)/.installed  ## rewrite the code in the house's format
+format: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 

@@ -35,7 +35,7 @@ COMMANDS = {
     "translate": "translate lines, running text or documents",
     "score": "print BLEU and chrF as JSON",
     "align": "draw the attention map of a sentence",
-    "report": "write a run's report anew, or lay two runs side by side",
+    "report": "write a run's report again, or compare two runs",
     "export": "export a checkpoint to ONNX",
     "push": "publish a checkpoint on the Hub",
     "demo": "open a web page to try a checkpoint, or write it as a Space",

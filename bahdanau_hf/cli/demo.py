@@ -1,4 +1,4 @@
-"""Show a web page to try a checkpoint, or lay it out as a Space of the Hub.
+"""Show a web page to try a checkpoint, or write it as a Space of the Hub.
 
 A Space is one folder: the package, the model, the requirements and a README whose front matter
 tells the Hub what to run.
@@ -13,7 +13,7 @@ from ..errors import InputError
 
 FLAGS = {
     "--model MODEL": "folder of a checkpoint, or a repository on the Hub",
-    "--space_dir SPACE_DIR": "lay the page out as a Space in this new folder",
+    "--space_dir SPACE_DIR": "write the page as a Space to this new folder",
     "--host HOST": "address to listen at; default: this machine alone",
     "--port PORT": "default: the first free one from 7860 on",
 }

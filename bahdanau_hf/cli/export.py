@@ -1,7 +1,7 @@
 """Write a checkpoint for ONNX Runtime (extra [onnx]).
 
 The result holds encoder, decoder step, tokenizer and search settings, or one graph for the whole
-greedy search, and needs neither Python nor PyTorch.
+search, greedy or with beams, and needs neither Python nor PyTorch.
 """
 
 from __future__ import annotations

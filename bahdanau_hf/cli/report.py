@@ -1,4 +1,4 @@
-"""Write the report of a run anew, or lay two runs side by side."""
+"""Write the report of a run again, or compare two runs side by side."""
 
 from __future__ import annotations
 

@@ -21,25 +21,23 @@ if TYPE_CHECKING:
 FLAGS = {
     **MODEL,
     **TRANSLATING,
-    "--test_file FILE": "files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text "
-    "files, as a.en,a.zh",
+    "--test_file FILE": "files of pairs: a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files: "
+    "a.en,a.zh",
     "--train_file FILE": "what the model was trained on, files as in --test_file: adds scores by "
     "novelty, the largest word overlap of a test sentence with a training sentence",
     **{
         f"--{side}_column NAME": f"name or number of the {side}'s column in the test file; "
-        "default: told by header, names, script"
+        "default: found by header, names, script"
         for side in ("source", "target")
     },
     "--source_lang CODE": "default: the model's, or en",
     "--target_lang CODE": "default: the model's, or zh",
     "--target_kind {word,char}": "with --predictions: compare by words between spaces, or by "
-    "characters, and add error rates; a model says so itself",
+    "characters, and add error rates; of a model it is known",
     "--chinese_script {keep,simplified,traditional}=keep": "convert the Chinese of the test file "
     "to one script (extra [zh])",
-    "--unescape_html": "turn HTML entities of the test file, such as &amp;, into what they stand "
-    "for",
-    "--skip_bad_rows": "leave rows out that cannot be read, and name the first, instead of ending "
-    "there",
+    "--unescape_html": "replace HTML entities of the test file, such as &amp;, by their characters",
+    "--skip_bad_rows": "leave out rows that cannot be read, and name the first ones",
     "--predictions FILE": "translations, one per line; -: stdin",
     "--references FILE ...": "one or more files of references, one per line",
     "--sources FILE": "with --predictions: source sentences, one per line; adds scores by length",

@@ -35,8 +35,8 @@ FLAGS = {
     "--scores": "print the log-probability per token and a tab before each translation",
     "--log_probs": "print the log-probability, summed over tokens, and a tab before each "
     "translation",
-    "--confidence": "print how sure the model is, 0 to 1, and a tab before each translation: the "
-    "share of its words that a reference is expected to have too",
+    "--confidence": "print the confidence, 0 to 1, and a tab before each translation: the share of "
+    "its words that a reference is expected to have too",
 }
 REQUIRED = ["--model"]
 

@@ -59,7 +59,7 @@ class ModelArguments(_Told):
     decoder_layers: int = _field(1, "GRU layers in the decoder")
     bidirectional_encoder: bool = _field(True, "encode the source in both directions")
     use_attention: bool = _field(True, "no: plain seq2seq without attention, as a baseline")
-    conditional_gru: bool = _field(False, "read the word, look, then read what was found")
+    conditional_gru: bool = _field(False, "let the attention use the previous word")
     readout: str = _field("linear", "output layer; deep: the paper's maxout", None, "linear deep")
     readout_size: int | None = _field(None, "width of the deep readout; default: embedding_size")
     dropout: float = _field(0.1, "dropout between recurrent layers, in [0, 1)", SHARE)
@@ -70,10 +70,10 @@ class ModelArguments(_Told):
     encoder_reads_padding: bool = _field(False, "encode padding too, as the tutorial's model does")
     initializer: str = _field(
         "xavier",
-        "first weights; tutorial: xavier in the GRUs alone; orthogonal: recurrent matrices",
+        "initial weights; tutorial: xavier in the GRUs alone; orthogonal: in recurrent matrices",
         choices="xavier tutorial orthogonal",
     )
-    embedding_initializer_range: float = _field(1.0, "standard deviation of the first embeddings")
+    embedding_initializer_range: float = _field(1.0, "standard deviation of the initial embeddings")
 
 
 @dataclass
@@ -82,29 +82,29 @@ class DataArguments(_Told):
 
     dataset_name: str | None = _field(None, "data set on the Hub; default: the bundled pairs")
     dataset_config_name: str | None = _field(None, "configuration of the data set, such as en-zh")
-    dataset_license: str | None = _field(None, "licence of the pairs for the card, as cc-by-2.0")
+    dataset_license: str | None = _field(None, "the pairs' licence, for the card: cc-by-2.0, ...")
     train_file: str | None = _field(
         None,
-        "files of pairs, as a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files, as a.en,a.zh",
+        "files of pairs: a.tsv,b.jsonl.gz or part*.tmx; or two aligned text files: a.en,a.zh",
     )
-    validation_file: str | None = _field(None, "as train_file; default: split off train by hash")
-    test_file: str | None = _field(None, "as train_file; default: no test")
+    validation_file: str | None = _field(None, "like train_file; default: a part of train")
+    test_file: str | None = _field(None, "like train_file; default: no test")
     mix_file: str | None = _field(
-        None, "as train_file: other pairs, of which some are mixed in so as not to be forgotten"
+        None, "like train_file: other kinds of text, mixed in so that they are not forgotten"
     )
     mix_ratio: float = _field(
-        1.0, "how many pairs of mix_file are drawn, for each other training pair", POSITIVE
+        1.0, "pairs of mix_file that are drawn for each other training pair", POSITIVE
     )
     encoding: str | None = _field(None, "encoding of the files of text; default: utf-8")
     skip_bad_rows: bool = _field(False, "leave out and count rows that cannot be read")
-    unescape_html: bool = _field(False, "turn HTML entities such as &amp; into what they stand for")
+    unescape_html: bool = _field(False, "replace HTML entities such as &amp; by characters")
     train_split: str | None = _field(None, "dataset_name's split to train on; default: train")
     validation_split: str | None = _field(None, "dataset_name's split to validate on")
     test_split: str | None = _field(None, "dataset_name's split to test on")
     source_column: str | None = _field(
-        None, "name or number of the source's column; default: told by header, names, script"
+        None, "name or number of the source's column; default: found by header, names, script"
     )
-    target_column: str | None = _field(None, "the target's column, as source_column")
+    target_column: str | None = _field(None, "the target's column, like source_column")
     streaming: bool = _field(False, "stream the training pairs instead of loading them all")
     source_lang: str = _field("en", "language code of the source")
     target_lang: str = _field("zh", "language code of the target")
@@ -116,7 +116,7 @@ class DataArguments(_Told):
     )
     max_target_length: int = _field(128, "tokens; longer targets are dropped in training", POSITIVE)
     truncate_long_pairs: bool = _field(False, "truncate long pairs instead of dropping them")
-    max_length_ratio: float = _field(9.0, "drop pairs more unequal in characters", POSITIVE)
+    max_length_ratio: float = _field(9.0, "drop pairs of a larger ratio in characters", POSITIVE)
     max_train_samples: int | None = _field(None, "use only the first N training pairs", POSITIVE)
     max_eval_samples: int | None = _field(
         None, "use only the first N pairs of validation and of test", POSITIVE
@@ -128,19 +128,22 @@ class DataArguments(_Told):
         None, "processes that clean and tokenize", POSITIVE
     )
     tokenizer_kind: str = _field(
-        "bpe", "of both sides; word-char: the tutorial's", None, "bpe word-char char word"
+        "bpe",
+        "kind of tokens on both sides; word-char: the tutorial's",
+        None,
+        "bpe word-char char word",
     )
     source_kind: str | None = _field(
-        None, "the source's, where it is another", None, "word-char char word"
+        None, "the source's kind, if it differs from tokenizer_kind", None, "word-char char word"
     )
     target_kind: str | None = _field(
-        None, "the target's, where it is another", None, "word-char char word"
+        None, "the target's kind, if it differs from tokenizer_kind", None, "word-char char word"
     )
-    vocab_size: int = _field(8000, "most entries of the joint vocabulary (bpe)", POSITIVE)
+    vocab_size: int = _field(8000, "maximum size of the joint vocabulary (bpe)", POSITIVE)
     min_frequency: int = _field(2, "rarer words or characters become unknown or bytes", POSITIVE)
     lowercase_source: bool = _field(False, "read the source in lower case (bpe)")
     extend_vocabulary: bool = _field(
-        False, "add frequent words of the pairs to model_name_or_path's, up to vocab_size entries"
+        False, "add frequent words of the pairs to the model's vocabulary, up to vocab_size entries"
     )
     max_tokens_per_batch: int | None = _field(
         None, "fill batches by tokens, padding included, instead of by pairs", POSITIVE
@@ -172,7 +175,7 @@ class TrainArguments(_Told):
     num_train_epochs: float = _field(10.0, "epochs", POSITIVE)
     max_train_steps: int | None = _field(None, "number of steps; overrides epochs", POSITIVE)
     max_train_seconds: float | None = _field(
-        None, "stop after this wall-clock time, earlier sittings included", POSITIVE
+        None, "stop after this wall-clock time, that before resuming included", POSITIVE
     )
     learning_rate: float = _field(1e-3, "peak learning rate", POSITIVE)
     optimizer: str = _field("adamw", "adam: the tutorial's", None, "adamw adam")
@@ -189,10 +192,12 @@ class TrainArguments(_Told):
     num_warmup_steps: int = _field(0, "steps of warm-up to the peak learning rate", NOT_NEGATIVE)
     label_smoothing_factor: float = _field(0.0, "label smoothing, in [0, 1)", SHARE)
     guided_attention_weight: float = _field(
-        0.0, "weight of a loss that teaches attention a statistical aligner's links", NOT_NEGATIVE
+        0.0, "weight of a loss that trains attention on a statistical aligner's links", NOT_NEGATIVE
     )
     source_noise: float = _field(
-        0.0, "share of sources read without final mark, and of those with a slip, [0, 1)", SHARE
+        0.0,
+        "share of sources without final punctuation, and share with a typing error, in [0, 1)",
+        SHARE,
     )
     loss_reduction: str = _field(
         "tokens",
@@ -207,7 +212,7 @@ class TrainArguments(_Told):
     )
     save_total_limit: int = _field(3, "newest checkpoints to keep, besides the best", POSITIVE)
     metric_for_best_model: str = _field(
-        "bleu", "on validation; while BLEU is below 1, the loss decides", None, "bleu loss"
+        "bleu", "what chooses the best weights; below BLEU 1 the loss", None, "bleu loss"
     )
     early_stopping_patience: int | None = _field(
         None, "stop after N evaluations without improvement", POSITIVE

@@ -90,7 +90,7 @@ def test_what_the_model_went_on_from_is_told(
     assert "went on from" not in text_of(run_folder)
     save(run_folder / "settings.json", {**SETTINGS, "model": {"model_name_or_path": start}})
     text = write_model_card(run_folder).read_text(encoding="utf-8")
-    assert f"The model went on from `{said}`, which had learnt from other pairs" in text
+    assert f"The training started from `{said}`, which was trained on other pairs" in text
     assert ModelCard(text).data.to_dict().get("base_model") == base
     assert "/m/" not in text
 
