@@ -94,8 +94,8 @@ def check_settings(settings: Settings) -> None:
                 raise InputError(f"--{field.name} must {bound[1]}, not {value}")
     if train.guided_attention_weight and data.streaming:
         raise InputError(
-            "--guided_attention_weight needs all pairs at once: leave out --streaming, or have it "
-            "at 0"
+            "--guided_attention_weight needs all pairs at once: leave out --streaming, or set it "
+            "to 0"
         )
     if data.mix_file and data.streaming:
         raise InputError("--mix_file needs all pairs at once: leave out --streaming")
