@@ -35,9 +35,9 @@ class BahdanauConfig(PreTrainedConfig):
         readout_dropout: on what the output layer reads, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
         use_attention: `False`: plain seq2seq, whose context is always the encoder's final state.
-        conditional_gru: the state reads the previous word first, and the context that it then looks
-            for in a transition of its own (Sennrich et al. 2017, "Nematus"); needs attention and
-            one decoder layer. The paper's state reads both at once, and looks before.
+        conditional_gru: two transitions a step: the first reads the previous word, the attention
+            uses the state after it, the second reads the context (Sennrich et al. 2017, "Nematus").
+            Needs attention and one decoder layer. `False`: the paper's decoder, with one.
         readout: `"linear"`: the output layer reads the decoder's state; `"deep"`: it reads the
             paper's maxout layer over state, context and previous word (appendix A.2.2).
         readout_size: width of the maxout layer (`l` in the paper); `None`: `embedding_size`.

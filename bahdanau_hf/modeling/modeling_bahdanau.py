@@ -20,7 +20,7 @@ Departures from the paper (its sections in brackets):
 - Biases stand throughout, which the paper leaves out, but not in the attention (A.1.2).
 - Initial values are those of `_init_weights`; the paper draws matrices from N(0, 0.01²), those of
   the attention from N(0, 0.001²), and starts v_a at 0 (B.1).
-- `conditional_gru` lets the decoder read the previous word before it looks (class
+- `conditional_gru` lets the decoder read the previous word before the attention is computed (class
   `BahdanauDecoder`); the paper's attention does not see that word.
 - `readout="deep"` reads the new state s_i, as p(y_i | s_i, y_{i-1}, c_i) has it, where the paper's
   formula of the maxout layer prints s_{i-1} (A.2.2); `"linear"` the top layer's state alone.
@@ -602,7 +602,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
     """GRU layers over the target, the first one fed by what the attention finds in the source.
 
     The paper's layer reads context and word at once (A.2.2). With `conditional_gru` there are two
-    transitions, and the attention looks in between (Sennrich et al. 2017, "Nematus", section 2):
+    transitions, with the attention between them (Sennrich et al. 2017, "Nematus", section 2):
 
     s'_i = GRU_1(E y_{i-1}, s_{i-1}),   c_i = attention(s'_i),   s_i = GRU_2(c_i, s'_i)
     """
