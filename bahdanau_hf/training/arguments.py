@@ -116,7 +116,7 @@ class DataArguments(_Told):
     )
     max_target_length: int = _field(128, "tokens; longer targets are dropped in training", POSITIVE)
     truncate_long_pairs: bool = _field(False, "truncate long pairs instead of dropping them")
-    max_length_ratio: float = _field(9.0, "drop pairs of a larger ratio in characters", POSITIVE)
+    max_length_ratio: float = _field(9.0, "drop pairs with a larger ratio of characters", POSITIVE)
     max_train_samples: int | None = _field(None, "use only the first N training pairs", POSITIVE)
     max_eval_samples: int | None = _field(
         None, "use only the first N pairs of validation and of test", POSITIVE
