@@ -1,4 +1,4 @@
-"""What may still raise quality: each idea alone, in whole trainings, beside the recipe as it is.
+"""Methods that may raise quality: each alone, in whole trainings, beside the recipe as it is.
 
     python -m experiments.ideas run NAME ... [--recipe tiny] [--seeds 42 43] [flags]
     python -m experiments.ideas run NAME ... --recipe base --data FOLDER [flags]

@@ -101,7 +101,7 @@ def write_notebook(folder: str | Path) -> Path:
     }
     drawing = [
         text_cell(
-            "## Where it looked · 它看着哪里\n\n"
+            "## Attention map · 注意力图\n\n"
             "Rows are words of the translation, columns words of the source; darker means more "
             "attention.\n\n每行是译文的一个词，每列是原文的一个词，颜色越深，注意力越多。"
         ),
@@ -111,7 +111,7 @@ def write_notebook(folder: str | Path) -> Path:
         [
             text_cell(
                 f"# {REPO_PLACEHOLDER}\n\n"
-                "Try the model, look at its attention, train it on. A CPU is enough.\n\n"
+                "Try the model, look at its attention, train it further. A CPU is enough.\n\n"
                 "试用这个模型，观察它的注意力，再用你自己的句子继续训练。只用 CPU 就够了。"
             ),
             code_cell(INSTALL),
