@@ -69,11 +69,16 @@ class TokenizersBackend(PreTrainedTokenizerFast):
 
     _tokenizer: Tokenizer
     _reader: Tokenizer | None = None
+    _writer: tuple[str, Tokenizer] | None = None  # for targets, and what it was made of
 
     def _switch_to_target_mode(self) -> None:
-        twin = for_targets(self)
-        if twin is not self:
-            self._reader, self._tokenizer = self._tokenizer, twin.backend_tokenizer
+        side = self.init_kwargs.get("target_encoding")
+        if side is None:
+            return
+        made_of = self._tokenizer.to_str() + json.dumps(side)
+        if self._writer is None or self._writer[0] != made_of:  # making it takes long
+            self._writer = made_of, for_targets(self).backend_tokenizer
+        self._reader, self._tokenizer = self._tokenizer, self._writer[1]
 
     def _switch_to_input_mode(self) -> None:
         if self._reader is not None:

@@ -20,7 +20,6 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from ..alignment.words import Span, clean_with_origins, read_spans, word_starts, written_spans
-from ..data.tokenization import for_targets
 from ..errors import InputError
 from ..files import text_lines
 from ..languages import CJK
@@ -160,6 +159,7 @@ def keep_terms(
     drafts: Iterable[Draft],
     glossary: Glossary,
     tokenizer: PreTrainedTokenizerFast,
+    target_tokenizer: PreTrainedTokenizerFast,
     vocab_size: int,
     search: Callable[[Sequence[Draft]], None],
     attend: Callable[[list[tuple[list[int], list[int]]]], Iterator[np.ndarray]] | None,
@@ -171,7 +171,8 @@ def keep_terms(
     from the start as in the source.
     """
     found = ((draft, glossary.find(draft.sentence.text)) for draft in drafts)
-    waiting = [_Constraint(draft, terms, tokenizer, vocab_size) for draft, terms in found if terms]
+    known = (tokenizer, target_tokenizer, vocab_size)
+    waiting = [_Constraint(draft, terms, *known) for draft, terms in found if terms]
     while waiting := [one for one in waiting if one.missing()]:
         weights: Iterable[np.ndarray | None] = repeat(None)
         if attend is not None:
@@ -188,9 +189,11 @@ class _Constraint:
         draft: Draft,
         terms: Sequence[Term],
         tokenizer: PreTrainedTokenizerFast,
+        target_tokenizer: PreTrainedTokenizerFast,
         vocab_size: int,
     ) -> None:
         self.draft, self._tokenizer, self._vocab_size = draft, tokenizer, vocab_size
+        self._target_tokenizer = target_tokenizer
         self._wanted = Counter(term.target for term in terms)
         self._lengths = _lengths(self._wanted)
         self._left = list(terms)  # that were not put anywhere
@@ -260,7 +263,7 @@ class _Constraint:
 
     def _put(self, ids: list[int], term: Term) -> None:
         """Let the translation begin with these tokens and a term."""
-        (spelt,) = encode_sentences(for_targets(self._tokenizer), [term.target])
+        (spelt,) = encode_sentences(self._target_tokenizer, [term.target])
         known = [i for i in spelt.ids[:-1] if i < self._vocab_size and i != UNK_ID]
         # What the decoder cannot spell stands there as an unknown word.
         stand_in = known if known and len(known) == len(spelt.ids) - 1 else [UNK_ID]

@@ -362,7 +362,8 @@ class Translator:
             return
         search, config = partial(self._search, request=request), self.model.config
         attend = self._attend if config.use_attention else None
-        keep_terms(drafts, request.glossary, self.tokenizer, config.vocab_size, search, attend)
+        tokenizers = (self.tokenizer, self.target_tokenizer)
+        keep_terms(drafts, request.glossary, *tokenizers, config.vocab_size, search, attend)
         if request.return_scores:
             changed = [draft for draft in drafts if draft.given]
             log_probs = iter(self._log_probs(changed))

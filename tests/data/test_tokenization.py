@@ -10,13 +10,16 @@ import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from bahdanau_hf.data import tokenization
 from bahdanau_hf.data.tokenization import (
     SPECIAL_TOKENS,
     clean_text,
@@ -182,6 +185,23 @@ def test_lower_case_is_for_sources_alone(text: str, tmp_path: Path) -> None:
         assert own(text, text_target=text)["labels"] == labels
         assert own.decode(labels, skip_special_tokens=True) == text
         assert own(text)["input_ids"] == own(text.lower())["input_ids"], "and a source afterwards"
+
+
+def test_what_reads_targets_is_made_once_and_again_when_something_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Mock(side_effect=for_targets)
+    monkeypatch.setattr(tokenization, "for_targets", made)
+    tokenizer = train_tokenizer(SOURCES, TARGETS, vocab_size=460, lowercase_source=True)
+    expected = ids_of(for_targets(tokenizer), "我 X y")
+    for _ in range(3):
+        assert tokenizer(text_target="我 X y")["input_ids"] == expected
+    assert made.call_count == 1
+    tokenizer.add_tokens("Xy")
+    assert tokenizer(text_target="Xy")["input_ids"][0] == len(tokenizer) - 1
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    assert tokenizer(text_target="Xy")["input_ids"] == [len(tokenizer) - 1]
+    assert made.call_count == 3
 
 
 def test_lower_case_learns_the_same_words_as_text_in_lower_case() -> None:
