@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from bahdanau_hf.alignment.guided_loss import guided_attention_loss
 from bahdanau_hf.alignment.ibm_model import NO_LINK, link_posteriors
 from bahdanau_hf.data.batching import IGNORED_LABEL, Batch, PairCollator
 from bahdanau_hf.data.tokenization import (
@@ -199,6 +200,42 @@ def start_with_bpe_dropout(
     run = start(*args, **kwargs)
     run.batches.loader.collate_fn = BpeDropout(run.tokenizer, share)  # type: ignore[union-attr]
     return run
+
+
+# --- two passes that agree -----------------------------------------------------------------------
+
+AGREEMENT = 5.0  # alpha of Liang et al. 2021 for translation
+
+
+def add_agreeing_gradient(run: Run, batch: Batch, divisor: Any, factor: int) -> Tensor:
+    """In the place of the step's `_add_gradient`: R-Drop (Liang et al. 2021, eq. 4, halved).
+
+    Each pair is read twice, by other dropout: the mean of both losses, and half of alpha times the
+    mean of the divergences of either distribution from the other.
+    """
+    places = batch.pop("best_sources", None)
+    args = run.settings.train
+    outputs = run.model(
+        **{name: torch.cat([x, x]) for name, x in batch.items()},
+        num_items_in_batch=divisor,
+        label_smoothing=args.label_smoothing_factor,
+        output_attentions=places is not None,
+    )
+    loss = total = outputs.loss / 2
+    if places is not None:
+        weights = outputs.cross_attentions[0][:, 0]
+        guided = guided_attention_loss(weights, torch.cat([places, places]))
+        total = total + args.guided_attention_weight * guided / 2 / divisor
+    first, second = outputs.logits[(batch["labels"] != IGNORED_LABEL).repeat(2, 1)].chunk(2)
+    total = total + AGREEMENT / 2 * divergence(first, second).sum() / divisor
+    run.accelerator.backward(total * factor)
+    return loss.detach() * divisor
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Mean of KL(p || q) and KL(q || p) `(N,)`, p and q given by their logits `(N, V)`."""
+    p, q = (logits.float().log_softmax(-1) for logits in (first, second))
+    return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
 
 
 # --- minimum risk --------------------------------------------------------------------------------

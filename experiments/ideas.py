@@ -53,6 +53,7 @@ from .idea_methods import (
     LoopGRU,
     Shortlist,
     WordQueryDecoder,
+    add_agreeing_gradient,
     add_risk_gradient,
     start_with_bpe_dropout,
 )
@@ -130,6 +131,11 @@ IDEAS = {
     "word-query": Idea("the attention looks with the last word too", _WORD_QUERY),
     "bpe-dropout-0.1": Idea("BPE-dropout 0.1 on sources", _bpe_dropout(0.1)),
     "bpe-dropout-0.05": Idea("BPE-dropout 0.05 on sources", _bpe_dropout(0.05)),
+    "r-drop": Idea(
+        "conditional GRU, two passes that agree",
+        {"bahdanau_hf.training.step._add_gradient": add_agreeing_gradient},
+        ("--conditional_gru=true",),
+    ),
     "further": Idea("plain, then an epoch more by cross-entropy", flags=_GO_ON, start=True),
     "minimum-risk": Idea(
         "plain, then an epoch of minimum risk",

@@ -11,12 +11,14 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bahdanau_hf import Translator, train_tokenizer
 from bahdanau_hf.alignment.guided_loss import add_best_sources
 from bahdanau_hf.data.batching import IGNORED_LABEL, NO_LINK, PairTable
 from bahdanau_hf.data.preprocessing import encode_pairs
 from bahdanau_hf.modeling import modeling_bahdanau as modeling
+from bahdanau_hf.training import step as training_step
 from bahdanau_hf.training.arguments import parse_arguments
 from experiments import idea_methods as methods
 from experiments import ideas
@@ -157,6 +159,35 @@ def test_dropout_cuts_the_same_text_in_other_ways(words: Any) -> None:
                 assert start <= letters(batch["input_ids"][i], before)[0] < end
                 num_moved += after != before
     assert num_moved > 20
+
+
+# --- two passes that agree -----------------------------------------------------------------------
+
+
+def test_divergence_is_the_librarys_both_ways() -> None:
+    p, q = (torch.randn(5, 7).double() for _ in range(2))
+    logs = p.log_softmax(-1), q.log_softmax(-1)
+    expected = sum(
+        F.kl_div(a, b, reduction="none", log_target=True).sum(-1) / 2 for a, b in (logs, logs[::-1])
+    )
+    torch.testing.assert_close(methods.divergence(p, q).double(), expected, atol=1e-6, rtol=1e-5)
+    assert methods.divergence(p, p + 3).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_two_passes_are_one_where_nothing_is_dropped(tmp_path: Path, dropout: float) -> None:
+    rates = {"dropout": dropout, "attention_dropout": 0}
+    run = tiny_run.prepare(tmp_path, **rates, guided_attention_weight=0.3)
+    batch, _ = next(run.batches.steps(run.state, 1))
+    tokens, gradients = int((batch[0]["labels"] != IGNORED_LABEL).sum()), []
+    for add_gradient in (training_step._add_gradient, methods.add_agreeing_gradient):
+        torch.manual_seed(0)
+        loss = add_gradient(run, dict(batch[0]), tokens, 1)
+        own = [x.grad.flatten() for x in run.bare_model.parameters() if x.grad is not None]
+        gradients.append(torch.cat([loss.flatten(), *own]))
+        run.optimizer.zero_grad()
+    one_pass, two_passes = gradients
+    assert torch.allclose(one_pass, two_passes, atol=1e-5) == (dropout == 0)
 
 
 # --- minimum risk --------------------------------------------------------------------------------
