@@ -171,7 +171,8 @@ def mean_weights(folders: list[Path]) -> dict[str, Tensor]:
 def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Raise an `InputError` that names all in which this run is another than the checkpoint's.
 
-    Both have a `world_size`, and the dicts `data_fingerprints` and `recipe`.
+    Both have a `world_size`, and the dicts `data_fingerprints` and `recipe`. A setting that the
+    checkpoint does not know, since it is of an earlier version, may be off: 0, false or none.
     """
     differences = []
     if saved["world_size"] != now["world_size"]:
@@ -181,8 +182,10 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
             differences.append(f"the {split} pairs are not the same")
     before, after = saved["recipe"], now["recipe"]
     for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            differences.append(f"{name} was {before.get(name)}, is {after.get(name)}")
+        was, now_is = before.get(name), after.get(name)
+        # What the version that saved did not know was off.
+        if was != now_is and (name in before or now_is):
+            differences.append(f"{name} was {was}, is {now_is}")
     if differences:
         raise InputError(
             f"cannot go on exactly from {folder}: {'; '.join(differences)}. Restore these, or "

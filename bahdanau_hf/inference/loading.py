@@ -91,19 +91,21 @@ def load_model(
                 config=config,
                 dtype="auto" if dtype is None else dtype,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported as well
                 variant=variant,
             )
-    except Exception as error:  # truncated, shapes that do not fit: many kinds
+    except Exception as error:  # truncated, no safetensors: many kinds
         raise InputError(
             f"cannot load the weights of {where}: {first_line(error)}. The file may be damaged: "
             "copy or download the checkpoint again"
         ) from None
-    # The library would fill what is missing with random numbers.
-    for what in ("missing_keys", "unexpected_keys"):
+    # The library would fill what is missing, or of another size, with random numbers.
+    report["of another size"] = [name for name, *_ in report["mismatched_keys"]]
+    for what in ("missing_keys", "unexpected_keys", "of another size"):
         if names := sorted(report[what]):
             raise InputError(
                 f"the weights of {where} do not fit its config.json: {len(names)} "
-                f"{what.split('_')[0]}, such as {names[0]}"
+                f"{what.removesuffix('_keys')}, such as {names[0]}"
             )
     _check_search(where, model)
     return model

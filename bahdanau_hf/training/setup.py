@@ -343,7 +343,7 @@ _IDENTITY = (
     *("shuffle_buffer_size", "seed", "per_device_train_batch_size", "learning_rate", "optimizer"),
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("lr_scheduler_type", "num_warmup_steps", "label_smoothing_factor", "loss_reduction"),
-    *("metric_for_best_model",),
+    *("metric_for_best_model", "guided_attention_weight", "source_noise"),
 )
 # What decides which pairs a stream gives; of a table, the fingerprint knows.
 _STREAM_IDENTITY = (
@@ -356,9 +356,8 @@ def run_identity(
     accelerator: Accelerator, settings: Settings, pairs: RunPairs, model: PreTrainedModel
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed run to be the same run."""
-    data, train = settings.data, settings.train
+    data = settings.data
     names = _IDENTITY + (_STREAM_IDENTITY if data.streaming else ())
-    later = ("guided_attention_weight", "source_noise")  # runs of earlier versions have none
     splits = pairs.encoded.items()
     return {
         "world_size": accelerator.num_processes,
@@ -366,7 +365,6 @@ def run_identity(
         "recipe": {
             **{name: getattr(model.config, name) for name in (*SHAPE_FIELDS, "vocab_size")},
             **{name: getattr(settings.group_of(name), name) for name in names},
-            **{name: value for name in later if (value := getattr(train, name))},
             "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
             "mixed_precision": accelerator.mixed_precision,
         },

@@ -191,7 +191,7 @@ def test_step_learns_words_and_links(tmp_path: Path) -> None:
 
 
 def test_weight_belongs_to_the_run_and_to_models_with_attention(tmp_path: Path) -> None:
-    assert "guided_attention_weight" not in prepare(tmp_path / "a").identity["recipe"]
+    assert prepare(tmp_path / "a").identity["recipe"]["guided_attention_weight"] == 0
     run = prepare(tmp_path / "b", guided_attention_weight=0.3)
     assert run.identity["recipe"]["guided_attention_weight"] == 0.3
     changes = {"use_attention": False, "attention_dropout": 0, "guided_attention_weight": 0.3}

@@ -195,16 +195,19 @@ def test_identity_names_every_difference(tmp_path: Path) -> None:
         "recipe": {"seed": 1, "hidden_size": 8, "dropout": 0.1, "gone": 3},
     }
     check_identity(saved, json.loads(json.dumps(saved)), tmp_path)
+    later = {"conditional_gru": False, "source_noise": 0.0, "encoding": None}
+    check_identity(saved, {**saved, "recipe": saved["recipe"] | later}, tmp_path)
     now = {
         "world_size": 2,
         "data_fingerprints": {"train": "b", "validation": "c"},
-        "recipe": {"seed": 2, "hidden_size": 8, "dropout": 0.1, "new": 4},
+        "recipe": {"seed": 2, "hidden_size": 8, "dropout": 0, "conditional_gru": True},
     }
     with pytest.raises(InputError) as error:
         check_identity(saved, now, tmp_path)
     for words in (
         *("1 processes then, 2 now", "the train pairs are not the same", "seed was 1, is 2"),
-        *("gone was 3, is None", "new was None, is 4", "--model_name_or_path"),
+        *("gone was 3, is None", "conditional_gru was None, is True", "dropout was 0.1, is 0"),
+        "--model_name_or_path",
     ):
         assert words in str(error.value)
     assert "hidden_size" not in str(error.value)

@@ -172,7 +172,7 @@ def test_a_stream_has_noise(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_its_noise(tmp_path: Path) -> None:
-    assert "source_noise" not in prepare(tmp_path / "clean").identity["recipe"]
+    assert prepare(tmp_path / "clean").identity["recipe"]["source_noise"] == 0
     run = prepare(tmp_path / "noisy", source_noise=0.3)
     assert run.identity["recipe"]["source_noise"] == 0.3
     run.save()

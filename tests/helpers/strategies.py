@@ -17,7 +17,7 @@ START, END, PAD = 1, 2, 0
 def models(draw) -> BahdanauForConditionalGeneration:
     """Of any shape; float64, where no two scores are equal by rounding."""
     two_ways = draw(st.booleans())
-    layers = draw(st.integers(1, 3))
+    layers, attention = draw(st.integers(1, 3)), draw(st.booleans())
     config = BahdanauConfig(
         **TINY
         | {
@@ -25,7 +25,8 @@ def models(draw) -> BahdanauForConditionalGeneration:
             "bidirectional_encoder": two_ways,
             "encoder_layers": draw(st.integers(1, 3)) if two_ways else layers,
             "decoder_layers": layers,
-            "use_attention": draw(st.booleans()),
+            "use_attention": attention,
+            "conditional_gru": attention and layers == 1 and draw(st.booleans()),
             "readout": draw(st.sampled_from(["linear", "deep"])),
             "encoder_reads_padding": draw(st.booleans()),
             "pad_token_id": draw(st.sampled_from([PAD, 3])),

@@ -19,7 +19,7 @@ SEEDS = (1, 2, 3)
 
 @pytest.fixture
 def models(tiny_model, tiny_tokenizer) -> list[Any]:
-    """Three with decided and different opinions."""
+    """Three with decided and different opinions, one of another architecture."""
     sizes = {
         "vocab_size": target_vocab_size(tiny_tokenizer),
         "encoder_vocab_size": len(tiny_tokenizer),
@@ -27,7 +27,7 @@ def models(tiny_model, tiny_tokenizer) -> list[Any]:
     found = []
     for seed in SEEDS:
         torch.manual_seed(seed)
-        model = tiny_model(**sizes).eval()
+        model = tiny_model(**sizes, conditional_gru=seed == 3).eval()
         with torch.no_grad():
             model.lm_head.weight.mul_(6)
             model.lm_head.bias[2] += 1.0

@@ -38,6 +38,8 @@ def damage(folder: Path, how: str) -> None:
         rewrite_config(folder, hidden_size=41)
     elif how == "other layers":
         rewrite_config(folder, encoder_layers=2)
+    elif how == "another decoder":
+        rewrite_config(folder, conditional_gru=True)
     elif how == "no weights":
         weights.unlink()
     elif how == "truncated":
@@ -91,7 +93,8 @@ def test_values_that_do_not_make_sense(copy: Path, file: str, name: str, value: 
         ("config is no JSON", r"cannot read .*/config\.json: .*JSON"),
         ("foreign", "a model of type 'marian', not 'bahdanau'"),
         ("senseless config", "hidden_size must be at least 1"),
-        ("other sizes", "cannot load the weights of"),
+        ("other sizes", r"config.json: 17 of another size, such as lm_head.weight$"),
+        ("another decoder", r"config.json: 4 missing, such as model.decoder.transition.bias_hh$"),
         ("other layers", "do not fit its config.json"),
         ("no weights", "no model.safetensors"),
         ("truncated", "may be damaged"),

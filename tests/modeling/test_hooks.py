@@ -42,9 +42,17 @@ def test_a_hook_on_any_module_is_asked(kind: str, num_beams: int) -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("name", ["decoder.layers.0", "decoder.attention", "decoder.readout"])
-def test_a_hook_changes_what_follows(name: str, num_beams: int) -> None:
-    before = build("two-way-deep-tied")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("two-way-deep-tied", "decoder.layers.0"),
+        ("two-way-deep-tied", "decoder.attention"),
+        ("two-way-deep-tied", "decoder.readout"),
+        ("conditional", "decoder.transition"),
+    ],
+)
+def test_a_hook_changes_what_follows(kind: str, name: str, num_beams: int) -> None:
+    before = build(kind)
     model = copy.deepcopy(before)
 
     def halve(_: nn.Module, args: tuple, output: Any) -> Any:

@@ -51,10 +51,10 @@ def test_annotations_are_close() -> None:
     assert 1e-4 < error < 0.03
 
 
-@pytest.mark.parametrize("readout", ["linear", "deep"])
+@pytest.mark.parametrize("changes", [{}, {"readout": "deep", "conditional_gru": True}], ids=str)
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_a_sentence_does_not_see_its_batch(num_beams, readout) -> None:
-    model = wide_model(readout=readout).use_int8()
+def test_a_sentence_does_not_see_its_batch(num_beams, changes) -> None:
+    model = wide_model(**changes).use_int8()
     options = {"num_beams": num_beams, "max_new_tokens": 8}
     together = model.generate(**source(), **options)
     for row, words in zip(together.tolist(), SOURCES, strict=True):

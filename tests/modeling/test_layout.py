@@ -111,7 +111,8 @@ def test_weights_that_are_promised_to_stay_are_compared_once(monkeypatch) -> Non
 @pytest.mark.parametrize("int8", KINDS)
 def test_a_changed_model_translates_as_a_fresh_one(int8) -> None:
     """Parameter by parameter, written behind the graph's back."""
-    model, options = wide_model().use_int8(int8), {**source(), "max_new_tokens": 3}
+    model = wide_model(conditional_gru=True).use_int8(int8)
+    options = {**source(), "max_new_tokens": 3}
     for parameter in model.parameters():
         model.generate(**options)
         parameter.data.mul_(-1)
@@ -163,11 +164,12 @@ def test_another_layer_in_place_of_the_head_is_called() -> None:
     assert model.generate(**source(), max_new_tokens=8)[0].tolist() == [1] + [5] * 8
 
 
+@pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("largest", [0, generation_bahdanau.LARGEST_TABLE])
 @torch.no_grad()
-def test_embeddings_are_laid_out_once(largest, monkeypatch) -> None:
+def test_embeddings_are_laid_out_once(largest, conditional, monkeypatch) -> None:
     """As a table, or, if that would be too large, as a product."""
-    model = wide_model()
+    model = wide_model(conditional_gru=conditional)
     expected = model.generate(**source(), max_new_tokens=8)
     monkeypatch.setattr(generation_bahdanau, "LARGEST_TABLE", largest)
     model = copy.deepcopy(model)

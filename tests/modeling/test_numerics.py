@@ -36,16 +36,22 @@ def test_dropout_works_in_training_alone(tiny_model, rate, layers) -> None:
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("use_attention", [True, False])
-def test_dropout_stands_where_the_oracle_has_it(tiny_model, monkeypatch, use_attention) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder_layers": 3},
+        {"decoder_layers": 3, "use_attention": False},
+        {"conditional_gru": True},
+    ],
+    ids=str,
+)
+def test_dropout_stands_where_the_oracle_has_it(tiny_model, monkeypatch, changes) -> None:
     """With the factors known, on every way that a weight or a state takes."""
-    model = tiny_model(
-        readout="deep", encoder_layers=1, decoder_layers=3, use_attention=use_attention
-    )
-    oracle = ScalarModel(model)
+    model = tiny_model(readout="deep", encoder_layers=1, **changes)
+    oracle, L = ScalarModel(model), model.config.decoder_layers
     factors = DropoutMasks(
-        layers=torch.rand(4, 2, 1, 7).double() * 2,
-        attention=torch.rand(4, 1, 6).double() * 2 if use_attention else None,
+        layers=torch.rand(4, L - 1, 1, 7).double() * 2 if L > 1 else None,
+        attention=torch.rand(4, 1, 6).double() * 2 if model.config.use_attention else None,
     )
     monkeypatch.setattr(model.get_decoder(), "_dropout_masks", lambda *_: factors)
     words = torch.tensor([[1, 5, 12, 4]])
@@ -54,8 +60,12 @@ def test_dropout_stands_where_the_oracle_has_it(tiny_model, monkeypatch, use_att
     read = oracle.encode(SOURCES[2])
     states = read.start
     for t, word in enumerate(words[0].tolist()):
-        on_alpha = factors.attention[t, 0].tolist() if use_attention else None
-        step = oracle.step(read, states, word, on_alpha, factors.layers[t, :, 0].tolist())
+        on_alpha, on_layers = (None if x is None else x[t] for x in factors[::-1])
+        step = oracle.step(
+            *(read, states, word),
+            None if on_alpha is None else on_alpha[0].tolist(),
+            None if on_layers is None else on_layers[:, 0].tolist(),
+        )
         states = step.states
         assert_close(logits[t].tolist(), step.logits, **CLOSE)
 

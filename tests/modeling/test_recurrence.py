@@ -166,13 +166,25 @@ def test_gradients_through_one_result_alone(use, kind) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted",
-    [["embeddings"], ["state"], ["annotations"], ["score"], ["query", "key"], ["1.weight_hh"],
-     ["0.weight_ih", "0.bias_hh"]],
-    ids="-".join,
-)  # fmt: skip
-def test_gradients_of_few_leaves(wanted) -> None:
-    problem = Problem(num_layers=2, attention_dropout=True)
+    ("kind", "wanted"),
+    [
+        *(
+            (kind, wanted)
+            for kind in ({"num_layers": 2}, {"num_layers": 1, "conditional": True})
+            for wanted in (
+                *(["embeddings"], ["state"], ["annotations"], ["score"], ["query", "key"]),
+                *(["0.weight_ih", "0.bias_hh"], ["0.bias_ih"]),
+            )
+        ),
+        ({"num_layers": 2}, ["1.weight_hh"]),
+        ({"num_layers": 1, "conditional": True}, ["between.weight_hh"]),
+        ({"num_layers": 1, "conditional": True}, ["between.weight_ih", "between.bias_hh"]),
+    ],
+    ids=str,
+)
+def test_gradients_of_few_leaves(kind, wanted) -> None:
+    """As where the others are frozen."""
+    problem = Problem(**kind, attention_dropout=True)
     for name, leaf in problem.leaves.items():
         leaf.requires_grad_(name in wanted)
     assert_same_both_ways(problem)
@@ -241,10 +253,11 @@ def test_held_states_do_not_move(implementation, kind) -> None:
     assert moved[~held].all()
 
 
+@KINDS
 @pytest.mark.parametrize("implementation", ["reference", "fast"])
 @pytest.mark.parametrize("garbage", [7.0, 1e10])
-def test_garbage_in_padding_is_not_seen(implementation, garbage) -> None:
-    problem = Problem(Sizes(4, 6, 3, 2, 5, 3, 7))
+def test_garbage_in_padding_is_not_seen(implementation, garbage, kind) -> None:
+    problem = Problem(Sizes(4, 6, 3, 2, 5, 3, 7), **kind)
     assert not problem.visible.all()
     clean = problem.run(implementation)
     hidden = ~problem.visible.unsqueeze(-1)
@@ -270,9 +283,10 @@ def test_dropped_layers_have_no_influence() -> None:
 # Number formats
 
 
+@KINDS
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
-def test_fewer_digits_give_nearly_the_same(dtype, bound) -> None:
-    problem = Problem(Sizes(3, 5, 4, 2, 7, 6, 9))
+def test_fewer_digits_give_nearly_the_same(dtype, bound, kind) -> None:
+    problem = Problem(Sizes(3, 5, 4, 2, 7, 6, 9), **kind)
     exact = problem.run("reference")
     problem.bias = problem.bias.float().clamp(min=torch.finfo(torch.float32).min)
     fewer = {name: leaf.detach().to(dtype) for name, leaf in problem.leaves.items()}
@@ -282,8 +296,9 @@ def test_fewer_digits_give_nearly_the_same(dtype, bound) -> None:
         assert_relatively_close(decoded.states.double(), exact.states, implementation, bound)
 
 
-def test_autocast_keeps_the_state_in_full() -> None:
-    problem = Problem(dtype=torch.float32)
+@KINDS
+def test_autocast_keeps_the_state_in_full(kind) -> None:
+    problem = Problem(**kind, dtype=torch.float32)
     exact = problem.run("fast")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         decoded = problem.run("fast")
@@ -294,11 +309,12 @@ def test_autocast_keeps_the_state_in_full() -> None:
     assert {grad.dtype for grad in grads.values()} == {torch.float32}
 
 
+@KINDS
 @pytest.mark.parametrize("in_hardware", [False, True])
 @pytest.mark.parametrize("with_masks", [False, True])
-def test_backward_inside_autocast_is_the_one_outside(with_masks, in_hardware) -> None:
+def test_backward_inside_autocast_is_the_one_outside(with_masks, in_hardware, kind) -> None:
     masks = {"layer_dropout": with_masks, "attention_dropout": with_masks}
-    problem = Problem(**masks, dtype=torch.float32)
+    problem = Problem(**kind, **masks, dtype=torch.float32)
     found = []
     for inside in (False, True):
         with pretending(bfloat16=in_hardware), torch.autocast("cpu", dtype=torch.bfloat16):

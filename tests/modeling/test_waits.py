@@ -29,6 +29,7 @@ def test_the_mode_sees_what_it_is_to_see() -> None:
 SHAPES: list[dict[str, Any]] = [
     {},
     {"readout": "deep", "tie_word_embeddings": False},
+    {"conditional_gru": True},
     {"encoder_layers": 2, "decoder_layers": 2},
     {"use_attention": False},
     {"bidirectional_encoder": False},
