@@ -132,8 +132,8 @@ class WordQueryDecoder(modeling.BahdanauDecoder):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        if self.attention is None or config.decoder_layers != 1:
-            raise ValueError("a query of state and word needs attention, and one layer here")
+        if self.attention is None or config.decoder_layers != 1 or config.conditional_gru:
+            raise ValueError("a query of state and word needs attention, and the paper's one layer")
         width = config.attention_hidden_size or config.hidden_size
         self.word = nn.Linear(config.embedding_size, width, bias=False)
         self.layers = nn.ModuleList(

@@ -36,7 +36,8 @@ class Decoder:
     """The decoder's weights, laid out for the steps, and the nodes of a step.
 
     A step carries on, besides what is known of the last token, of each layer the state
-    `(B, K, H)` and what the next step wants of it, `(B, K, 3H)` or, of the top one, 3H + A.
+    `(B, K, H)` and what the next step wants of it, `(B, K, 3H)` or, if the attention looks with
+    it, 3H + A.
 
     Args:
         model: in float32, on the CPU.
@@ -53,16 +54,16 @@ class Decoder:
         layers: Any = decoder.layers
         query = None if decoder.attention is None else decoder.attention.query.weight
         first, head = layers[0], model.lm_head
-        # Of a conditional GRU the first transition reads the word, and gives query and gates.
-        between: Any = decoder.transition
         inputs, context_bias = _Inputs(*decoder.input_weights()), torch.zeros(3 * H)
+        # Of a conditional GRU the state between the transitions gives the query, and the second
+        # one's gates; what a step wants of the state before are the first one's gates.
         self.between = None
-        if between is not None and query is not None:
+        if decoder.transition is not None and query is not None:
             context_bias = first.bias_ih
             weights, biases = (first.weight_hh, query), (first.bias_hh, torch.zeros(len(query)))
             self.between = outer.linear(torch.cat(weights), torch.cat(biases))
             self.between_sizes = [2 * H, H, len(query)]
-            first, query = between, None
+            first, query = decoder.transition, None
         # What is read off the top state beside the gates.
         last: Tensor = head.weight
         last_bias: Tensor = head.bias

@@ -1,4 +1,4 @@
-"""The loop of GRU layers on a CUDA device: a product and a Triton kernel a step.
+"""The loop of GRU layers on a CUDA device: a product and a Triton kernel a transition.
 
 It computes what `recurrence_bahdanau.recur` does, with everything between two products in one
 kernel (`kernels`). What is looked at, keys and gates, stays in the type of the products, half the
@@ -223,12 +223,13 @@ class _Recurrence(torch.autograd.Function):
         return (None, *of, *grads)
 
 
-def _joined(flat: Sequence[Tensor], L: int, query: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of `(G, N, H)` and `(G, N)`; the top layer gives the query as well."""
+def _joined(flat: Sequence[Tensor], end: int, query: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of `(G, N, H)` and `(G, N)`; the last recurrent one gives the query as well."""
     pairs = layer_pairs(flat)
     if query is not None:
-        weight, bias = join_query([(pairs[L - 1][0][0], pairs[L - 1][1][0])], query)[0]
-        pairs[L - 1] = weight.unsqueeze(0), bias.unsqueeze(0)
+        (weight,), (bias,) = pairs[end - 1]
+        weight, bias = join_query([(weight, bias)], query)[0]
+        pairs[end - 1] = weight.unsqueeze(0), bias.unsqueeze(0)
     return pairs
 
 
@@ -267,11 +268,11 @@ class KernelStepper(Stepper):
     def __init__(
         self,
         recurrent: Any,
-        inputs: Any,
-        keys: Tensor | None,
-        gates: Tensor | None,
-        bias: Tensor | None,
-        score: Tensor | None,
+        inputs: Any = (),
+        keys: Tensor | None = None,
+        gates: Tensor | None = None,
+        bias: Tensor | None = None,
+        score: Tensor | None = None,
         num_beams: int = 1,
         dtype: torch.dtype = torch.float32,
         narrow: torch.dtype | None = None,

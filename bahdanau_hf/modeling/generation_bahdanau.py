@@ -259,7 +259,7 @@ class Beams:
         self.stepper = stepper(layout.recurrent, layout.inputs, *looked_at, dtype=dtype)
         self._reader = self._context_bias = None
         if layout.transition is not None and layout.context_bias is not None:
-            self._reader = stepper((layout.transition,), (), *(None,) * 4, dtype=dtype)
+            self._reader = stepper((layout.transition,), dtype=dtype)
             self._context_bias = layout.context_bias.to(dtype)
         self._context = gates[:, 0].to(dtype) if source.keys is None else None
         self._annotations = source.annotations.to(dtype)  # (B, S or 1, C)

@@ -252,6 +252,9 @@ def embed(table: nn.Module, ids: Tensor | None, embeds: Any, size: int, side: st
     """Look up ids `(B, S)` below `size`, or take embeddings; `side` is `""` or `"decoder_"`."""
     if (ids is None) == (embeds is None):
         raise ValueError(f"pass exactly one of {side}input_ids and {side}inputs_embeds")
+    shape = (embeds if ids is None else ids).shape
+    if shape[1:2] == (0,):
+        raise ValueError(f"{side}input_ids are {tuple(shape)}: rows need at least one token")
     if ids is None:
         return embeds
     check_ids(ids, getattr(table, "num_embeddings", size), f"{side}input_ids")
@@ -648,11 +651,11 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
 
     def input_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the context is read with, `(3H, C)`, and the word, `(3H, E)` and a bias `(3H,)`."""
-        first, C = self.layers[0], self.config.annotation_size
-        weight: Any = first.weight_ih
-        reader: Any = first if self.transition is None else self.transition
-        word = weight[:, C:] if self.transition is None else reader.weight_ih
-        return weight[:, :C], word, reader.bias_ih
+        first: Any = self.layers[0]
+        if self.transition is not None:
+            return first.weight_ih, self.transition.weight_ih, self.transition.bias_ih
+        C = self.config.annotation_size
+        return first.weight_ih[:, :C], first.weight_ih[:, C:], first.bias_ih
 
     @can_return_tuple
     def forward(
@@ -746,10 +749,10 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         `hold` `(B, T)` is 0 on real words, and a large number where a row's state must not move.
         """
         states, all_states, all_weights, contexts = list(state.unbind(1)), [], [], []
-        for t in range(words.shape[1]):
+        for t, word in enumerate(words.unbind(1)):
             held = None if hold is None else hold[:, t, None]
             if self.transition is not None:
-                states[0] = self.transition(words[:, t], states[0], held)
+                states[0] = self.transition(word, states[0], held)
             if self.attention is None or source.keys is None:
                 context = source.annotations[:, 0]
             else:
@@ -758,9 +761,7 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
                 context, alpha = self.attention(states[-1], *seen)
                 all_weights.append(alpha)
             contexts.append(context)
-            x = context
-            if self.transition is None:
-                x = torch.cat([context, words[:, t]], dim=-1)
+            x = torch.cat([context, word], dim=-1) if self.transition is None else context
             for i, cell in enumerate(self.layers):
                 states[i] = cell(x, states[i], held)
                 x = states[i]
@@ -774,12 +775,10 @@ class BahdanauDecoder(BahdanauPreTrainedModel):
         self, words: Tensor, state: Tensor, source: Any, masks: DropoutMasks, hold: Any, run: Any
     ) -> Decoded:
         """Do the same by a fast loop, which `run` is."""
+        cells: Any = self.layers if self.transition is None else (self.transition, *self.layers)
         inputs: Any = [(cell.weight_ih, cell.bias_ih) for cell in self.layers]
-        recurrent: Any = [(cell.weight_hh, cell.bias_hh) for cell in self.layers]
-        context_bias = None
-        if self.transition is not None:
-            context_bias = inputs[0][1]
-            recurrent.insert(0, (self.transition.weight_hh, self.transition.bias_hh))
+        recurrent: Any = [(cell.weight_hh, cell.bias_hh) for cell in cells]
+        context_bias = None if self.transition is None else inputs[0][1]
         x = linear(words.transpose(0, 1), *self.input_weights()[1:])  # (T, B, 3H)
         attends: Any = (None,) * 5
         if self.attention is None:
@@ -850,11 +849,11 @@ class BahdanauModel(BahdanauPreTrainedModel):
         elif input_ids is None and inputs_embeds is None and cache:
             source = BahdanauEncoderOutput()  # it is in the cache
         else:
-            if input_ids is not None and attention_mask is None:
-                self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
             source = self.encoder(
                 *(input_ids, attention_mask, inputs_embeds, output_hidden_states), return_dict=True
             )
+            if input_ids is not None and attention_mask is None:
+                self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         decoded = self.decoder(
             *(decoder_input_ids, decoder_attention_mask, source.last_hidden_state),

@@ -69,11 +69,11 @@ class Stepper:
     def __init__(
         self,
         recurrent: Sequence[Product],  # each layer's H to 3H; with attention the top's to 3H + A
-        inputs: Sequence[Product],  # H to 3H, with the state below, of all layers but the first
-        keys: Tensor | None,  # (B, S, A); this and the next three are `None` without attention
-        gates: Tensor | None,  # (B, S, 3H)
-        bias: Tensor | None,  # (B, S)
-        score: Tensor | None,  # (A,)
+        inputs: Sequence[Product] = (),  # H to 3H, with the state below, of all but the first
+        keys: Tensor | None = None,  # (B, S, A); it and the next three: `None` without attention
+        gates: Tensor | None = None,  # (B, S, 3H)
+        bias: Tensor | None = None,  # (B, S)
+        score: Tensor | None = None,  # (A,)
         num_beams: int = 1,  # K, rows for each sentence
         dtype: torch.dtype = torch.float32,  # of everything but the products
     ):
@@ -230,7 +230,7 @@ class _Recurrence(torch.autograd.Function):
         pairs[:end] = join_query(pairs[:end], given.query)
         products = [make_product(*pair, dtype) for pair in pairs]
         stepper = Stepper(products[P - 1 : end], products[end:], *given[2:6], dtype=wide)
-        reader = None if bias is None else Stepper(products[:1], (), *(None,) * 4, dtype=wide)
+        reader = None if bias is None else Stepper(products[:1], dtype=wide)
         make = partial(given.x.new_empty, dtype=wide)
         states, steps = make(P * T + 1, L, B, H), P * T if keep else 1
         states[0] = given.state.transpose(0, 1)

@@ -70,7 +70,11 @@ def assert_same(
     return expected
 
 
-@pytest.mark.parametrize("changes", [{}, {"readout": "deep", "decoder_layers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"readout": "deep", "decoder_layers": 2}, {"conditional_gru": True}],
+    ids=str,
+)
 def test_tokens_are_those_of_generate(changes: dict[str, Any]) -> None:
     model = make_model(**changes)
     found = search(model)
@@ -186,6 +190,15 @@ def test_eight_bits_know_what_was_learnt(exported: Exported, num_beams: int) -> 
         ids = np.array([tokenizer(source)["input_ids"]])
         labels = tokenizer(text_target=target)["input_ids"]
         assert found(ids, np.ones_like(ids), 29).tolist() == [labels]
+
+
+def test_eight_bits_change_few_words_of_two_transitions() -> None:
+    model = make_model(readout="deep", conditional_gru=True)
+    ids, mask = random_source(model, 200, 6)
+    expected = model.generate(ids, attention_mask=mask, max_new_tokens=2)[:, 1:]
+    assert len(expected.unique(dim=0)) > 20
+    found = search(model, "int8")(ids.numpy(), mask.numpy(), 2)
+    assert (found == expected.numpy()).all(axis=1).mean() > 0.9
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -126,15 +126,19 @@ def check_gradients(model: torch.nn.Module, exact: torch.nn.Module, bound: float
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("readout", ["linear", "deep"])
+@pytest.mark.parametrize(
+    "shape", [{}, {"readout": "deep"}, {"readout": "deep", "conditional_gru": True}], ids=str
+)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_a_models_loss_and_gradients(dtype, readout, way) -> None:
+def test_a_models_loss_and_gradients(dtype, shape, way) -> None:
     """In float32, and under autocast; of the whole model, at sizes that fill no tile."""
     config = BahdanauConfig(
-        vocab_size=13, encoder_vocab_size=17, embedding_size=40, hidden_size=72, readout=readout
+        vocab_size=13, encoder_vocab_size=17, embedding_size=40, hidden_size=72, **shape
     )
     exact = BahdanauForConditionalGeneration(config).double()
-    if readout == "deep":  # which of two pieces is larger, and has the gradient, rounding may turn
+    if (
+        exact.model.decoder.readout is not None
+    ):  # which of two pieces is larger, and has the gradient, rounding may turn
         with torch.no_grad():
             exact.model.decoder.readout.projection.bias[::2] += 9
     model = copy.deepcopy(exact).float().cuda()
@@ -207,9 +211,8 @@ def test_gru_layers_in_half_weights_and_autocast(dtype, way) -> None:
 def trained(way: str, as_graph: bool, dtype: torch.dtype = torch.float32) -> list[list[float]]:
     """Loss and norm of ten steps over batches of three shapes, without dropout."""
     torch.manual_seed(0)
-    config = BahdanauConfig(
-        vocab_size=97, embedding_size=24, hidden_size=40, readout="deep", tie_word_embeddings=True
-    )
+    shape = {"readout": "deep", "tie_word_embeddings": True, "conditional_gru": True}  # of `base`
+    config = BahdanauConfig(vocab_size=97, embedding_size=24, hidden_size=40, **shape)
     model = BahdanauForConditionalGeneration(config).cuda().train()
     model.set_implementation(way)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
@@ -251,7 +254,8 @@ def test_steps_as_graphs_learn_what_steps_learn(way, dtype) -> None:
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_does_not_wait_for_the_device(way, dtype) -> None:
-    model = wide_model(readout="deep", embedding_dropout=0.3, readout_dropout=0.3).cuda().train()
+    dropout = {"embedding_dropout": 0.3, "readout_dropout": 0.3}
+    model = wide_model(readout="deep", conditional_gru=True, **dropout).cuda().train()
     model.set_implementation(way)
     ids, mask = (x.cuda() for x in pad(SOURCES, "right"))
     given = {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
@@ -315,7 +319,7 @@ def log_prob(model: BahdanauForConditionalGeneration, source: list, tokens: list
 @pytest.mark.parametrize("way", WAYS)
 def test_tokens_in_float32_are_the_cpus_for_all_but_ties(way, num_beams) -> None:
     """Where they differ, both outputs are as likely up to there, by the model in float64."""
-    model = wide_model()
+    model = wide_model(conditional_gru=True)
     exact, device = copy.deepcopy(model).double(), copy.deepcopy(model).cuda()
     device.set_implementation(way)
     ids = torch.randint(4, 701, (64, 9))

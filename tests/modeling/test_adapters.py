@@ -41,7 +41,8 @@ ELSEWHERE: list[Any] = [
 def build(tables: str) -> BahdanauForConditionalGeneration:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        config = make_config(**{"readout": "deep", **TABLES[tables]})
+        changes = TABLES.get(tables, {"conditional_gru": True})
+        config = make_config(**{"readout": "deep", **changes})
         model = BahdanauForConditionalGeneration(config).eval()
     with torch.no_grad():
         model.lm_head.bias[model.config.eos_token_id] -= 2
@@ -143,6 +144,25 @@ def test_a_whole_new_head_is_tied_no_more(tmp_path: Path) -> None:
     again = BahdanauForConditionalGeneration.from_pretrained(tmp_path)
     assert not again.config.tie_word_embeddings
     assert not torch.equal(again.lm_head.weight, again.model.decoder.embed_tokens.weight)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_parameters": ["transition.weight_ih", "transition.weight_hh"]},
+        {"target_parameters": ["layers.0.weight_ih"]},
+        {"target_modules": ["projection"], "modules_to_save": ["transition"]},
+    ],
+    ids=str,
+)
+def test_cells_are_adapted(options: dict[str, Any], tmp_path: Path) -> None:
+    """Those of the decoder with two transitions, by their parameters or as they are."""
+    model = build("two transitions")
+    before = said(model)
+    adapted = adapt(model, **options)
+    expected = said(adapted)
+    assert not torch.allclose(expected[0], before[0], atol=1e-3)
+    check_merging(adapted, tmp_path, expected)
 
 
 @pytest.mark.parametrize("tables", ["tied, two vocabularies", "untied, one vocabulary"])

@@ -50,6 +50,17 @@ def test_shapes_that_do_not_fit(tiny_model) -> None:
         model(ids, decoder_input_ids=ids, decoder_attention_mask=torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("changes", [{}, {"conditional_gru": True}], ids=str)
+def test_rows_without_a_token_are_refused(tiny_model, changes) -> None:
+    model, ids, none = tiny_model(**changes), torch.ones(2, 3).long(), torch.ones(2, 0).long()
+    with pytest.raises(ValueError, match=r"^input_ids are \(2, 0\): rows need at least one token"):
+        model(none, decoder_input_ids=ids)
+    for given in ({"decoder_input_ids": none}, {"labels": none}):
+        with pytest.raises(ValueError, match=r"decoder_input_ids are \(2, 0\): rows need at least"):
+            model(ids, **given)
+    assert model(ids[:, :1], labels=ids[:, :1]).logits.shape == (2, 1, 13)
+
+
 def test_foreign_encoder_outputs(tiny_model) -> None:
     annotations = torch.zeros(1, 2, 14).double()
     for foreign in (BaseModelOutput(last_hidden_state=annotations), (annotations,)):
