@@ -37,9 +37,9 @@ def translate(model: BahdanauForConditionalGeneration) -> list[list[list[int]]]:
     return [model.generate(**options, num_beams=num_beams).tolist() for num_beams in (1, 3)]
 
 
-@pytest.mark.parametrize("readout", ["linear", "deep"])
-def test_the_same_tokens_whatever_is_missing(absent: Processor, readout: str) -> None:
-    model = wide_model(readout=readout)
+@pytest.mark.parametrize("shape", [{}, {"readout": "deep", "conditional_gru": True}], ids=str)
+def test_the_same_tokens_whatever_is_missing(absent: Processor, shape: dict[str, Any]) -> None:
+    model = wide_model(**shape)
     found = translate(model)
     with pretending(**NOTHING._asdict()):
         assert found == translate(copy.deepcopy(model))
@@ -74,7 +74,7 @@ def test_eight_bits_or_a_line_that_says_why_not(absent: Processor) -> None:
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_the_same_gradients_whatever_is_missing(absent: Processor, autocast) -> None:
-    model = wide_model(readout="deep", initializer_range=1.0).train()
+    model = wide_model(readout="deep", conditional_gru=True, initializer_range=1.0).train()
 
     def gradients() -> dict[str, torch.Tensor]:
         torch.manual_seed(1)
