@@ -81,6 +81,8 @@ def test_word_query_by_its_equation() -> None:
     """With V_a at zero it is the plain decoder, and else another word has other weights."""
     with ideas.patched(ideas.IDEAS["word-query"].patches):
         model = randomised(make_model(readout="deep"))
+        with pytest.raises(ValueError, match="the paper's one layer"):
+            make_model(conditional_gru=True)
     assert model.chosen_implementation(model.model.decoder).name == "reference"
     ids, words = torch.randint(4, 17, (2, 5)), torch.randint(4, 13, (2, 3))
     decoder, read = model.model.decoder, model.model.encoder(ids)

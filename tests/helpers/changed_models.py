@@ -14,10 +14,9 @@ from tests.helpers.batches import batch, pad, source
 from tests.helpers.tiny_model import make_config
 
 KINDS: dict[str, dict[str, Any]] = {
-    "two-way-deep-tied": {"readout": "deep", "tie_word_embeddings": True},
+    "conditional": {"readout": "deep", "conditional_gru": True, "tie_word_embeddings": True},
     "one-way-layers": {"bidirectional_encoder": False, "encoder_layers": 2, "decoder_layers": 2},
     "plain": {"use_attention": False},
-    "conditional": {"readout": "deep", "conditional_gru": True},
 }
 FACTOR = -2.0
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}  # float32, summed in another order
