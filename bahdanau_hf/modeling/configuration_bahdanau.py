@@ -128,7 +128,8 @@ class BahdanauConfig(PreTrainedConfig):
             )
         if self.conditional_gru and not (self.use_attention and self.decoder_layers == 1):
             raise ValueError(
-                "conditional_gru needs attention and one decoder layer; set it to false"
+                "conditional_gru needs use_attention true and decoder_layers 1, not "
+                f"{self.use_attention} and {self.decoder_layers}: set conditional_gru to false"
             )
         if self.readout == "linear" and self.readout_size is not None:
             raise ValueError('readout_size belongs to readout="deep"; leave it None')

@@ -182,7 +182,7 @@ def test_compiled_forward(name) -> None:
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes")  # PyTorch's own GRU, while traced
 def test_exported_forward(tiny_model) -> None:
-    model, inputs = tiny_model().float(), batch()
+    model, inputs = tiny_model(readout="deep", conditional_gru=True).float(), batch()
     labels = inputs.pop("labels").clamp(min=0)
     inputs["decoder_input_ids"] = labels
     exported = torch.export.export(
