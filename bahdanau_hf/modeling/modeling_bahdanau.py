@@ -262,13 +262,13 @@ def embed(table: nn.Module, ids: Tensor | None, embeds: Any, size: int, side: st
 
 
 def look_costs(x: Tensor) -> bool:
-    """Whether a look makes the host wait: in training on a device, which then checks by itself."""
-    return x.device.type != "cpu" and torch.is_grad_enabled()
+    """Whether to do without a look: in training on a device, which checks by itself, or on meta."""
+    return x.is_meta or (x.device.type != "cpu" and torch.is_grad_enabled())
 
 
 def check_ids(ids: Tensor, size: int, what: str) -> None:
     """Say which id is out of range, where an embedding would fail without a word on why."""
-    if ids.numel() == 0 or torch.compiler.is_compiling() or ids.device.type == "meta":
+    if ids.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = torch.aminmax(ids)
     if look_costs(ids):
@@ -351,7 +351,7 @@ class BahdanauGRU(nn.GRU):
         cudnn, weight = torch.backends.cudnn, getattr(self, "weight_hh_l0", input)
         before, cudnn.enabled = cudnn.enabled, cudnn.enabled and not input.is_cuda
         try:
-            with torch.autocast(input.device.type, enabled=False):
+            with torch.autocast("cpu" if input.is_meta else input.device.type, enabled=False):
                 output, state = super().forward(input.to(weight.dtype), hx)
         finally:
             cudnn.enabled = before

@@ -182,6 +182,10 @@ def test_made_on_the_meta_device(tiny_config, variant) -> None:
     with torch.device("meta"):
         model = fresh(tiny_config, **variant)
     assert all(x.is_meta for x in model.parameters())
+    given = {name: x.to("meta") for name, x in batch().items()}
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            assert model(**given).logits.shape == (4, given["labels"].shape[1], 13)
 
 
 # Shared weights
