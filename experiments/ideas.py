@@ -71,7 +71,8 @@ _MODEL = "bahdanau_hf.modeling.modeling_bahdanau"
 _LOOP = {f"{_MODEL}.BahdanauGRU": LoopGRU, f"{_MODEL}.BahdanauGRUCell": LoopCell}
 _NORMALISED = {f"{_MODEL}.BahdanauGRU": LayerNormGRU, f"{_MODEL}.BahdanauGRUCell": LayerNormCell}
 _WORD_QUERY = {f"{_MODEL}.BahdanauDecoder": WordQueryDecoder}
-_PLAIN = ("--conditional_gru=false",)
+_GRADIENT = "bahdanau_hf.training.step._add_gradient"
+_PLAIN, _CONDITIONAL = ("--conditional_gru=false",), ("--conditional_gru=true",)
 # Once more over the pairs, slowly; a loss that is no cross-entropy has no use for the two last.
 _GO_ON = (
     *("--num_train_epochs=1", "--learning_rate=0.0001", "--num_warmup_steps=0"),
@@ -127,21 +128,14 @@ def _bpe_dropout(share: float) -> dict[str, Any]:
 IDEAS = {
     "plain": Idea("the paper's decoder"),
     **_of_cells("layer-norm", "layer normalisation in all GRUs", _NORMALISED),
-    **_of_cells("conditional", "conditional GRU", {}, ("--conditional_gru=true",)),
+    **_of_cells("conditional", "conditional GRU", {}, _CONDITIONAL),
     "word-query": Idea("the attention looks with the last word too", _WORD_QUERY),
     "bpe-dropout-0.1": Idea("BPE-dropout 0.1 on sources", _bpe_dropout(0.1)),
     "bpe-dropout-0.05": Idea("BPE-dropout 0.05 on sources", _bpe_dropout(0.05)),
-    "r-drop": Idea(
-        "conditional GRU, two passes that agree",
-        {"bahdanau_hf.training.step._add_gradient": add_agreeing_gradient},
-        ("--conditional_gru=true",),
-    ),
+    "r-drop": Idea("conditional GRU, R-Drop", {_GRADIENT: add_agreeing_gradient}, _CONDITIONAL),
     "further": Idea("plain, then an epoch more by cross-entropy", flags=_GO_ON, start=True),
     "minimum-risk": Idea(
-        "plain, then an epoch of minimum risk",
-        {"bahdanau_hf.training.step._add_gradient": add_risk_gradient},
-        _GO_ON,
-        start=True,
+        "plain, then an epoch of minimum risk", {_GRADIENT: add_risk_gradient}, _GO_ON, start=True
     ),
     "shortlist": Idea("plain, translating with a lexical shortlist", trains=False),
 }
