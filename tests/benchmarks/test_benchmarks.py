@@ -424,6 +424,7 @@ def test_the_loop_it_is_compared_with_is_the_librarys(monkeypatch) -> None:
     assert outputs[0].shape == (1, 5), "no word may end it"
 
 
+@pytest.mark.slow
 def test_engines_race_case_by_case(monkeypatch, tmp_path) -> None:
     pytest.importorskip("ctranslate2")
     monkeypatch.setattr(engines, "race", lambda contenders, *_: {

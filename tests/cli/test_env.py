@@ -178,7 +178,7 @@ def test_other_variables_are_not_told(name: str, clean: pytest.MonkeyPatch) -> N
     assert env_command.environment() == before
 
 
-@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("flags", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
 def test_a_process_of_its_own_tells_nothing_private(tmp_path: Path, flags: list[str]) -> None:
     home = tmp_path / PRIVATE
     home.mkdir()

@@ -69,19 +69,17 @@ KNOWN = "assert AutoConfig.for_model('bahdanau').model_type == 'bahdanau'"
 @pytest.mark.parametrize(
     "code",
     [
-        "import bahdanau_hf; from transformers import AutoConfig",
         "from transformers import AutoConfig; import bahdanau_hf",
         "import bahdanau_hf, importlib.util; importlib.util.find_spec('transformers'); "
         "import transformers.models.marian; from transformers import AutoConfig",
-        "from bahdanau_hf import BahdanauModel; from transformers import AutoConfig",
-        *(  # a module by itself: each process takes three seconds
-            pytest.param(
-                f"import bahdanau_hf.{name}; from transformers import AutoConfig", marks=own
-            )
-            for name, own in (
-                ("modeling.text_bahdanau", ()),
-                ("gpu.cuda_graphs", pytest.mark.slow),
-                ("data.tokenization", pytest.mark.slow),
+        "import bahdanau_hf.modeling.text_bahdanau; from transformers import AutoConfig",
+        *(  # each process takes three seconds
+            pytest.param(f"{first}; from transformers import AutoConfig", marks=pytest.mark.slow)
+            for first in (
+                "import bahdanau_hf",
+                "from bahdanau_hf import BahdanauModel",
+                "import bahdanau_hf.gpu.cuda_graphs",
+                "import bahdanau_hf.data.tokenization",
             )
         ),
     ],

@@ -88,11 +88,11 @@ def test_tokens_are_those_of_generate(changes: dict[str, Any]) -> None:
 
 
 RULES = [
-    (2, 1.0, False, 2),
+    pytest.param((2, 1.0, False, 2), marks=pytest.mark.slow),
     (3, -2.0, False, 2),
-    (4, 1.0, "never", 2),
+    pytest.param((4, 1.0, "never", 2), marks=pytest.mark.slow),
     (5, 2.0, True, 2),
-    (5, 0.7, False, [2, 7, 11]),
+    pytest.param((5, 0.7, False, [2, 7, 11]), marks=pytest.mark.slow),
     (5, -1.0, "never", [2, 7]),
     (3, 0.0, True, None),
 ]
@@ -111,7 +111,7 @@ def test_beams_follow_the_rules_of_generate(rules: tuple[int, float, Any, Any]) 
     assert len(outputs[-1].unique(dim=0)) > 15, "the rows are no copies of each other"
 
 
-@pytest.mark.parametrize("pad", [None, 0, 9])
+@pytest.mark.parametrize("pad", [None, pytest.param(0, marks=pytest.mark.slow), 9])
 def test_what_stands_behind_the_end_of_a_hypothesis(pad: int | None) -> None:
     model = make_model()
     model.generation_config.pad_token_id = pad
@@ -180,7 +180,7 @@ def test_what_ends_a_row(ends: list[int] | None) -> None:
         assert expected.shape == (20, LIMIT)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_eight_bits_know_what_was_learnt(exported: Exported, num_beams: int) -> None:
     whole = search_graph(exported.model, "float32", num_beams)
     small = search_graph(exported.model, "int8", num_beams)
@@ -261,7 +261,7 @@ def test_beams_are_asked_of_the_one_graph_alone(
     assert f"--num_beams is for --format onnx-search, not {form}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("num_beams", ["1", "3"])
+@pytest.mark.parametrize("num_beams", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_the_command_says_how_many_translations_change(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], num_beams: str
 ) -> None:
