@@ -9,8 +9,9 @@ lower case, with one slip of the fingers. Prints BLEU against the same reference
 against the sources as they are with the p of a paired bootstrap, and the change of BLEU of
 translations and references without their final marks. Then how many sources a way changes, and how
 many of those are translated as before, final marks apart. `--results` also writes it to a file,
-with seed and noise of the training. `render` puts the table of experiments/results/robustness
-(RECIPE-SEED.json and RECIPE-SEED-noise.json) into experiments/robustness.md.
+with seed, noise and decoder of the training. `render` puts the table of
+experiments/results/robustness, whose files are called RECIPE-SEED.json and so on, into
+experiments/robustness.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -120,12 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     print(bleu.signature)
     if args.results:
-        told = json.loads(Path(args.model, "settings.json").read_text(encoding="utf-8"))["train"]
+        settings = json.loads(Path(args.model, "settings.json").read_text(encoding="utf-8"))
+        told = settings["train"]
         clean_bleu = score_translations(clean, references, target_lang="zh").bleu
         results = {
             "machine": describe_machine() | {"command": command_line("experiments.robustness")},
             "seed": told["seed"],
             "source_noise": told.get("source_noise", 0.0),
+            "conditional_gru": settings["model"].get("conditional_gru", False),
             "cpu_seconds": args.cpu_seconds,
             "num_sentences": len(sources),
             "signature": bleu.signature,
@@ -140,18 +144,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def noise_table(folder: Path) -> str:
     """Models trained without and with noise, by recipe and seed."""
     lines = [
-        "| model | seed | noise | clean | no mark | change | as before | one slip | change "
-        "| CPU minutes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| model | decoder | seed | noise | clean | no mark | change | as before | one slip "
+        "| change | CPU minutes |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     found = [(path.stem.split("-")[0], json.loads(path.read_text())) for path in folder.iterdir()]
     order = list(MODELS)
-    for recipe, result in sorted(
-        found, key=lambda x: (order.index(x[0]), x[1]["seed"], x[1]["source_noise"])
-    ):
+
+    def place(entry: tuple[str, dict[str, Any]]) -> tuple[Any, ...]:
+        recipe, result = entry
+        is_new = result.get("conditional_gru", False)
+        return order.index(recipe), is_new, result["seed"], result["source_noise"]
+
+    for recipe, result in sorted(found, key=place):
         no_mark, slip = (result["ways"][way] for way in ("no final mark", "one slip"))
         seconds = result["cpu_seconds"]
-        cells = [MODELS[recipe], str(result["seed"]), f"{result['source_noise']:g}"]
+        decoder = "conditional GRU" if result.get("conditional_gru") else "the paper's"
+        cells = [MODELS[recipe], decoder, str(result["seed"]), f"{result['source_noise']:g}"]
         cells += [f"{result['bleu']:.1f}", f"{no_mark['bleu']:.1f}", f"{no_mark['change']:+.1f}"]
         cells += [f"{no_mark['as_before']:.0%}", f"{slip['bleu']:.1f}", f"{slip['change']:+.1f}"]
         cells.append(f"{seconds / 60:.1f}" if seconds else "–")
