@@ -496,6 +496,7 @@ print(f"told {held[6]:.0f}")
 """
 
 
+@pytest.mark.slow
 def test_what_is_kept_for_every_step_is_seen() -> None:
     """Of a step that does nothing else."""
     done = subprocess.run(

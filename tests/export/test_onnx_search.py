@@ -192,6 +192,7 @@ def test_eight_bits_know_what_was_learnt(exported: Exported, num_beams: int) -> 
         assert found(ids, np.ones_like(ids), 29).tolist() == [labels]
 
 
+@pytest.mark.slow
 def test_eight_bits_change_few_words_of_two_transitions() -> None:
     model = make_model(readout="deep", conditional_gru=True)
     ids, mask = random_source(model, 200, 6)

@@ -126,7 +126,7 @@ def test_a_vocabulary_that_knows_nothing_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word-char"])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_extended_model_translates_as_before(
     tmp_path: Path, kind: str, tied: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
