@@ -254,7 +254,7 @@ def embed(table: nn.Module, ids: Tensor | None, embeds: Any, size: int, side: st
         raise ValueError(f"pass exactly one of {side}input_ids and {side}inputs_embeds")
     shape = (embeds if ids is None else ids).shape
     if shape[1:2] == (0,):
-        raise ValueError(f"{side}input_ids are {tuple(shape)}: rows need at least one token")
+        raise ValueError(f"{side}input of shape {tuple(shape)}: rows need at least one token")
     if ids is None:
         return embeds
     check_ids(ids, getattr(table, "num_embeddings", size), f"{side}input_ids")

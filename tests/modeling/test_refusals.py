@@ -53,11 +53,13 @@ def test_shapes_that_do_not_fit(tiny_model) -> None:
 @pytest.mark.parametrize("changes", [{}, {"conditional_gru": True}], ids=str)
 def test_rows_without_a_token_are_refused(tiny_model, changes) -> None:
     model, ids, none = tiny_model(**changes), torch.ones(2, 3).long(), torch.ones(2, 0).long()
-    with pytest.raises(ValueError, match=r"^input_ids are \(2, 0\): rows need at least one token"):
+    with pytest.raises(ValueError, match=r"^input of shape \(2, 0\): rows need at least one token"):
         model(none, decoder_input_ids=ids)
     for given in ({"decoder_input_ids": none}, {"labels": none}):
-        with pytest.raises(ValueError, match=r"decoder_input_ids are \(2, 0\): rows need at least"):
+        with pytest.raises(ValueError, match=r"decoder_input of shape \(2, 0\): rows need at"):
             model(ids, **given)
+    with pytest.raises(ValueError, match=r"^input of shape \(2, 0, 5\): rows need at least one"):
+        model(inputs_embeds=torch.ones(2, 0, 5), decoder_input_ids=ids)
     assert model(ids[:, :1], labels=ids[:, :1]).logits.shape == (2, 1, 13)
 
 
