@@ -2,18 +2,19 @@
 
 IBM Model 2 with a prior for the diagonal in place of a table of positions (Brown et al. 1993; Dyer
 et al. 2013, "A Simple, Fast, and Effective Reparameterization of IBM Model 2"), by expectation
-maximisation in both directions. It takes a second for some ten thousand pairs, and about 100 bytes
+maximisation in both directions. It takes a second for some ten thousand pairs, and about 15 bytes
 for each cell (source tokens times target tokens) of all of them.
 
-Dimensions: N pairs, S source tokens, T target tokens.
+Dimensions: N pairs of a block, S source tokens, T target tokens, K kinds of cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..data.batching import NO_LINK, flat_ids
 
@@ -21,6 +22,9 @@ Ids = Sequence[int]
 
 # Where both directions together believe less than this in a token's best link, it has none.
 _LEAST_BELIEF = 0.1
+_CELLS = 2**16  # of a block, so that it fits into a processor's cache
+_TINY = 1e-300
+_SOURCE, _TARGET = 2, 1  # axes of a block
 
 
 def best_sources(sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[int]]:
@@ -29,18 +33,20 @@ def best_sources(sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[in
     It is found by the geometric mean of both directions' posteriors. Each side has at least one
     token, without marks such as the end.
     """
-    forward = link_posteriors(sources, targets)
-    backward = link_posteriors(targets, sources)
-    there = np.concatenate([own.ravel() for own in forward])
-    back = np.concatenate([own.T.ravel() for own in backward])
+    table = _PairTable(sources, targets)
+    there, back = (_Aligner(table, axis) for axis in (_SOURCE, _TARGET))
+    links: list[list[int]] = [[]] * len(targets)
+    for block in table.blocks:
+        places = linked(there.expect(block)[0], back.expect(block)[0]).tolist()
+        for pair, own in zip(block.pairs, places, strict=True):
+            links[pair] = own[: len(targets[pair])]
+    return links
+
+
+def linked(there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """The best place for each target token, or `NO_LINK`; from `(N, T, S)` to `(N, T)`."""
     belief = np.sqrt(there * back)
-    row, column = _cells(*(flat_ids(side)[1] for side in (sources, targets)))
-    highest = np.maximum.reduceat(belief, np.flatnonzero(column == 0))
-    best = np.flatnonzero(belief == highest[row])
-    _, first = np.unique(row[best], return_index=True)  # of several that are equal
-    places = np.where(highest < _LEAST_BELIEF, NO_LINK, column[best[first]])
-    links = iter(places.tolist())
-    return [list(islice(links, len(target))) for target in targets]
+    return np.where(belief.max(_SOURCE) < _LEAST_BELIEF, NO_LINK, belief.argmax(_SOURCE))
 
 
 def link_posteriors(
@@ -62,50 +68,130 @@ def link_posteriors(
 
     Returned is for each pair `(T, S)`; a row's sum is 1 less the probability of no source.
     """
-    (source_tokens, num_source), (tokens, num_target) = flat_ids(sources), flat_ids(targets)
-    size = 1 + max(source_tokens.max(), tokens.max())
-    num_rows = len(tokens)
-    pair = np.repeat(np.arange(len(targets)), num_target)  # of each row
-    row, column = _cells(num_source, num_target)
-    made_of = source_tokens[_starts(num_source)[pair][row] + column]
-    place = (_within(num_target) + 0.5) / num_target[pair]
-    distance = np.abs(place[row] - (column + 0.5) / num_source[pair][row])
-    prior = np.exp(-diagonal_tension * distance)
-    prior *= (1 - null_share) / np.bincount(row, prior, num_rows)[row]
-
-    # A cell's place among the pairs of tokens that occur, and the source token of each such pair.
-    kinds, kind = np.unique(made_of * size + tokens[row], return_inverse=True)
-    source_of = kinds // size
-    translation, from_nothing = np.full(len(kinds), 1 / size), np.full(size, 1 / size)
-
-    def expect() -> tuple[np.ndarray, np.ndarray]:
-        """Posterior of each cell, and of each row that its token was made of nothing."""
-        joint, nothing = prior * translation[kind], null_share * from_nothing[tokens]
-        total = np.maximum(np.bincount(row, joint, num_rows) + nothing, 1e-300)
-        return joint / total[row], nothing / total
-
-    for _ in range(num_iterations):
-        cells, nothing = expect()
-        counts = np.bincount(kind, cells, len(kinds))
-        translation = counts / np.maximum(np.bincount(source_of, counts, size)[source_of], 1e-300)
-        from_nothing = np.bincount(tokens, nothing, size) / max(nothing.sum(), 1e-300)
-    parts = np.split(expect()[0], np.cumsum(num_target * num_source)[:-1])
-    return [part.reshape(-1, width) for part, width in zip(parts, num_source, strict=True)]
+    table = _PairTable(sources, targets, diagonal_tension)
+    aligner = _Aligner(table, _SOURCE, num_iterations, null_share)
+    found: dict[int, np.ndarray] = {}
+    for block in table.blocks:
+        found |= zip(block.pairs, aligner.expect(block)[0], strict=True)
+    sides = enumerate(zip(sources, targets, strict=True))
+    return [found[i][: len(target), : len(source)] for i, (source, target) in sides]
 
 
-# --- the cells of all pairs, one pair after the other, row by row ---------------------------------
+class _Aligner:
+    """What tokens are made of in one direction; `axis` is the side whose tokens make the other's.
+
+    Attributes:
+        translation: `(K,)`, the probability of each kind's token, given the one that it is made of.
+        from_nothing: the probability of each token that is made of nothing.
+    """
+
+    def __init__(
+        self, table: _PairTable, axis: int, num_iterations: int = 5, null_share: float = 0.08
+    ) -> None:
+        self.axis, self.null_share = axis, null_share
+        makers, size = table.kinds[axis], table.size
+        self.translation = np.full(len(makers), 1 / size)
+        self.from_nothing = np.full(size, 1 / size)
+        for _ in range(num_iterations):
+            counts, nothing = np.zeros(len(makers)), np.zeros(size)
+            for block in table.blocks:
+                cells, unmade = self.expect(block)
+                counts[block.kinds] += np.bincount(
+                    block.kind.ravel(), cells.ravel(), len(block.kinds)
+                )
+                nothing += np.bincount(block.ids[3 - axis].ravel(), unmade.ravel(), size)
+            totals = np.bincount(makers, counts, size)
+            self.translation = counts / np.maximum(totals[makers], _TINY)
+            self.from_nothing = nothing / max(nothing.sum(), _TINY)
+
+    def expect(self, block: _Block) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior of each cell `(N, T, S)`, and for each token made that nothing made it."""
+        near = block.nearness()
+        sums = near.sum(self.axis)  # 0 in the padding
+        prior = near * np.expand_dims((1 - self.null_share) / np.maximum(sums, _TINY), self.axis)
+        joint = prior * self.translation[block.kinds][block.kind]
+        nothing = (sums > 0) * self.null_share * self.from_nothing[block.ids[3 - self.axis]]
+        total = np.maximum(joint.sum(self.axis) + nothing, _TINY)
+        return joint / np.expand_dims(total, self.axis), nothing / total
 
 
-def _cells(num_source: np.ndarray, num_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The row of each cell, counted through all pairs, and its place in the row; from `(N,)`."""
-    widths = np.repeat(num_source, num_target)
-    return np.repeat(np.arange(len(widths)), widths), _within(widths)
+@dataclass(frozen=True)
+class _Block:
+    """Pairs of like lengths, padded.
+
+    Attributes:
+        pairs: `(N,)`, which ones.
+        ids: by axis, `(N, S)` or `(N, T)`.
+        lengths: by axis, `(N,)`.
+        kinds: the kinds of cells that are in it.
+        kind: `(N, T, S)`, of each cell the place of its kind in `kinds`.
+        tension: of the diagonal.
+    """
+
+    pairs: list[int]
+    ids: dict[int, np.ndarray]
+    lengths: dict[int, np.ndarray]
+    kinds: np.ndarray
+    kind: np.ndarray
+    tension: float
+
+    def nearness(self) -> np.ndarray:
+        """To the diagonal, `(N, T, S)`, 1 at most; 0 in the padding."""
+        places = [np.arange(self.ids[axis].shape[1]) for axis in (_TARGET, _SOURCE)]
+        lengths = [self.lengths[axis][:, None] for axis in (_TARGET, _SOURCE)]
+        is_real = (places[0] < lengths[0])[:, :, None] & (places[1] < lengths[1])[:, None]
+        target, source = ((at + 0.5) / n for at, n in zip(places, lengths, strict=True))
+        distance = np.abs(target[:, :, None] - source[:, None])
+        return np.exp(-self.tension * distance) * is_real
 
 
-def _within(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ... of each length, one after the other."""
-    return np.arange(lengths.sum()) - np.repeat(_starts(lengths), lengths)
+class _PairTable:
+    """All pairs in blocks.
+
+    A kind of cell is a source token with a target token, numbered as they occur: `kinds` holds by
+    axis the token of each. What a block has of them is found first, and then brought together, so
+    that no table is as large as all cells but that of 4 bytes each which says their kinds.
+    """
+
+    def __init__(
+        self, sources: Sequence[Ids], targets: Sequence[Ids], diagonal_tension: float = 4.0
+    ) -> None:
+        sides = {_SOURCE: sources, _TARGET: targets}
+        self.size = 1 + max(max(map(max, side)) for side in sides.values())
+        parts = []
+        for pairs in _groups(*([len(ids) for ids in side] for side in (sources, targets))):
+            rows = {axis: flat_ids([side[i] for i in pairs]) for axis, side in sides.items()}
+            ids = {axis: _padded(*flat) for axis, flat in rows.items()}
+            numbers = ids[_SOURCE][:, None] * self.size + ids[_TARGET][:, :, None]
+            coded = pa.array(numbers.ravel()).dictionary_encode()
+            smallest = np.min_scalar_type(len(coded.dictionary))
+            kind = coded.indices.to_numpy().astype(smallest).reshape(numbers.shape)
+            parts.append((pairs, ids, {a: n for a, (_, n) in rows.items()}, kind, coded.dictionary))
+        merged = pa.chunked_array([part[-1] for part in parts]).dictionary_encode()
+        self.blocks = [
+            _Block(pairs, ids, lengths, own.indices.to_numpy(), kind, diagonal_tension)
+            for (pairs, ids, lengths, kind, _), own in zip(parts, merged.chunks, strict=True)
+        ]
+        numbers = merged.chunk(0).dictionary.to_numpy()
+        self.kinds = {_SOURCE: numbers // self.size, _TARGET: numbers % self.size}
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.cumsum(lengths) - lengths
+def _groups(num_source: Sequence[int], num_target: Sequence[int]) -> Iterator[list[int]]:
+    """Pairs of like lengths, as many as a block holds."""
+    group: list[int] = []
+    most = (0, 0)
+    for i in np.lexsort((num_target, num_source)).tolist():
+        grown = max(most[0], num_source[i]), max(most[1], num_target[i])
+        if group and (len(group) + 1) * grown[0] * grown[1] > _CELLS:
+            yield group
+            group, grown = [], (num_source[i], num_target[i])
+        group.append(i)
+        most = grown
+    yield group
+
+
+def _padded(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Rows of several lengths, filled with 0."""
+    table = np.zeros((len(lengths), lengths.max()), np.int64)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = values
+    return table

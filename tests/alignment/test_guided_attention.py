@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from bahdanau_hf import InputError
 from bahdanau_hf.alignment.gold import bundled_alignments, score_links
 from bahdanau_hf.alignment.guided_loss import add_best_sources, guided_attention_loss
-from bahdanau_hf.alignment.ibm_model import NO_LINK, best_sources, link_posteriors
+from bahdanau_hf.alignment.ibm_model import NO_LINK, best_sources, link_posteriors, linked
 from bahdanau_hf.alignment.words import split_words
 from bahdanau_hf.data.batching import IGNORED_LABEL
 from bahdanau_hf.data.sources import bundled_pairs
@@ -80,7 +81,10 @@ def posteriors_by_loops(
     return result
 
 
-def test_aligner_is_the_one_of_loops() -> None:
+@pytest.mark.parametrize("cells", [2**16, 30, 1])
+def test_aligner_is_the_one_of_loops(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    """In one block of all pairs, in several, and in one for each pair."""
+    monkeypatch.setattr("bahdanau_hf.alignment.ibm_model._CELLS", cells)
     draw = random.Random(1)
     sides = [[[draw.randrange(6) for _ in range(draw.randint(1, 5))] for _ in range(9)]
              for _ in range(2)]  # fmt: skip
@@ -102,12 +106,23 @@ def test_aligner_finds_the_words_of_a_language_that_moves_them() -> None:
     assert best_sources(sources, targets) == orders
 
 
-def test_a_link_needs_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = np.array([[0.9, 0.05], [0.5, 0.4], [0.9, 0.0]])  # three target tokens, two sources
-    back = np.array([[0.8, 0.1, 0.001], [0.1, 0.8, 0.999]])
-    answers = iter([[there], [back]])
-    monkeypatch.setattr("bahdanau_hf.alignment.ibm_model.link_posteriors", lambda *_: next(answers))
-    assert best_sources([[0, 1]], [[0, 1, 2]]) == [[0, 1, NO_LINK]]
+def test_a_link_needs_both_directions() -> None:
+    there = np.array([[[0.9, 0.05], [0.5, 0.4], [0.9, 0.0]]])  # three target tokens, two sources
+    back = np.array([[[0.8, 0.1], [0.1, 0.8], [0.001, 0.999]]])
+    assert linked(there, back).tolist() == [[0, 1, NO_LINK]]
+
+
+def test_memory_does_not_grow_with_the_cells() -> None:
+    """A column of eight bytes for each cell would take 20 MB, and there used to be a dozen."""
+    draw = random.Random(3)
+    sides = [[[draw.randrange(50) for _ in range(50)] for _ in range(1000)] for _ in range(2)]
+    best_sources(*([ids[:9] for ids in side] for side in sides))  # what is imported on the way
+    tracemalloc.start()
+    links = best_sources(*sides)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(map(len, links)) == 50_000
+    assert peak < 20_000_000
 
 
 @pytest.mark.slow
