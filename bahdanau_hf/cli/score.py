@@ -105,13 +105,13 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         _language(translator, args, "target_lang"),
     )
 
-    from ..data.columns import NoColumns
-    from ..data.sources import lines_on_sides, pair_texts
+    from ..data.columns import NoColumns, lines_on_sides
+    from ..data.sources import pair_texts
     from ..data.tokenization import side_kinds
 
     told: list[Told] = []
     try:
-        read, pairs, dropped = _read_pairs(args, args.test_file, *languages, told)
+        pairs, dropped = _read_pairs(args, args.test_file, *languages, told)
     except NoColumns as error:
         if translator.tokenizer.init_kwargs.get("target_lang") is None:
             raise
@@ -137,7 +137,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
         **({"ensemble": args.ensemble} if args.ensemble else {}),
         **_given(args, "glossary"),
         "test_file": args.test_file,
-        "sides": lines_on_sides(read, *languages, told),
+        "sides": lines_on_sides(told),
         "source_lang": source_lang,
         "target_lang": target_lang,
         "chinese_script": args.chinese_script,
@@ -154,8 +154,8 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any]:
 
 def _read_pairs(
     args: argparse.Namespace, files: str, source_lang: str, target_lang: str, told: list[Told]
-) -> tuple[AnyDataset, AnyDataset, DroppedPairs]:
-    """The pairs of files as they stand there, cleaned, and what cleaning has left out."""
+) -> tuple[AnyDataset, DroppedPairs]:
+    """The pairs of files, cleaned, and what cleaning has left out; `told` grows by the files'."""
     import datasets
 
     from ..data.preprocessing import clean_pairs
@@ -165,7 +165,7 @@ def _read_pairs(
     names = ("source_column", "target_column", "encoding", "skip_bad_rows")
     reading = {name: getattr(args, name) for name in names}
     read = file_pairs(files, source_lang, target_lang, told=told, **reading)
-    pairs, dropped = clean_pairs(
+    return clean_pairs(
         read,
         source_lang=source_lang,
         target_lang=target_lang,
@@ -173,7 +173,6 @@ def _read_pairs(
         chinese_script=args.chinese_script,
         training=False,
     )
-    return read, pairs, dropped
 
 
 def _language(translator: Translator, args: argparse.Namespace, side: str) -> str:
@@ -237,7 +236,7 @@ def _scores(
     if sources is not None:
         trained_on = None
         if args.train_file is not None:
-            _, pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
+            pairs, _ = _read_pairs(args, args.train_file, source_lang, target["target_lang"], [])
             trained_on, _ = pair_texts(pairs, source_lang, target["target_lang"])
         groups = score_groups(
             sources, predictions, references, trained_on, source_lang=source_lang, **target

@@ -25,7 +25,7 @@ _FILLERS = {"text", "texts", "sentence", "sentences", "sent", "string", "segment
 _WORD = re.compile(r"[^\W_]+")
 _MARK = re.compile(r"[^\w\s()-]")
 _NAME = re.compile("[a-z][a-z0-9-]*")
-_MOST_NAMES = 10  # in a message
+_MOST_NAMES, _MOST_LINES = 10, 5  # in a message; on how sides were told apart
 _LONGEST = 500  # characters of a text that are looked at
 # Letters beyond ASCII tell another language of Latin script from English, which has few of them,
 # if so many rows speak for it.
@@ -41,10 +41,19 @@ class NoColumns(InputError):
 
 
 class Told(NamedTuple):
-    """How sides were told apart: whether the target stands first, and a line that says it."""
+    """How sides were told apart: whether the target stands first, and a line that says it.
+
+    `pair` is the first that was read so, or None where nothing was.
+    """
 
     target_is_first: bool
     line: str
+    pair: tuple[str | None, str | None] | None = None
+
+    def __str__(self) -> str:
+        """For the user: the line, and the first pair, in short."""
+        pair = ["none"] if self.pair is None else [shorten(text) for text in self.pair]
+        return f"{self.line}; first pair: {' -> '.join(pair)}"
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,10 @@ class Sides:
         self._tell("", names[::-1] if swapped else names, how, swapped)
         return swapped
 
+    def show(self, pair: tuple[str | None, str | None] | None) -> None:
+        """Keep the first pair that was read as was told last."""
+        self.told[-1] = self.told[-1]._replace(pair=pair)
+
     def find(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Which two of `names` hold the source and the target, or None.
 
@@ -159,7 +172,7 @@ class Sides:
     def no_columns(self, where: str, names: Iterable[str]) -> NoColumns:
         """The error for a table in which `find` finds nothing."""
         names = list(names)
-        shown = [repr(name if len(name) < 40 else name[:36] + " ...") for name in names]
+        shown = [shorten(name, 39) for name in names]
         more = len(shown) - _MOST_NAMES
         found = ", ".join(shown[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
         run = self._bases
@@ -253,6 +266,17 @@ class Sides:
         place = re.sub(r":( [a-z]+ )?\d+$", "", where) + ": " if where else ""
         line = f"{place}source: {sides[0]}, target: {sides[1]}, {how}"
         self.told.append(Told(target_is_first, line))
+
+
+def lines_on_sides(told: Sequence[Told]) -> list[str]:
+    """For the user: how the sides of each file were told apart; of many files the first."""
+    more = len(told) - _MOST_LINES
+    return [*map(str, told[:_MOST_LINES]), *([f"and {more} more files"] if more > 0 else [])]
+
+
+def shorten(text: str | None, length: int = 79) -> str:
+    """A text in quotation marks; of a long one the beginning, with three dots."""
+    return repr(f"{text[: length - 3]} ..." if text and len(text) > length else text)
 
 
 # --- names ---------------------------------------------------------------------------------------

@@ -70,6 +70,29 @@ def open_pairs(
             row with too many or too few columns, files of unequal length; with file and line.
             What is wrong inside a file is raised on the way.
     """
+    opened, sides = _opened(spec, source_lang, target_lang, encoding, columns)
+    return _judged(opened, skip_bad_rows, sides)
+
+
+def tell_sides(
+    spec: str,
+    source_lang: str,
+    target_lang: str,
+    *,
+    encoding: str | None = None,
+    skip_bad_rows: bool = False,
+    **columns: Any,
+) -> None:
+    """Read of each file as far as its first pair, so that `told` is filled. As `open_pairs`."""
+    opened, sides = _opened(spec, source_lang, target_lang, encoding, columns)
+    for file in opened:
+        next((p for p in _judged([file], skip_bad_rows, sides) if p is not LEFT_OUT), None)
+
+
+def _opened(
+    spec: str, source_lang: str, target_lang: str, encoding: str | None, columns: dict[str, Any]
+) -> tuple[list[tuple[Path, Iterator[PairOrError]]], Sides]:
+    """The pairs of each file or two aligned ones, unread, and what tells their sides apart."""
     checked_encoding(encoding)
     for path in pair_paths(spec):
         if not path.exists():
@@ -80,19 +103,23 @@ def open_pairs(
             raise InputError(f"{path} is empty")
     sides = Sides(source_lang, target_lang, **columns)
     # Known at once, before anything is read: which files belong together, and what kind they are.
-    opened = [(group[0], _pairs(group, encoding, sides)) for group in _groups(spec, encoding)]
-    return _judged(opened, skip_bad_rows)
+    groups = _groups(spec, encoding)
+    return [(group[0], _pairs(group, encoding, sides)) for group in groups], sides
 
 
 def _judged(
-    opened: Iterable[tuple[Path, Iterator[PairOrError]]], skip_bad_rows: bool
+    opened: Iterable[tuple[Path, Iterator[PairOrError]]], skip_bad_rows: bool, sides: Sides
 ) -> Iterator[Pair]:
     """Raise what is wrong with a row, or leave the row out and name the first places."""
     bad = 0
     for path, pairs in opened:
         pair: PairOrError | None = None
+        is_first = True
         for pair in pairs:
             if not isinstance(pair, InputError):
+                if is_first:
+                    sides.show(pair)
+                is_first = False
                 yield pair
                 continue
             if not skip_bad_rows:

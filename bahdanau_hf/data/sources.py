@@ -29,8 +29,8 @@ from datasets import load_dataset as load_hub_dataset
 from ..errors import InputError
 from ..files import PACKED
 from ..languages import base_language, language_name, language_of, probable_language
-from .columns import Sides, Told
-from .readers import Pair, file_stamp, open_pairs, pair_paths
+from .columns import Sides
+from .readers import Pair, file_stamp, open_pairs, pair_paths, tell_sides
 from .tables import say_once
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -38,7 +38,7 @@ AnyDataset: TypeAlias = Dataset | IterableDataset
 BUNDLED_PAIRS = Path(__file__).parents[1] / "pairs" / "pairs.tsv"
 _IN_MEMORY_BYTES = 2**28
 _UNPACKED_BYTES = 8  # for each byte of a packed file, at a guess
-_MOST_LINES, _MOST_SHOWN = 5, 20  # on how sides were told apart; names in a message
+_MOST_SHOWN = 20  # names in a message
 _LABEL = re.compile("[a-z]+([-_][a-z0-9]+)*", re.IGNORECASE)
 _SPLIT_NAMES = {
     "train": ("train",),
@@ -102,16 +102,6 @@ def pair_texts(
         sources += [row[source_lang] for row in batch["translation"]]
         targets += [row[target_lang] for row in batch["translation"]]
     return sources, targets
-
-
-def lines_on_sides(
-    dataset: AnyDataset, source_lang: str, target_lang: str, told: Sequence[Told]
-) -> list[str]:
-    """For the user: each way in which the sides were told apart, and the first pair."""
-    pairs = (p for p in _pairs_of(dataset, source_lang, target_lang) if p[0] is not None)
-    shown = " -> ".join(f"{text!r:.80}" for text in next(pairs, ("none",)))
-    lines = dict.fromkeys(sides.line for sides in told)
-    return [f"{line}; first pair: {shown}" for line in islice(lines, _MOST_LINES)]
 
 
 def translation_features(source_lang: str, target_lang: str) -> Features:
@@ -189,7 +179,7 @@ def file_pairs(
     large = sum(sizes) > _IN_MEMORY_BYTES
     if not streaming and not large:
         return pair_table(pairs, source_lang, target_lang)
-    next(pairs)  # so that `told` is filled even where a cache has the table
+    tell_sides(spec, source_lang, target_lang, **reading)  # even where a cache has the table
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     features = translation_features(**languages)
     values: dict[str, Any] = {"spec": spec, **languages, "stamp": file_stamp(spec)}
@@ -242,6 +232,8 @@ def hub_pairs(
         found = load_hub_dataset(name, configuration, streaming=streaming)
         for split, ours in _chosen_splits(name, list(found), split_names).items():
             splits[split] = _as_translation(found[ours], f"{name} ({ours})", sides)
+            pairs = _pairs_of(splits[split], *sides.languages)
+            sides.show(next((pair for pair in pairs if pair[0] is not None), None))
             if streaming and split != "train":
                 splits[split] = held_pairs(splits[split].take(num_held_out), *sides.languages)
     except InputError:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from ..checkpoints.save_load import TrainerState
 from ..data import batching, sources
 from ..data.batching import Batch
-from ..data.columns import Told
+from ..data.columns import Told, lines_on_sides
 from ..data.noise import SourceNoise
 from ..data.preprocessing import DroppedPairs, clean_pairs, encode_pairs, split_validation
 from ..data.readers import pair_paths
@@ -73,9 +73,7 @@ def read_pairs(data: DataArguments) -> dict[str, AnyDataset]:
             source_column=data.source_column,
             target_column=data.target_column,
         )
-        for dataset, sides in zip(splits.values(), told, strict=True):
-            for line in sources.lines_on_sides(dataset, *languages, [sides]):
-                logger.info("%s", line)
+        _log_sides(told)
     elif not data.train_file:
         splits = dict(sources.bundled_pairs(*languages))
         if data.streaming:
@@ -95,9 +93,13 @@ def _read_files(spec: str, data: DataArguments, streaming: bool, told: list[Told
     languages, before = (data.source_lang, data.target_lang), len(told)
     reading = {name: getattr(data, name) for name in _READING}
     dataset = sources.file_pairs(spec, *languages, streaming=streaming, told=told, **reading)
-    for line in sources.lines_on_sides(dataset, *languages, told[before:]):
-        logger.info("%s", line)
+    _log_sides(told[before:])
     return dataset
+
+
+def _log_sides(told: Sequence[Told]) -> None:
+    for line in lines_on_sides(told):
+        logger.info("%s", line)
 
 
 def cleaning_options(data: DataArguments) -> dict[str, Any]:

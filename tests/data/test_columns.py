@@ -277,7 +277,7 @@ def test_script_tells_in_every_order(source: str, target: str, turned: bool) -> 
     assert Sides(source, target).target_is_first(["a.txt", "b.txt"], rows) == turned
     places = (2, 1) if turned else (1, 2)
     line = "a.tsv: source: column {}, target: column {}, by their scripts".format(*places)
-    assert told == [(turned, line)]
+    assert told == [Told(turned, line)]
 
 
 @pytest.mark.parametrize("lang", ["de", "fr"])
@@ -313,7 +313,7 @@ def test_where_nothing_tells_the_order_is_taken_and_said(
     told: list[Told] = []
     assert Sides(source, target, told=told).of_table("x/a.tsv:1", rows) == (0, 1, False)
     line = f"x/a.tsv: source: column 1, target: column 2, {NOTHING_TELLS}"
-    assert told == [(False, line)]
+    assert told == [Told(False, line)]
     # What an earlier file of the run has told is the better guess.
     told = [Told(True, "the file before")]
     assert Sides(source, target, told=told).of_table("x/a.tsv:1", rows) == (1, 0, False)
@@ -376,7 +376,7 @@ def test_names_of_files_tell(source: str, target: str) -> None:
     assert Sides("en", "de").target_is_first([source, target], rows) != by_role
     told: list[Told] = []
     Sides("de", "en", told=told).target_is_first([target, source], rows)
-    assert told == [(True, f"source: {source}, target: {target}, by the names of the files")]
+    assert told == [Told(True, f"source: {source}, target: {target}, by the names of the files")]
 
 
 def test_file_names_that_differ_in_script_alone() -> None:

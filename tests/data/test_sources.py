@@ -372,10 +372,11 @@ def test_how_sides_were_told_is_logged_with_the_first_pair(
         return
     if way == "mapped":
         monkeypatch.setattr(pair_sources, "_IN_MEMORY_BYTES", 0)
-    train, dev = tmp_path / "train.tsv", tmp_path / "dev.tsv"
+    train, more, dev = (tmp_path / f"{name}.tsv" for name in ("train", "more", "dev"))
     train.write_text("嗨。\tHi.\n走吧。\tLet's go.\n", encoding="utf-8")
+    more.write_text("zh\ten\n火！\tFire!\n", encoding="utf-8")
     dev.write_text("1\t2\n", encoding="utf-8")  # which tells nothing by itself
-    args = DataArguments(train_file=str(train), validation_file=str(dev))
+    args = DataArguments(train_file=f"{train},{more}", validation_file=str(dev))
     args.streaming = way == "stream"
     for _ in range(2):  # the second time what was mapped comes from the cache
         caplog.clear()
@@ -383,6 +384,8 @@ def test_how_sides_were_told_is_logged_with_the_first_pair(
         assert caplog.messages == [
             f"{train}: source: column 2, target: column 1, by their scripts; first pair: "
             "'Hi.' -> '嗨。'",
+            f"{more}: source: column 'en', target: column 'zh', by the header; first pair: "
+            "'Fire!' -> '火！'",
             f"{dev}: source: column 2, target: column 1, in the order of the file before; first "
             "pair: '2' -> '1'",
         ]
