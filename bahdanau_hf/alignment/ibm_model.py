@@ -2,7 +2,7 @@
 
 IBM Model 2 with a prior for the diagonal in place of a table of positions (Brown et al. 1993; Dyer
 et al. 2013, "A Simple, Fast, and Effective Reparameterization of IBM Model 2"), by expectation
-maximisation in both directions. It takes a second for some ten thousand pairs, and about 15 bytes
+maximisation in both directions. It takes a second for some ten thousand pairs, and about 10 bytes
 for each cell (source tokens times target tokens) of all of them.
 
 Dimensions: N pairs of a block, S source tokens, T target tokens, K kinds of cells.
@@ -150,7 +150,7 @@ class _PairTable:
 
     A kind of cell is a source token with a target token, numbered as they occur: `kinds` holds by
     axis the token of each. What a block has of them is found first, and then brought together, so
-    that no table is as large as all cells but that of 4 bytes each which says their kinds.
+    that no table is as large as all cells but the one that says their kinds.
     """
 
     def __init__(
@@ -158,21 +158,22 @@ class _PairTable:
     ) -> None:
         sides = {_SOURCE: sources, _TARGET: targets}
         self.size = 1 + max(max(map(max, side)) for side in sides.values())
+        smallest = np.min_scalar_type(self.size**2)
         parts = []
         for pairs in _groups(*([len(ids) for ids in side] for side in (sources, targets))):
             rows = {axis: flat_ids([side[i] for i in pairs]) for axis, side in sides.items()}
             ids = {axis: _padded(*flat) for axis, flat in rows.items()}
             numbers = ids[_SOURCE][:, None] * self.size + ids[_TARGET][:, :, None]
-            coded = pa.array(numbers.ravel()).dictionary_encode()
-            smallest = np.min_scalar_type(len(coded.dictionary))
-            kind = coded.indices.to_numpy().astype(smallest).reshape(numbers.shape)
+            coded = pa.array(numbers.ravel().astype(smallest)).dictionary_encode()
+            kind = coded.indices.to_numpy().astype(np.min_scalar_type(len(coded.dictionary)))
+            kind = kind.reshape(numbers.shape)
             parts.append((pairs, ids, {a: n for a, (_, n) in rows.items()}, kind, coded.dictionary))
         merged = pa.chunked_array([part[-1] for part in parts]).dictionary_encode()
         self.blocks = [
             _Block(pairs, ids, lengths, own.indices.to_numpy(), kind, diagonal_tension)
             for (pairs, ids, lengths, kind, _), own in zip(parts, merged.chunks, strict=True)
         ]
-        numbers = merged.chunk(0).dictionary.to_numpy()
+        numbers = merged.chunk(0).dictionary.to_numpy().astype(np.int64)
         self.kinds = {_SOURCE: numbers // self.size, _TARGET: numbers % self.size}
 
 
