@@ -33,7 +33,7 @@ def best_sources(sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[in
     It is found by the geometric mean of both directions' posteriors. Each side has at least one
     token, without marks such as the end.
     """
-    table = _PairTable(sources, targets)
+    table = _CellTable(sources, targets)
     there, back = (_Aligner(table, axis) for axis in (_SOURCE, _TARGET))
     links: list[list[int]] = [[]] * len(targets)
     for block in table.blocks:
@@ -68,7 +68,7 @@ def link_posteriors(
 
     Returned is for each pair `(T, S)`; a row's sum is 1 less the probability of no source.
     """
-    table = _PairTable(sources, targets, diagonal_tension)
+    table = _CellTable(sources, targets, diagonal_tension)
     aligner = _Aligner(table, _SOURCE, num_iterations, null_share)
     found: dict[int, np.ndarray] = {}
     for block in table.blocks:
@@ -86,7 +86,7 @@ class _Aligner:
     """
 
     def __init__(
-        self, table: _PairTable, axis: int, num_iterations: int = 5, null_share: float = 0.08
+        self, table: _CellTable, axis: int, num_iterations: int = 5, null_share: float = 0.08
     ) -> None:
         self.axis, self.null_share = axis, null_share
         makers, size = table.kinds[axis], table.size
@@ -145,8 +145,8 @@ class _Block:
         return np.exp(-self.tension * distance) * is_real
 
 
-class _PairTable:
-    """All pairs in blocks.
+class _CellTable:
+    """The cells of all pairs, in blocks of pairs.
 
     A kind of cell is a source token with a target token, numbered as they occur: `kinds` holds by
     axis the token of each. What a block has of them is found first, and then brought together, so
