@@ -69,11 +69,12 @@ def _adapted(start: str, domain: str) -> dict[str, Model]:
 
 MODELS = {
     "tatoeba": Model(("tatoeba",)),
-    "docs": Model(("docs",), ("base", "--num_train_epochs=8")),
-    "captions": Model(("captions",)),
+    # Fewer epochs where there is more text, so that a training takes some two CPU hours.
+    "docs": Model(("docs",), ("base", "--num_train_epochs=6")),
+    "captions": Model(("captions",), ("base", "--num_train_epochs=12")),
     # In training only the first pairs of validation are translated, which are of one kind.
     "joint": Model(
-        tuple(DOMAINS), ("base", "--num_train_epochs=8", "--metric_for_best_model=loss")
+        tuple(DOMAINS), ("base", "--num_train_epochs=6", "--metric_for_best_model=loss")
     ),
     **{name: model for domain in DOMAINS for name, model in _adapted("joint", domain).items()},
     # To a kind of text that the model has never seen.
