@@ -2,7 +2,7 @@
 
 IBM Model 2 with a prior for the diagonal in place of a table of positions (Brown et al. 1993; Dyer
 et al. 2013, "A Simple, Fast, and Effective Reparameterization of IBM Model 2"), by expectation
-maximisation in both directions. It takes a second for some ten thousand pairs, and about 10 bytes
+maximisation in both directions. It takes a second for some ten thousand pairs, and some 15 bytes
 for each cell (source tokens times target tokens) of all of them.
 
 Dimensions: N pairs of a block, S source tokens, T target tokens, K kinds of cells.
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from ..data.batching import NO_LINK, flat_ids
+from ..data.batching import NO_LINK, fill_rows, flat_ids
 
 Ids = Sequence[int]
 
 # Where both directions together believe less than this in a token's best link, it has none.
 _LEAST_BELIEF = 0.1
+_NUM_ITERATIONS, _TENSION, _NULL_SHARE = 5, 4.0, 0.08
 _CELLS = 2**16  # of a block, so that it fits into a processor's cache
 _TINY = 1e-300
 _SOURCE, _TARGET = 2, 1  # axes of a block
@@ -53,9 +54,9 @@ def link_posteriors(
     sources: Sequence[Ids],
     targets: Sequence[Ids],
     *,
-    num_iterations: int = 5,
-    diagonal_tension: float = 4.0,
-    null_share: float = 0.08,
+    num_iterations: int = _NUM_ITERATIONS,
+    diagonal_tension: float = _TENSION,
+    null_share: float = _NULL_SHARE,
 ) -> list[np.ndarray]:
     """How probably each target token was made of each source token.
 
@@ -68,8 +69,8 @@ def link_posteriors(
 
     Returned is for each pair `(T, S)`; a row's sum is 1 less the probability of no source.
     """
-    table = _CellTable(sources, targets, diagonal_tension)
-    aligner = _Aligner(table, _SOURCE, num_iterations, null_share)
+    table = _CellTable(sources, targets)
+    aligner = _Aligner(table, _SOURCE, num_iterations, diagonal_tension, null_share)
     found: dict[int, np.ndarray] = {}
     for block in table.blocks:
         found |= zip(block.pairs, aligner.expect(block)[0], strict=True)
@@ -86,9 +87,14 @@ class _Aligner:
     """
 
     def __init__(
-        self, table: _CellTable, axis: int, num_iterations: int = 5, null_share: float = 0.08
+        self,
+        table: _CellTable,
+        axis: int,
+        num_iterations: int = _NUM_ITERATIONS,
+        diagonal_tension: float = _TENSION,
+        null_share: float = _NULL_SHARE,
     ) -> None:
-        self.axis, self.null_share = axis, null_share
+        self.axis, self.tension, self.null_share = axis, diagonal_tension, null_share
         makers, size = table.kinds[axis], table.size
         self.translation = np.full(len(makers), 1 / size)
         self.from_nothing = np.full(size, 1 / size)
@@ -106,7 +112,7 @@ class _Aligner:
 
     def expect(self, block: _Block) -> tuple[np.ndarray, np.ndarray]:
         """Posterior of each cell `(N, T, S)`, and for each token made that nothing made it."""
-        near = block.nearness()
+        near = block.nearness(self.tension)
         sums = near.sum(self.axis)  # 0 in the padding
         prior = near * np.expand_dims((1 - self.null_share) / np.maximum(sums, _TINY), self.axis)
         joint = prior * self.translation[block.kinds][block.kind]
@@ -125,7 +131,6 @@ class _Block:
         lengths: by axis, `(N,)`.
         kinds: the kinds of cells that are in it.
         kind: `(N, T, S)`, of each cell the place of its kind in `kinds`.
-        tension: of the diagonal.
     """
 
     pairs: list[int]
@@ -133,16 +138,15 @@ class _Block:
     lengths: dict[int, np.ndarray]
     kinds: np.ndarray
     kind: np.ndarray
-    tension: float
 
-    def nearness(self) -> np.ndarray:
+    def nearness(self, tension: float) -> np.ndarray:
         """To the diagonal, `(N, T, S)`, 1 at most; 0 in the padding."""
         places = [np.arange(self.ids[axis].shape[1]) for axis in (_TARGET, _SOURCE)]
         lengths = [self.lengths[axis][:, None] for axis in (_TARGET, _SOURCE)]
         is_real = (places[0] < lengths[0])[:, :, None] & (places[1] < lengths[1])[:, None]
         target, source = ((at + 0.5) / n for at, n in zip(places, lengths, strict=True))
         distance = np.abs(target[:, :, None] - source[:, None])
-        return np.exp(-self.tension * distance) * is_real
+        return np.exp(-tension * distance) * is_real
 
 
 class _CellTable:
@@ -153,16 +157,17 @@ class _CellTable:
     that no table is as large as all cells but the one that says their kinds.
     """
 
-    def __init__(
-        self, sources: Sequence[Ids], targets: Sequence[Ids], diagonal_tension: float = 4.0
-    ) -> None:
+    def __init__(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> None:
         sides = {_SOURCE: sources, _TARGET: targets}
         self.size = 1 + max(max(map(max, side)) for side in sides.values())
         smallest = np.min_scalar_type(self.size**2)
         parts = []
         for pairs in _groups(*([len(ids) for ids in side] for side in (sources, targets))):
             rows = {axis: flat_ids([side[i] for i in pairs]) for axis, side in sides.items()}
-            ids = {axis: _padded(*flat) for axis, flat in rows.items()}
+            ids = {
+                axis: fill_rows(flat, lengths, (len(pairs), lengths.max()))
+                for axis, (flat, lengths) in rows.items()
+            }
             numbers = ids[_SOURCE][:, None] * self.size + ids[_TARGET][:, :, None]
             coded = pa.array(numbers.ravel().astype(smallest)).dictionary_encode()
             kind = coded.indices.to_numpy().astype(np.min_scalar_type(len(coded.dictionary)))
@@ -170,7 +175,7 @@ class _CellTable:
             parts.append((pairs, ids, {a: n for a, (_, n) in rows.items()}, kind, coded.dictionary))
         merged = pa.chunked_array([part[-1] for part in parts]).dictionary_encode()
         self.blocks = [
-            _Block(pairs, ids, lengths, own.indices.to_numpy(), kind, diagonal_tension)
+            _Block(pairs, ids, lengths, own.indices.to_numpy(), kind)
             for (pairs, ids, lengths, kind, _), own in zip(parts, merged.chunks, strict=True)
         ]
         numbers = merged.chunk(0).dictionary.to_numpy().astype(np.int64)
@@ -189,10 +194,3 @@ def _groups(num_source: Sequence[int], num_target: Sequence[int]) -> Iterator[li
         group.append(i)
         most = grown
     yield group
-
-
-def _padded(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Rows of several lengths, filled with 0."""
-    table = np.zeros((len(lengths), lengths.max()), np.int64)
-    table[np.arange(table.shape[1]) < lengths[:, None]] = values
-    return table

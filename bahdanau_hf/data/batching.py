@@ -330,6 +330,15 @@ def flat_ids(rows: Sequence[Sequence[int]]) -> Flat:
     return np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum()), lengths
 
 
+def fill_rows(
+    values: np.ndarray, lengths: np.ndarray, shape: tuple[int, int], filler: int = 0
+) -> np.ndarray:
+    """Sequences as `flat_ids` gives them in a table, each at the beginning of a row."""
+    table = np.full(shape, filler, np.int64)
+    table[: len(lengths)][np.arange(shape[1]) < lengths[:, None]] = values
+    return table
+
+
 def _padded(
     columns: dict[str, Flat], pad_to: tuple[int, int] | None, rooms: Rooms | None = None
 ) -> Batch:
@@ -344,8 +353,7 @@ def _padded(
     batch = {}
     for name, (values, lengths) in columns.items():
         width = (pad_to or sides)[name in ("labels", "best_sources")]
-        table = np.full((room, width), _FILLERS.get(name, 0), np.int64)
-        table[:pairs][np.arange(width) < lengths[:, None]] = values
+        table = fill_rows(values, lengths, (room, width), _FILLERS.get(name, 0))
         batch[name] = torch.from_numpy(table)
     batch["attention_mask"][pairs:, 0] = 1
     return batch

@@ -70,27 +70,21 @@ def open_pairs(
             row with too many or too few columns, files of unequal length; with file and line.
             What is wrong inside a file is raised on the way.
     """
-    opened, sides = _opened(spec, source_lang, target_lang, encoding, columns)
+    opened, sides = _opened(spec, source_lang, target_lang, encoding, **columns)
     return _judged(opened, skip_bad_rows, sides)
 
 
 def tell_sides(
-    spec: str,
-    source_lang: str,
-    target_lang: str,
-    *,
-    encoding: str | None = None,
-    skip_bad_rows: bool = False,
-    **columns: Any,
+    spec: str, source_lang: str, target_lang: str, *, skip_bad_rows: bool = False, **reading: Any
 ) -> None:
     """Read of each file as far as its first pair, so that `told` is filled. As `open_pairs`."""
-    opened, sides = _opened(spec, source_lang, target_lang, encoding, columns)
+    opened, sides = _opened(spec, source_lang, target_lang, **reading)
     for file in opened:
         next((p for p in _judged([file], skip_bad_rows, sides) if p is not LEFT_OUT), None)
 
 
 def _opened(
-    spec: str, source_lang: str, target_lang: str, encoding: str | None, columns: dict[str, Any]
+    spec: str, source_lang: str, target_lang: str, encoding: str | None = None, **columns: Any
 ) -> tuple[list[tuple[Path, Iterator[PairOrError]]], Sides]:
     """The pairs of each file or two aligned ones, unread, and what tells their sides apart."""
     checked_encoding(encoding)
@@ -114,12 +108,10 @@ def _judged(
     bad = 0
     for path, pairs in opened:
         pair: PairOrError | None = None
-        is_first = True
         for pair in pairs:
             if not isinstance(pair, InputError):
-                if is_first:
+                if sides.told[-1].pair is None:
                     sides.show(pair)
-                is_first = False
                 yield pair
                 continue
             if not skip_bad_rows:

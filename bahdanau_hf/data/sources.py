@@ -232,10 +232,10 @@ def hub_pairs(
         found = load_hub_dataset(name, configuration, streaming=streaming)
         for split, ours in _chosen_splits(name, list(found), split_names).items():
             splits[split] = _as_translation(found[ours], f"{name} ({ours})", sides)
-            pairs = _pairs_of(splits[split], *sides.languages)
-            sides.show(next((pair for pair in pairs if pair[0] is not None), None))
             if streaming and split != "train":
                 splits[split] = held_pairs(splits[split].take(num_held_out), *sides.languages)
+            pairs = _pairs_of(splits[split], *sides.languages)
+            sides.show(next((pair for pair in pairs if pair[0] is not None), None))
     except InputError:
         raise
     except Exception as error:  # network, name, configuration, file format: many kinds

@@ -121,7 +121,7 @@ def test_a_link_needs_both_directions() -> None:
     assert linked(there, back).tolist() == [[0, 1, NO_LINK]]
 
 
-def test_memory_does_not_grow_with_the_cells() -> None:
+def test_a_cell_takes_a_few_bytes() -> None:
     """A column of eight bytes for each cell would take 20 MB, and there used to be a dozen."""
     draw = random.Random(3)
     sides = [[[draw.randrange(50) for _ in range(50)] for _ in range(1000)] for _ in range(2)]
