@@ -72,7 +72,7 @@ MODELS = {
     # Fewer epochs where there is more text, so that no training takes two CPU hours.
     "tatoeba": Model(("tatoeba",), ("base", "--num_train_epochs=12")),
     "docs": Model(("docs",), ("base", "--num_train_epochs=3")),
-    "captions": Model(("captions",), ("base", "--num_train_epochs=8")),
+    "captions": Model(("captions",), ("base", "--num_train_epochs=6")),
     # In training only the first pairs of validation are translated, which are of one kind.
     "joint": Model(
         tuple(DOMAINS), ("base", "--num_train_epochs=3", "--metric_for_best_model=loss")
