@@ -90,11 +90,18 @@ def installed_version(distribution: str) -> str | None:
 
 
 def processor_name() -> str:
-    """What the processor is called, or at least of which kind it is."""
+    """What the processor is called, or at least of which kind it is.
+
+    Rented machines often give a name without a number, such as AMD EPYC: family and model follow.
+    """
     with suppress(OSError):  # not Linux
         said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        if found := re.search(r"^model name[^:\n]*:(.*)", said, re.MULTILINE):
-            return found[1].strip()
+        found = re.findall(r"^(model name|cpu family|model)[ \t]*:(.*)", said, re.MULTILINE)
+        fields = {key: value.strip() for key, value in found}
+        if name := fields.get("model name"):
+            family, model = fields.get("cpu family"), fields.get("model")
+            numbered = re.search(r"\d", name) or not (family and model)
+            return name if numbered else f"{name} (family {family}, model {model})"
     return platform.processor() or platform.machine()
 
 

@@ -91,6 +91,10 @@ def test_processors_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     info.write_text("processor\t: 0\nmodel name\t: Abacus 3: the fast one\nflags\t: beads\n")
     monkeypatch.setattr(env_command, "Path", lambda _: info)
     assert env_command.processor_name() == "Abacus 3: the fast one"
+    info.write_text("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: Abacus\nstepping\t: 1\n")
+    assert env_command.processor_name() == "Abacus (family 25, model 17)", "as of a rented machine"
+    info.write_text("model name\t: Abacus\nmodel\t\t:\nstepping\t: 1\n")
+    assert env_command.processor_name() == "Abacus"
     monkeypatch.setattr(platform, "processor", lambda: "")
     info.write_text("processor\t: 0\nCPU implementer\t: 0x41\n")  # as on ARM
     assert env_command.processor_name() == platform.machine()
