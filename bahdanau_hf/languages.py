@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 EXAMPLES = {
     "en": [
         "Where is the station?",
-        "It will rain tomorrow.",
+        "It will snow tomorrow.",
         "My brother works in a hospital near the river.",
         "He drinks tea every morning.",
     ],
-    "zh": ["车站在哪里？", "明天会下雨。", "我哥哥在河边的一家医院工作。", "他每天早上喝茶。"],
+    "zh": ["车站在哪里？", "明天会下雪。", "我哥哥在河边的一家医院工作。", "他每天早上喝茶。"],
 }
 """Sentences to try a model with; the quickstart translates them rightly."""
 

@@ -381,7 +381,7 @@ class TestInTheBrowser:
             page.keyboard.press("Tab")
             assert lit() == pytest.approx(expected[1].tolist(), abs=6e-4)
             # An example fills the box and is translated at once.
-            page.click("text=It will rain tomorrow.")
+            page.click("text=It will snow tomorrow.")
             page.wait_for_function("document.querySelector('#translation textarea').value[0]=='明'")
             # All that is asked for with the keyboard: beams, choices, the button.
             page.fill("#beams input[type=number]", "4")
@@ -392,7 +392,7 @@ class TestInTheBrowser:
             page.keyboard.press("Enter")
             page.locator("#found tr").nth(3).wait_for()
             [best, *_] = answers.translator.translate(
-                ["It will rain tomorrow."], num_beams=4, num_return_sequences=3
+                ["It will snow tomorrow."], num_beams=4, num_return_sequences=3
             )[0]
             assert f"{best.score:.2f}" in page.inner_text("#found tr:nth-child(2)")
             page.fill("#source textarea", " ")

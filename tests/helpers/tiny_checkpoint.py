@@ -23,7 +23,7 @@ PAIRS = [
     ("The tea is hot.", "茶很热。"),
     ("The water isn't hot.", "水不热。"),
     ("Where is the station?", "车站在哪里？"),
-    ("It will rain tomorrow.", "明天会下雨。"),
+    ("It will snow tomorrow.", "明天会下雪。"),
     ("How much is this book?", "这本书多少钱？"),
     ("My mother is a doctor, and my father is a teacher.", "我妈妈是医生，我爸爸是老师。"),
     ("I was ill yesterday, so I stayed at home.", "我昨天病了，所以待在家里。"),

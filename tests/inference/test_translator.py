@@ -116,7 +116,7 @@ def test_too_long_sentences_are_cut_and_announced_once(
     translator: Translator, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = LONG.split()
-    sentences = ["Call us.", *(" ".join(words[:n]) for n in (14, 25, 40)), LONG * 999]
+    sentences = ["Call us.", *(" ".join(words[:n]) for n in (13, 25, 40)), LONG * 999]
     lengths = [len(translator.tokenizer(s, verbose=False)["input_ids"]) for s in sentences]
     assert lengths[1] <= MAX_SOURCE_LENGTH < lengths[2] < lengths[3]
     with caplog.at_level(logging.WARNING):

@@ -170,8 +170,8 @@ def test_python_runs(
     if "AutoTokenizer" in code:
         assert printed.splitlines() == [
             "Where is the station? → 车站在哪里？",
-            "It will rain tomorrow. → 明天会下雨。",
-            "['车站在哪里？', '明天会下雨。']",
+            "It will snow tomorrow. → 明天会下雪。",
+            "['车站在哪里？', '明天会下雪。']",
         ]
     elif "translator.stream(" in code:
         assert printed.startswith("联系我们。 -")

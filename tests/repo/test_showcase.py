@@ -20,10 +20,12 @@ from tests.helpers.places import ROOT
 
 RIGHT = {
     "Where is the station?": ["车站在哪里？", "车站在哪儿？"],
-    "It will rain tomorrow.": ["明天会下雨。", "明天要下雨。"],
+    "It will snow tomorrow.": ["明天会下雪。", "明天要下雪。"],
     "My brother works in a hospital near the river.": [
-        *("我哥哥在河边的一家医院工作。", "我弟弟在河边的一家医院工作。"),
-        *("我哥哥在河边的医院工作。", "我弟弟在河边的医院工作。"),
+        f"我{brother}在河{near}的{a}医院工作。"
+        for brother in ("哥哥", "弟弟")
+        for near in ("边", "附近")
+        for a in ("一家", "")
     ],
     "He drinks tea every morning.": ["他每天早上喝茶。", "他每天早上都喝茶。"],
 }
