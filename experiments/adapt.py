@@ -70,7 +70,7 @@ def _adapted(start: str, domain: str) -> dict[str, Model]:
 
 MODELS = {
     # Fewer epochs where there is more text, so that no training takes two CPU hours.
-    "tatoeba": Model(("tatoeba",), ("base", "--num_train_epochs=8")),
+    "tatoeba": Model(("tatoeba",), ("base", "--num_train_epochs=10")),
     "docs": Model(("docs",), ("base", "--num_train_epochs=3")),
     "captions": Model(("captions",), ("base", "--num_train_epochs=5")),
     # In training only the first pairs of validation are translated, which are of one kind.
