@@ -13,11 +13,8 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def an_encoder_is_traced_once() -> Iterator[None]:
     """A model of the same settings and weights gets a copy of the graph that the first had."""
-    try:
-        from bahdanau_hf.export import onnx_export
-    except ImportError:
-        yield  # without the extra [onnx] nothing is traced
-        return
+    from bahdanau_hf.export import onnx_export
+
     trace = onnx_export._reading_graph
     traced: dict[bytes, Any] = {}
 
